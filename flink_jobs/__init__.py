@@ -1,0 +1,1 @@
+"""Wiring: how streams are connected, submitted and upgraded."""

@@ -1,0 +1,1 @@
+"""Model artefacts and the code that opens, trains and checks them."""

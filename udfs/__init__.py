@@ -1,0 +1,1 @@
+"""Logic: values in, values out; no Flink, no clock, no I/O."""
