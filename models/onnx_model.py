@@ -1,0 +1,273 @@
+"""A model that scores rows: a folder goes in, one number a row comes out.
+
+Nothing parses `model.onnx` before its digest is checked, and onnxruntime sees only what passed `onnx_checks`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from models.binding import check_binding
+from models.json_document import ModelRefusedError
+from models.manifest import (
+    MANIFEST_FILE,
+    MAX_MANIFEST_BYTES,
+    MODEL_FILE,
+    InputBinding,
+    Manifest,
+    ModelMismatchError,
+)
+from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+
+Floats = npt.NDArray[np.float64]
+
+# A product of a matrix and one row takes another path in onnxruntime and differs in the last bit (measured with a
+# linear classifier: 393 of 1,000 rows). A prediction must not depend on its batch, so no call has fewer rows.
+LEAST_ROWS = 2
+
+_NUMPY_TYPES: Mapping[str, Any] = {
+    "float": np.float32,
+    "double": np.float64,
+    "int64": np.int64,
+    "int32": np.int32,
+    "bool": np.bool_,
+}
+_LOG_FATAL = 4
+_ort: Any = onnxruntime  # its names are re-exported in a way mypy does not take
+
+
+class PredictionError(RuntimeError):
+    """The model failed on a batch; with one row in the batch it is that row's fault."""
+
+
+class OnnxModel:
+    """An opened model, bound to the features of a pipeline. Make one with `load`; it cannot be pickled.
+
+    Attributes:
+        manifest: What the model folder says.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        model_bytes: bytes,
+        described: ModelDescription,
+        feature_names: Sequence[str],
+        where: str,
+    ) -> None:
+        self.manifest = manifest
+        self._where = where
+        self._session = _session(model_bytes, where)
+        graph_inputs = {each.name: each for each in described.inputs}
+        self._columns = [_Columns(each, graph_inputs[each.name].shape, feature_names) for each in manifest.inputs]
+        self._fixed_rows = next((each.rows for each in described.inputs if each.rows is not None), None)
+        self._output_names = [manifest.output.name]
+        self._read = self._read_tensor if manifest.output.kind == "tensor" else self._read_zipmap
+        self._try_out(feature_names)
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        *,
+        feature_names: Sequence[str],
+        feature_set_hash: Callable[[Sequence[str]], str],
+        name: str | None = None,
+        version: int | None = None,
+        max_bytes: int = MAX_MODEL_BYTES,
+    ) -> "OnnxModel":
+        """Open the model in a folder for a pipeline.
+
+        Args:
+            directory: Folder with `model.onnx` and `manifest.json`.
+            feature_names: The pipeline's features in order: the columns that `predict` will get.
+            feature_set_hash: The pipeline's hash over the definitions of some of its features, by name.
+            name: The name the manifest must have; None takes any.
+            version: The version the manifest must have; None takes any.
+            max_bytes: Largest `model.onnx` opened.
+
+        Returns:
+            The model, tried out on one row.
+
+        Raises:
+            ModelRefusedError: The files are not what Millrace opens.
+            ModelMismatchError: The model disagrees with its manifest or with the pipeline.
+        """
+        path = directory / MODEL_FILE
+        manifest_bytes = read_bytes(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        manifest = Manifest.from_json(manifest_bytes, where=str(directory / MANIFEST_FILE))
+        model_bytes = read_bytes(directory, MODEL_FILE, max_bytes)
+        digest = hashlib.sha256(model_bytes).hexdigest()
+        if digest != manifest.sha256:
+            message = (
+                f"{path} has sha256 {digest}, its manifest says {manifest.sha256}: the file was changed or is of "
+                "another version; restore it, or make the manifest anew if the change is yours"
+            )
+            raise ModelRefusedError(message)
+        _check_identity(manifest, name, version, directory)
+        _check_features(manifest, feature_names, feature_set_hash, directory)
+        described = describe_bytes(model_bytes, str(path))
+        check_binding(manifest, described, str(path))
+        return cls(manifest, model_bytes, described, feature_names, str(path))
+
+    def predict(self, features: Floats) -> Floats:
+        """Score rows.
+
+        A row's prediction does not depend on the other rows of the call, so a graph made for a fixed number of rows
+        is called once a row: exporting it with open rows is faster. A prediction is returned as the model gives it, NaN
+        and infinity included: the caller decides what they mean.
+
+        Args:
+            features: (n_rows, n_features) float64, columns in the order of `feature_names` at `load`.
+
+        Returns:
+            (n_rows,) float64.
+
+        Raises:
+            PredictionError: The model failed, or a value does not fit an input of whole numbers or truth values.
+        """
+        rows = len(features)
+        if rows == 0:
+            return np.empty(0)
+        if self._fixed_rows is None:
+            return self._run(features, max(rows, LEAST_ROWS))[:rows]
+        # one row a call, repeated: a graph of fixed rows may treat each place in the call differently
+        alone = [self._run(features[row : row + 1], self._fixed_rows)[:1] for row in range(rows)]
+        return np.concatenate(alone)
+
+    def _run(self, features: Floats, rows: int) -> Floats:
+        """Score at most `rows` rows in a call of exactly `rows`: the last one is repeated to fill it."""
+        if len(features) < rows:
+            features = np.concatenate([features, np.repeat(features[-1:], rows - len(features), axis=0)])
+        feed = {each.name: each.take(features) for each in self._columns}
+        try:
+            outputs = self._session.run(self._output_names, feed)
+        except Exception as error:
+            message = f"{self.manifest.name}/{self.manifest.version} failed on {rows} rows: {_one_line(error)}"
+            raise PredictionError(message) from error
+        return self._read(outputs[0], rows)
+
+    def _read_tensor(self, output: npt.NDArray[Any], rows: int) -> Floats:
+        if rows != 1 and (output.ndim == 0 or len(output) != rows):
+            message = f"{self._where}: output {self._output_names[0]!r} has shape {output.shape} for {rows} rows"
+            raise PredictionError(message)
+        return output.reshape(rows, -1)[:, self.manifest.output.column].astype(np.float64)
+
+    def _read_zipmap(self, output: list[dict[Any, float]], rows: int) -> Floats:
+        key = self.manifest.output.class_key
+        return np.fromiter((scores[key] for scores in output), np.float64, rows)
+
+    def _try_out(self, feature_names: Sequence[str]) -> None:
+        """Score one row, so that a width or an output that no graph declares is refused now and not a batch later."""
+        row = np.ones((1, len(feature_names)))
+        for name, value in zip(self.manifest.features, self.manifest.example or (), strict=False):
+            row[0, feature_names.index(name)] = value
+        try:
+            self.predict(row)
+        except (PredictionError, IndexError, KeyError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            message = (
+                f"{self._where} cannot score its example row: {reason}. Correct `inputs` or `output` "
+                "of the manifest, or give it an `example` (a row of features that the model takes)"
+            )
+            raise ModelMismatchError(message) from error
+
+
+class _Columns:
+    """Takes one graph input out of the pipeline's features."""
+
+    def __init__(
+        self, binding: InputBinding, shape: tuple[int | None, ...] | None, feature_names: Sequence[str]
+    ) -> None:
+        self.name = binding.name
+        self._features = binding.features
+        self._dtype = _NUMPY_TYPES.get(binding.dtype)
+        self._is_flat = shape is not None and len(shape) == 1
+        self._texts = np.array(("", *binding.categories), dtype=object)
+        places = [feature_names.index(each) for each in binding.features]
+        is_a_run = places == list(range(places[0], places[0] + len(places)))
+        # neighbouring columns are a view: cast once, copied once
+        self._places = slice(places[0], places[0] + len(places)) if is_a_run else np.array(places)
+        self.take = {"float": self._floats, "double": self._floats, "string": self._text}.get(
+            binding.dtype, self._exact
+        )
+
+    def _floats(self, features: Floats) -> npt.NDArray[Any]:
+        with np.errstate(over="ignore"):
+            return self._shape(np.ascontiguousarray(features[:, self._places], dtype=self._dtype))
+
+    def _exact(self, features: Floats) -> npt.NDArray[Any]:
+        values = features[:, self._places]
+        with np.errstate(invalid="ignore"):
+            exact = np.ascontiguousarray(values, dtype=self._dtype)
+        differs = exact != values
+        if differs.any():
+            row, column = np.argwhere(differs)[0]
+            message = (
+                f"feature {self._features[column]!r} is {values[row, column]}, which input {self.name!r} of "
+                f"{exact.dtype} cannot hold"
+            )
+            raise PredictionError(message)
+        return self._shape(exact)
+
+    def _text(self, features: Floats) -> npt.NDArray[Any]:
+        is_one = features[:, self._places] == 1.0
+        code = np.where(is_one.any(axis=1), is_one.argmax(axis=1) + 1, 0)
+        return self._shape(self._texts[code][:, None])
+
+    def _shape(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values[:, 0] if self._is_flat else values
+
+
+def _session(model_bytes: bytes, where: str) -> Any:
+    options = _ort.SessionOptions()
+    # one thread: every slot has its own session, and pools of their own would fight for the cores
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # the checks read protobuf; without this onnxruntime may take the same bytes for its own format
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # what it would log is in the exception too
+    options.log_severity_level = _LOG_FATAL
+    try:
+        return _ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        message = f"{where}: onnxruntime {_ort.__version__} does not open it: {_one_line(error)}"
+        raise ModelRefusedError(message) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_identity(manifest: Manifest, name: str | None, version: int | None, directory: Path) -> None:
+    if name not in (None, manifest.name) or version not in (None, manifest.version):
+        message = (
+            f"{directory} holds {manifest.name}/{manifest.version}, not {name}/{version}: "
+            "correct the pipeline's Model(...) or move the folder"
+        )
+        raise ModelMismatchError(message)
+
+
+def _check_features(
+    manifest: Manifest, feature_names: Sequence[str], feature_set_hash: Callable[[Sequence[str]], str], directory: Path
+) -> None:
+    unknown = [each for each in manifest.features if each not in feature_names]
+    if unknown:
+        message = (
+            f"{directory} takes features that the pipeline does not have: {', '.join(unknown)}. "
+            f"Add them to the pipeline, which has {', '.join(feature_names)}, or name another model version"
+        )
+        raise ModelMismatchError(message)
+    found = feature_set_hash(manifest.features)
+    if found != manifest.feature_set_hash:
+        message = (
+            f"{directory} was made with other definitions of its features (hash {manifest.feature_set_hash:.12}, the "
+            f"pipeline's is {found:.12}): undo the change to the features or train a new version of the model"
+        )
+        raise ModelMismatchError(message)
