@@ -1,0 +1,150 @@
+"""What an event is: a class with annotations, and which of its fields are the entity, the time and the id."""
+
+import re
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from udfs.errors import DefinitionError
+
+Kind = Literal["str", "int", "float", "bool"]
+_KINDS: dict[type, Kind] = {str: "str", int: "int", float: "float", bool: "bool"}
+_TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+MAX_EVENT_TIME_MS = 253_402_300_799_999
+"""The end of the year 9999. Times lie in 0..MAX_EVENT_TIME_MS; whoever decodes events refuses others."""
+
+
+@dataclass(frozen=True)
+class EventField:
+    """One field of an event.
+
+    Attributes:
+        name: As in the event class and on the wire.
+        kind: Its type.
+        nullable: Whether None is allowed.
+        categories: The values a `Literal[...]` allows, in its order; None for an open type.
+    """
+
+    name: str
+    kind: Kind
+    nullable: bool
+    categories: tuple[str | int | bool, ...] | None
+
+    def definition(self) -> list[Any]:
+        """The type as plain data."""
+        return [self.name, self.kind, self.nullable, None if self.categories is None else list(self.categories)]
+
+
+def _parse_field(owner: type, name: str, annotation: Any) -> EventField:
+    nullable = False
+    if get_origin(annotation) in (Union, types.UnionType):
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        nullable = len(options) < len(get_args(annotation))
+        annotation = options[0] if len(options) == 1 else annotation
+    categories = get_args(annotation) if get_origin(annotation) is Literal else None
+    if categories is not None:
+        nullable = nullable or None in categories
+        categories = tuple(value for value in categories if value is not None)
+        kinds = {_KINDS.get(type(value)) for value in categories}
+        kind = kinds.pop() if len(kinds) == 1 else None
+    else:
+        kind = _KINDS.get(annotation)
+    if kind is None:
+        raise DefinitionError(
+            f"{owner.__name__}.{name} is {annotation!r}; write str, int, float, bool, Literal[...] of one of them, "
+            "or one of these with | None"
+        )
+    return EventField(name, kind, nullable, categories)
+
+
+def check_topic(topic: str, setting: str) -> None:
+    """Refuse what Kafka would refuse as a topic name."""
+    if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        raise DefinitionError(f"{setting} is {topic!r}; write a Kafka topic name (letters, digits, '.', '_' and '-')")
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of a topic.
+
+    Attributes:
+        type: A class with annotations: str, int, float, bool, Literal[...], and any of them | None.
+        topic: Kafka topic they come from.
+        partitions: How many partitions the topic is created with.
+        entity: Field whose value is the Kafka key: features are kept per entity.
+        time: Field with the event time.
+        id: Field that identifies an event.
+        time_unit: Unit of `time` since 1970: "s", "ms", "us" or "ns"; a float keeps its fraction, down to the ms.
+        schema: The fields in order (derived).
+    """
+
+    type: type
+    topic: str
+    partitions: int = 1
+    entity: str = field(kw_only=True)
+    time: str = field(kw_only=True)
+    id: str = field(kw_only=True)
+    time_unit: str = field(default="ms", kw_only=True)
+    schema: tuple[EventField, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.type, type):
+            raise DefinitionError(f"Events: {self.type!r} is not a class; give the class that describes an event")
+        try:
+            hints = get_type_hints(self.type)
+        except NameError as error:
+            raise DefinitionError(f"{self.type.__name__}: an annotation cannot be resolved ({error})") from error
+        hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
+        if not hints:
+            raise DefinitionError(f"{self.type.__name__} has no annotated fields; write e.g. `user_id: str`")
+        object.__setattr__(self, "schema", tuple(_parse_field(self.type, name, hint) for name, hint in hints.items()))
+        check_topic(self.topic, "Events: topic")
+        if not isinstance(self.partitions, int) or self.partitions < 1:
+            raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
+        if self.time_unit not in _TIME_UNITS_NS:
+            raise DefinitionError(f"Events: time_unit is {self.time_unit!r}; write one of {', '.join(_TIME_UNITS_NS)}")
+        for role, kinds in (("entity", ("str", "int")), ("time", ("int", "float")), ("id", ("str", "int"))):
+            found = self.field(getattr(self, role), f"Events: {role}")
+            if found.kind not in kinds or found.nullable:
+                wanted = " or ".join(kinds)
+                raise DefinitionError(f"Events: {role} field {found.name!r} must be {wanted} and not optional")
+
+    def field(self, name: str, where: str) -> EventField:
+        """The field of that name.
+
+        Raises:
+            DefinitionError: If the event class has none; says which it has. `where` begins the message.
+        """
+        for found in self.schema:
+            if found.name == name:
+                return found
+        names = ", ".join(found.name for found in self.schema)
+        raise DefinitionError(f"{where}: {self.type.__name__} has no field {name!r}; it has {names}")
+
+    def times_ms(self, values: Sequence[int | float]) -> npt.NDArray[np.int64]:
+        """Event times in ms since 1970, rounded down.
+
+        Args:
+            values: Times in `time_unit`.
+
+        Returns:
+            (n,) int64.
+        """
+        if self.time_unit == "ms":
+            times = np.array(values)
+            return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
+        unit_ns = _TIME_UNITS_NS[self.time_unit]
+        if unit_ns >= 1_000_000:
+            factor = unit_ns // 1_000_000
+            # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms
+            return np.array(
+                [v * factor if isinstance(v, int) else int(round(v * factor, 3) // 1) for v in values], np.int64
+            )
+        divisor = 1_000_000 // unit_ns
+        return np.array([int(v // divisor) for v in values], dtype=np.int64)

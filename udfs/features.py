@@ -1,0 +1,261 @@
+"""What a feature is: the base classes, and the features of the event itself (Value, OneHot). Names are derived.
+
+The aggregates built on `Aggregate` are in aggregates.py.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from udfs.conditions import Comparison, Condition, IsIn
+from udfs.durations import duration_text, parse_duration
+from udfs.errors import DefinitionError
+from udfs.events import EventField
+
+Fields = Mapping[str, EventField]
+NUMERIC = ("int", "float", "bool")
+
+
+def check_fill(fill: float, name: str) -> None:
+    """Refuse a fill that is no number."""
+    if isinstance(fill, bool) or not isinstance(fill, int | float):
+        raise DefinitionError(f"feature {name}: fill is {fill!r}; write a number (or leave it out to keep NaN)")
+
+
+def fill_definition(fill: float) -> float | None:
+    """A fill as JSON can hold it."""
+    return None if math.isnan(fill) else float(fill)
+
+
+def _require(name: str, feature: str, schema: Fields, kinds: tuple[str, ...], advice: str) -> None:
+    if name not in schema:
+        raise DefinitionError(f"feature {feature}: the event has no field {name!r}; it has {', '.join(schema)}")
+    if schema[name].kind not in kinds:
+        raise DefinitionError(f"feature {feature}: field {name!r} is {schema[name].kind}; {advice}")
+
+
+def check_condition(condition: Condition, feature: str, schema: Fields) -> None:
+    """Refuse a condition that reads unknown fields or compares a text with a number."""
+    for name in condition.fields:
+        _require(name, feature, schema, ("str", *NUMERIC), "")
+    for part in condition.comparisons():
+        read = schema[part.field]
+        constants = part.values if isinstance(part, IsIn) else (part.value,)
+        for constant in constants:
+            if isinstance(constant, str) != (read.kind == "str"):
+                raise DefinitionError(
+                    f"feature {feature}: field {part.field!r} is {read.kind}, compared with {constant!r}"
+                )
+            if read.categories is not None and constant not in read.categories:
+                allowed = ", ".join(map(repr, read.categories))
+                raise DefinitionError(
+                    f"feature {feature}: {constant!r} is no value of {part.field!r}; it has {allowed}"
+                )
+
+
+class Feature:
+    """Anything that may stand in a pipeline's list of features."""
+
+    def names(self, schema: Fields) -> tuple[str, ...]:
+        """The names of the features it makes, in order."""
+        return (self.name,)
+
+    @property
+    def name(self) -> str:
+        """The feature's derived name."""
+        raise NotImplementedError
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The event fields it reads."""
+        raise NotImplementedError
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for people."""
+        raise NotImplementedError
+
+    def check(self, schema: Fields) -> None:
+        """Refuse fields that do not exist or have the wrong type."""
+        raise NotImplementedError
+
+    def definition(self) -> dict[str, Any]:
+        """The feature as plain data: the same in every process, different when values could differ."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Value(Feature):
+    """A number or bool of the event itself; null is NaN, or `fill`."""
+
+    field: str
+    fill: float = math.nan
+
+    def __post_init__(self) -> None:
+        check_fill(self.fill, self.name)
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.field
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    @property
+    @override
+    def meaning(self) -> str:
+        return f"{self.field} of the event"
+
+    @override
+    def check(self, schema: Fields) -> None:
+        _require(self.field, self.name, schema, NUMERIC, f"use OneHot({self.field!r}) for a text")
+
+    @override
+    def definition(self) -> dict[str, Any]:
+        return {"feature": "value", "field": self.field, "fill": fill_definition(self.fill)}
+
+
+@dataclass(frozen=True)
+class OneHot(Feature):
+    """One feature a category of a `Literal[...]` field: 1 for the event's own, else 0; all 0 for null."""
+
+    field: str
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"{self.field}_is"
+
+    @override
+    def names(self, schema: Fields) -> tuple[str, ...]:
+        return tuple(Comparison(self.field, "==", value).name for value in schema[self.field].categories or ())
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        return (self.field,)
+
+    @property
+    @override
+    def meaning(self) -> str:
+        return f"1 for the event's {self.field}, 0 for every other"
+
+    @override
+    def check(self, schema: Fields) -> None:
+        label = f"OneHot({self.field!r})"
+        _require(self.field, label, schema, ("str", *NUMERIC), "")
+        if schema[self.field].categories is None:
+            raise DefinitionError(
+                f"feature {label}: the values are not known; declare {self.field}: Literal['a', 'b', ...]"
+            )
+
+    @override
+    def definition(self) -> dict[str, Any]:
+        return {"feature": "one_hot", "field": self.field}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregate(Feature):
+    """An aggregate over a window.
+
+    Attributes:
+        window: Its length, like "10m".
+        where: Only events that pass count.
+        tile: For long windows: keep one partial aggregate per tile of this length, not every event.
+        fill: The value instead of NaN.
+    """
+
+    window: str
+    where: Condition | None = None
+    tile: str | None = None
+    fill: float = math.nan
+
+    suffix: ClassVar[str]
+    words: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        label = f"{type(self).__name__}({self.input!r})" if self.input else type(self).__name__
+        if self.input is not None and not isinstance(self.input, str):
+            raise DefinitionError(f"{type(self).__name__}: the field is {self.input!r}; write its name as a text")
+        if self.where is not None and not isinstance(self.where, Condition):
+            raise DefinitionError(f"{label}: where is {self.where!r}; write e.g. where=field('page_id') == 'checkout'")
+        window_ms = parse_duration(self.window, f"{label}: window")
+        if self.tile is not None:
+            tile_ms = parse_duration(self.tile, f"{label}: tile")
+            if window_ms % tile_ms:
+                raise DefinitionError(f"{label}: window {self.window} is not a multiple of tile {self.tile}")
+            if window_ms // tile_ms > 10_000:
+                raise DefinitionError(f"{label}: window {self.window} holds more than 10000 tiles; write a longer tile")
+        check_fill(self.fill, self.name)
+
+    @property
+    def input(self) -> str | None:
+        """The field it aggregates; None when it looks at whole events."""
+        found: str | None = getattr(self, "field", None)
+        return found
+
+    @property
+    def window_ms(self) -> int:
+        """The window in ms."""
+        return parse_duration(self.window, "window")
+
+    @property
+    def tile_ms(self) -> int | None:
+        """The tile in ms; None for an exact window."""
+        return None if self.tile is None else parse_duration(self.tile, "tile")
+
+    @property
+    @override
+    def name(self) -> str:
+        parts = [self.where.name if self.where is not None else "", self.input or "", self._label()]
+        window = f"_tile_{duration_text(self.tile_ms)}" if self.tile_ms is not None else ""
+        return "_".join(part for part in parts if part) + window
+
+    def _label(self) -> str:
+        return f"{self.suffix}_{duration_text(self.window_ms)}"
+
+    @property
+    @override
+    def reads(self) -> tuple[str, ...]:
+        conditions = self.where.fields if self.where is not None else ()
+        return tuple(dict.fromkeys((*((self.input,) if self.input else ()), *conditions)))
+
+    @property
+    @override
+    def meaning(self) -> str:
+        where = f" where {self.where.name}" if self.where is not None else ""
+        of = f" of {self.input}" if self.input else ""
+        span = f"whole tiles of {self.tile}, {self.window} in all" if self.tile else f"the last {self.window}"
+        return f"{self.words}{of}{where} over {span}"
+
+    @override
+    def check(self, schema: Fields) -> None:
+        if self.input is not None:
+            advice = f"{type(self).__name__} needs a number; use OneHot, Distinct, or Count with where= for a text"
+            _require(self.input, self.name, schema, self._kinds(), advice)
+        if self.where is not None:
+            check_condition(self.where, self.name, schema)
+
+    def _kinds(self) -> tuple[str, ...]:
+        return NUMERIC
+
+    @override
+    def definition(self) -> dict[str, Any]:
+        return {
+            "feature": type(self).__name__.lower(),
+            "field": self.input,
+            "where": self.where.definition() if self.where is not None else None,
+            "window_ms": self.window_ms,
+            "tile_ms": self.tile_ms,
+            "fill": fill_definition(self.fill),
+            **self._parameters(),
+        }
+
+    def _parameters(self) -> dict[str, Any]:
+        return {}

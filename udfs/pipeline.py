@@ -1,0 +1,237 @@
+"""What a user writes: a Pipeline says what an event is, which features an entity has and which model scores them."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any
+
+from udfs.aggregates import (
+    Aggregate,
+    Count,
+    Custom,
+    Distinct,
+    Ewma,
+    Feature,
+    Last,
+    Max,
+    Mean,
+    Min,
+    OneHot,
+    Previous,
+    Ratio,
+    SinceLast,
+    Std,
+    Sum,
+    Value,
+    aggregates_of,
+)
+from udfs.conditions import Condition, field
+from udfs.durations import duration_text, parse_duration
+from udfs.errors import DefinitionError
+from udfs.events import EventField, Events, check_topic
+
+__all__ = [
+    "Condition", "Count", "Custom", "DefinitionError", "Distinct", "EventField", "Events", "Ewma", "Last", "Max",
+    "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Ratio", "SinceLast", "Std", "Sum", "Value", "field",
+]  # fmt: skip
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+
+
+def _check_name(name: str, setting: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DefinitionError(f"{setting} is {name!r}; write lower-case letters, digits, '-' and '_', like 'purchase'")
+
+
+def _check_count(number: int, setting: str, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise DefinitionError(f"{setting} is {number!r}; write a whole number from {least} on")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model artefact: `<root>/<name>/<version>/`; `root` None means the models folder of this project."""
+
+    name: str
+    version: int
+    root: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "Model: name")
+        _check_count(self.version, "Model: version", 1)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Events, features and a model: everything the engines need to know.
+
+    Attributes:
+        name: Lower-case name; part of receipts, transaction prefixes and default topics.
+        events: The event class and its topic.
+        features: In the order of the model's inputs.
+        model: The model that scores them.
+        prediction: Name of the prediction's value in the output record.
+        predictions: Topic of the predictions.
+        dead_letters: Topic of records that could not be scored; None means `<name>-dead-letters`.
+        include: Further event fields copied into the prediction.
+        lateness: How late an event may be and still see its whole window; None means the longest window. State is
+            kept for a window and the lateness, so say it when a window is long.
+        max_events_per_entity: Most events kept for exact windows of one entity; the oldest goes first.
+        max_record_bytes: A larger record is a dead letter.
+    """
+
+    name: str
+    events: Events
+    features: Sequence[Feature]
+    model: Model
+    prediction: str
+    predictions: str = "predictions"
+    dead_letters: str | None = None
+    include: tuple[str, ...] = ()
+    lateness: str | None = None
+    max_events_per_entity: int = 10_000
+    max_record_bytes: int = 1_000_000
+    feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "Pipeline: name")
+        for value, kind, setting in ((self.events, Events, "events"), (self.model, Model, "model")):
+            if not isinstance(value, kind):
+                raise DefinitionError(
+                    f"pipeline {self.name}: {setting} is {value!r}; write {setting}={kind.__name__}(...)"
+                )
+        if self.dead_letters is None:
+            object.__setattr__(self, "dead_letters", f"{self.name}-dead-letters")
+        check_topic(self.predictions, f"pipeline {self.name}: predictions")
+        check_topic(self.dead_letters or "", f"pipeline {self.name}: dead_letters")
+        if len({self.events.topic, self.predictions, self.dead_letters}) < 3:
+            raise DefinitionError(
+                f"pipeline {self.name}: events, predictions and dead_letters need three different topics"
+            )
+        if not isinstance(self.include, list | tuple):
+            raise DefinitionError(f"pipeline {self.name}: include is {self.include!r}; write include=('page_id',)")
+        object.__setattr__(self, "include", tuple(self.include))
+        for name in self.include:
+            self.events.field(name, f"pipeline {self.name}: include")
+        if not isinstance(self.prediction, str) or not self.prediction.isidentifier():
+            raise DefinitionError(f"pipeline {self.name}: prediction is {self.prediction!r}; write a name like 'score'")
+        taken = {self.events.entity, self.events.id, "scored_at", *self.include}
+        if self.prediction in taken:
+            raise DefinitionError(
+                f"pipeline {self.name}: prediction {self.prediction!r} is already a field of the output"
+            )
+        _check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
+        _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
+        if self.lateness is not None:
+            parse_duration(self.lateness, f"pipeline {self.name}: lateness")
+        self._name_features()
+
+    def _name_features(self) -> None:
+        object.__setattr__(self, "features", tuple(self.features))
+        if not self.features:
+            raise DefinitionError(
+                f"pipeline {self.name}: features is empty; write at least one, like Count(window='1h')"
+            )
+        owners: dict[str, Feature] = {}
+        for feature in self.features:
+            if not isinstance(feature, Feature):
+                raise DefinitionError(
+                    f"pipeline {self.name}: {feature!r} is not a feature; write e.g. Count(window='1h')"
+                )
+            feature.check(self.fields)
+            for name in feature.names(self.fields):
+                if not name.isidentifier():
+                    raise DefinitionError(f"pipeline {self.name}: feature name {name!r} is not an identifier")
+                if name in owners:
+                    raise DefinitionError(
+                        f"pipeline {self.name}: two features are called {name}: {owners[name]!r} and {feature!r}"
+                    )
+                owners[name] = feature
+        object.__setattr__(self, "feature_names", tuple(owners))
+
+    @property
+    def fields(self) -> dict[str, EventField]:
+        """The event's fields by name."""
+        return {found.name: found for found in self.events.schema}
+
+    @property
+    def columns_used(self) -> tuple[str, ...]:
+        """The event fields anything reads, in the event's order."""
+        used = {self.events.entity, self.events.time, self.events.id, *self.include}
+        used.update(name for feature in self.features for name in feature.reads)
+        return tuple(name for name in self.fields if name in used)
+
+    @property
+    def longest_window_ms(self) -> int:
+        """The longest window; 0 without aggregates."""
+        return max((aggregate.window_ms for aggregate in aggregates_of(tuple(self.features))), default=0)
+
+    @property
+    def lateness_ms(self) -> int:
+        """How late an event may be and still see its whole window."""
+        return self.longest_window_ms if self.lateness is None else parse_duration(self.lateness, "lateness")
+
+    @property
+    def retention_ms(self) -> int:
+        """An entity is forgotten when event time is this far past its newest event."""
+        return self.longest_window_ms + self.lateness_ms
+
+    @property
+    def exact_retention_ms(self) -> int:
+        """Events are kept for exact windows this long behind the entity's newest: longest exact window + lateness."""
+        exact = (a.window_ms for a in aggregates_of(tuple(self.features)) if a.tile_ms is None)
+        return max(exact, default=0) + self.lateness_ms
+
+    def tile_retention_ms(self, tile_ms: int) -> int:
+        """Tiles of this length are kept this long: the longest window that uses them + lateness."""
+        tiled = (a.window_ms for a in aggregates_of(tuple(self.features)) if a.tile_ms == tile_ms)
+        return max(tiled, default=0) + self.lateness_ms
+
+    def feature_set_hash(self, names: Sequence[str] | None = None) -> str:
+        """sha256 (hex) over the definitions of features and the types of the fields they read.
+
+        Args:
+            names: The features, in the order of a model's inputs; None means all.
+
+        Raises:
+            DefinitionError: If a name is not a feature of this pipeline.
+        """
+        owners = {name: feature for feature in self.features for name in feature.names(self.fields)}
+        chosen = self.feature_names if names is None else tuple(names)
+        for name in chosen:
+            if name not in owners:
+                raise DefinitionError(f"pipeline {self.name} has no feature {name!r}; it has {', '.join(owners)}")
+        read = sorted({column for name in chosen for column in owners[name].reads})
+        canonical = {
+            "features": [[name, owners[name].definition()] for name in chosen],
+            "fields": [self.fields[column].definition() for column in read],
+        }
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """The pipeline as plain data: features with their meaning, and what is kept per entity (bytes, tiles)."""
+        from udfs.plan import FeaturePlan
+
+        features = []
+        for feature in self.features:
+            window = feature.window if isinstance(feature, Aggregate) else None
+            where = feature.where.name if isinstance(feature, Aggregate) and feature.where is not None else None
+            tile = feature.tile if isinstance(feature, Aggregate) else None
+            for name in feature.names(self.fields):
+                row = {"name": name, "window": window, "where": where, "tile": tile, "meaning": feature.meaning}
+                features.append(row)
+        return {
+            "name": self.name,
+            "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
+            "entity": self.events.entity,
+            "features": features,
+            "feature_set_hash": self.feature_set_hash(),
+            "lateness": duration_text(self.lateness_ms) if self.lateness_ms else None,
+            "retention": duration_text(self.retention_ms) if self.retention_ms else None,
+            "state": FeaturePlan.build(self).state_description(),
+        }
