@@ -1,0 +1,320 @@
+"""The local Kafka: the real broker in KRaft mode, one node, as a process of its own that listens on 127.0.0.1 only.
+
+Everything of it is in one folder: `server.properties`, `data/`, `broker.log` (Kafka's log), `broker.err` (what the Java
+machine said), `broker.json` (process and ports, by which another shell finds it).
+"""
+
+import base64
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flink_jobs import kafka_admin
+from flink_jobs.local import jars, processes
+
+HOST = "127.0.0.1"
+START_ATTEMPTS = 3  # a free port that we chose may be taken before Kafka binds it
+STOP_WAIT_S = 30.0
+FORMAT_WAIT_S = 60.0
+HEAP_MIN, HEAP_MAX = "256m", "768m"
+JAVA_OPTIONS = ("-Djava.awt.headless=true", "-Djava.net.preferIPv4Stack=true", "-XX:-UsePerfData", "-Xshare:auto")
+TELLING_LINE = re.compile(r"\b(ERROR|FATAL|Exception|Error)\b|Address already in use")
+
+SERVER_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller_port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+num.network.threads=2
+num.io.threads=4
+# One node: nothing can be replicated, and nothing may wait for a second replica.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+# Small files, so that retention frees space and a folder in a test stays small.
+log.segment.bytes=67108864
+log.index.size.max.bytes=1048576
+log.preallocate=false
+log.cleaner.dedupe.buffer.size=8388608
+# A killed broker may register again only when its old session has run out: 9 s by default.
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=300
+"""
+
+LOG_PROPERTIES = """\
+status=error
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName={log_file}
+appender.file.filePattern={log_file}.%i
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d{{ISO8601}} %p %m (%c)%n
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=10MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=2
+# Four listings of every setting there is, at each start, say nothing that server.properties does not.
+logger.config.name=org.apache.kafka.common.config.AbstractConfig
+logger.config.level=warn
+logger.server.name=kafka.server.KafkaConfig
+logger.server.level=warn
+rootLogger.level=info
+rootLogger.appenderRef.file.ref=file
+"""
+
+
+class BrokerError(RuntimeError):
+    """The local broker could not be started or stopped; the message names its log and the line that explains."""
+
+
+@dataclass(frozen=True)
+class BrokerState:
+    """What `broker.json` says; `identity` tells the process from a later one with the same number."""
+
+    pid: int
+    identity: str
+    port: int
+    controller_port: int
+
+
+@dataclass(frozen=True)
+class BrokerStatus:
+    """The broker of a folder as it is now."""
+
+    alive: bool
+    bootstrap: str
+    pid: int
+    log_file: Path
+
+
+class Broker:
+    """A local broker that runs, or ran; made by `Broker.start` or found by `Broker.find`."""
+
+    def __init__(self, folder: Path, state: BrokerState, *, die_with_parent: bool = False) -> None:
+        self.folder = folder
+        self.state = state
+        self._die_with_parent = die_with_parent
+
+    @classmethod
+    def start(
+        cls, folder: Path | str, port: int | None = None, *, wait_s: float = 60.0, die_with_parent: bool = False
+    ) -> "Broker":
+        """Start the broker of a folder, or return the one that already runs there.
+
+        Args:
+            folder: Where its data and logs are; made and formatted if it is new.
+            port: Port for clients. By default the one it had last time in this folder, or a free one.
+            wait_s: How long it may take until it answers.
+            die_with_parent: End it (SIGKILL) when the thread that called this ends, for tests that die.
+
+        Raises:
+            BrokerError: It does not answer, or another port is asked for than the running one has.
+        """
+        folder = Path(folder).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            found = cls.find(folder)
+            if found and found.alive:
+                if port not in (None, found.state.port):
+                    raise BrokerError(f"the broker in {folder} already runs on port {found.state.port}, not {port}")
+                return found
+            last = found.state if found else None
+            if port is None and last and processes.is_port_free(last.port):
+                port = last.port
+            for attempt in range(1, START_ATTEMPTS + 1):
+                chosen = port or processes.free_port()
+                controller_port = processes.free_port(avoid=chosen)
+                try:
+                    state = _launch(folder, chosen, controller_port, wait_s, die_with_parent)
+                except _PortTakenError as error:
+                    if attempt == START_ATTEMPTS or (port and not processes.is_port_free(port)):
+                        raise BrokerError(f"port {chosen} or {controller_port} is taken: {error}") from error
+                else:
+                    return cls(folder, state, die_with_parent=die_with_parent)
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def find(cls, folder: Path | str) -> "Broker | None":
+        """The broker last started in the folder, alive or not; None when there never was one."""
+        folder = Path(folder).expanduser().resolve()
+        try:
+            state = BrokerState(**json.loads((folder / "broker.json").read_text("utf-8")))
+        except (FileNotFoundError, json.JSONDecodeError, TypeError):
+            return None
+        return cls(folder, state)
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients."""
+        return f"{HOST}:{self.state.port}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there; a frozen one is."""
+        return processes.is_alive(self.state.pid, self.state.identity)
+
+    @property
+    def log_file(self) -> Path:
+        """Kafka's log."""
+        return self.folder / "broker.log"
+
+    def stop(self, *, wait_s: float = STOP_WAIT_S) -> None:
+        """End it in order; after `wait_s` by force. Nothing happens when it does not run."""
+        self._signal(signal.SIGTERM)
+        self.thaw()  # a frozen process would take the signal only after it
+        if not processes.wait_until_gone(self.state.pid, self.state.identity, wait_s):
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL), as a crash would."""
+        self._signal(signal.SIGKILL)
+        if not processes.wait_until_gone(self.state.pid, self.state.identity, STOP_WAIT_S):
+            raise BrokerError(f"broker process {self.state.pid} is still there {STOP_WAIT_S:g} s after SIGKILL")
+
+    def restart(self, *, wait_s: float = 60.0) -> None:
+        """Start it again on the same data and port; one that runs is stopped first."""
+        self.stop()
+        self.state = Broker.start(
+            self.folder, self.state.port, wait_s=wait_s, die_with_parent=self._die_with_parent
+        ).state
+
+    def freeze(self) -> None:
+        """Halt it (SIGSTOP): connections stay open and nothing answers, like a machine that hangs."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen one go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            os.kill(self.state.pid, number)
+
+
+def broker_status(folder: Path | str) -> BrokerStatus | None:
+    """The broker of the folder as it is now; None when none was ever started there."""
+    broker = Broker.find(folder)
+    return None if broker is None else BrokerStatus(broker.alive, broker.bootstrap, broker.state.pid, broker.log_file)
+
+
+class _PortTakenError(Exception):
+    pass
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One start at a time in a folder, over all processes."""
+    with (folder / "broker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_with_parent: bool) -> BrokerState:
+    java = _java_command(folder, port, controller_port)
+    log_start = _size(folder / "broker.log")
+    if not (folder / "data" / "meta.properties").exists():
+        _format(folder, java)
+    with (folder / "broker.err").open("wb") as err:
+        process = processes.launch(
+            [*java, f"-Xms{HEAP_MIN}", f"-Xmx{HEAP_MAX}", "kafka.Kafka", str(folder / "server.properties")],
+            folder,
+            err,
+            die_with_parent=die_with_parent,
+        )
+    identity = processes.identity(process.pid)
+    if identity is None:
+        raise BrokerError(f"the broker ended at once: {_explanation(folder, log_start)}")
+    state = BrokerState(process.pid, identity, port, controller_port)
+    temporary = folder / "broker.json.new"
+    temporary.write_text(json.dumps(asdict(state)) + "\n", "utf-8")
+    temporary.replace(folder / "broker.json")
+    try:
+        _wait_until_it_answers(process, folder, f"{HOST}:{port}", wait_s, log_start)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return state
+
+
+def _java_command(folder: Path, port: int, controller_port: int) -> list[str]:
+    classpath = os.pathsep.join(map(str, jars.broker_classpath()))
+    names = {"host": HOST, "port": port, "controller_port": controller_port, "data": folder / "data"}
+    (folder / "server.properties").write_text(SERVER_PROPERTIES.format(**names), "utf-8")
+    (folder / "log4j2.properties").write_text(LOG_PROPERTIES.format(log_file=folder / "broker.log"), "utf-8")
+    (folder / "tmp").mkdir(exist_ok=True)
+    logging = f"-Dlog4j2.configurationFile={(folder / 'log4j2.properties').as_uri()}"
+    temporary = f"-Djava.io.tmpdir={folder / 'tmp'}"
+    return [str(jars.java_home() / "bin" / "java"), *JAVA_OPTIONS, logging, temporary, "-cp", classpath]
+
+
+def _format(folder: Path, java: list[str]) -> None:
+    log_start = _size(folder / "broker.log")
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "x")
+    arguments = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(folder / "server.properties")]
+    with (folder / "broker.err").open("wb") as err:
+        process = processes.launch([*java, "-XX:TieredStopAtLevel=1", *arguments], folder, err, die_with_parent=True)
+    try:
+        failed = process.wait(FORMAT_WAIT_S) != 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        failed = True
+    if failed:
+        raise BrokerError(f"the broker's folder could not be formatted: {_explanation(folder, log_start)}")
+
+
+def _wait_until_it_answers(
+    process: "subprocess.Popen[bytes]", folder: Path, bootstrap: str, wait_s: float, log_start: int
+) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        if process.poll() is not None:
+            explanation = _explanation(folder, log_start)
+            if "Address already in use" in explanation:
+                raise _PortTakenError(explanation)
+            raise BrokerError(f"the broker ended with status {process.returncode}: {explanation}")
+        try:
+            return kafka_admin.wait_for_broker(bootstrap, timeout_s=0, poll_s=0.5)
+        except kafka_admin.KafkaUnreachableError as error:
+            if time.monotonic() > deadline:
+                explanation = _explanation(folder, log_start)
+                raise BrokerError(f"the broker did not answer within {wait_s:g} s: {explanation}") from error
+
+
+def _explanation(folder: Path, log_start: int) -> str:
+    """The last line that tells of an error, and the file it is in."""
+    for name, start in (("broker.log", log_start), ("broker.err", 0)):
+        file = folder / name
+        if not file.exists():
+            continue
+        text = file.read_bytes()[start if start <= _size(file) else 0 :].decode("utf-8", "replace")
+        telling = [line.strip() for line in text.splitlines() if TELLING_LINE.search(line)]
+        if telling:
+            taken = [line for line in telling if "Address already in use" in line]
+            return f"{(taken or telling)[-1]} (more in {file})"
+    return f"its logs say nothing (see {folder / 'broker.log'} and {folder / 'broker.err'})"
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
