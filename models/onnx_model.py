@@ -62,7 +62,7 @@ class OnnxModel:
     ) -> None:
         self.manifest = manifest
         self._where = where
-        self._session = _session(model_bytes, where)
+        self._session = open_session(model_bytes, where)
         graph_inputs = {each.name: each for each in described.inputs}
         self._columns = [_Columns(each, graph_inputs[each.name].shape, feature_names) for each in manifest.inputs]
         self._fixed_rows = next((each.rows for each in described.inputs if each.rows is not None), None)
@@ -224,7 +224,19 @@ class _Columns:
         return values[:, 0] if self._is_flat else values
 
 
-def _session(model_bytes: bytes, where: str) -> Any:
+def open_session(model_bytes: bytes, where: str) -> Any:
+    """Open checked bytes with the options that every worker uses.
+
+    Args:
+        model_bytes: Content of `model.onnx`, checked.
+        where: What errors call it.
+
+    Returns:
+        The `onnxruntime.InferenceSession`.
+
+    Raises:
+        ModelRefusedError: onnxruntime does not take the model.
+    """
     options = _ort.SessionOptions()
     # one thread: every slot has its own session, and pools of their own would fight for the cores
     options.intra_op_num_threads = 1
