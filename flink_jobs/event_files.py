@@ -1,0 +1,240 @@
+"""Rows of a file as events of a pipeline: JSONL, CSV (both also .gz) and Parquet.
+
+In: a file whose columns are named like the pipeline's event fields; other columns are left out. Out: Kafka keys and
+values. Cells are converted to the fields' types, ISO-8601 times to the pipeline's time unit (without an offset they
+are UTC). An empty cell, None and NaN are null. A row that cannot be converted is sent as it is and counted: refusing
+it is the job's business, which makes a dead letter of it with a reason.
+"""
+
+import csv
+import gzip
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq
+
+from udfs.pipeline import EventField, Pipeline
+
+Row = dict[str, Any]
+Record = tuple[bytes | None, bytes | None]
+
+UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+TRUE_WORDS, FALSE_WORDS = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
+PARQUET_ROWS = 8_192
+LONGEST_WAIT_S = 0.25  # a pause in the file is waited for in such steps, so that Ctrl-C is heard
+
+
+class EventFileError(ValueError):
+    """The file cannot be events of this pipeline; the message says why in one line."""
+
+
+@dataclass
+class FileCounts:
+    """What was read so far; `unconverted` rows were sent as they are."""
+
+    rows: int = 0
+    unconverted: int = 0
+
+
+def file_events(
+    path: Path | str,
+    pipeline: Pipeline,
+    speedup: float | None = None,
+    *,
+    counts: FileCounts | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Record]:
+    """Kafka key (the entity) and value (JSON) of each row.
+
+    Args:
+        path: `.jsonl`, `.csv`, either with `.gz`, or `.parquet`.
+        pipeline: Says which fields an event has and of what type.
+        speedup: Wait between rows as long as between their event times, divided by this; None never waits.
+        counts: Kept up to date while the events are taken.
+        clock: Seconds, for the pace.
+        sleep: Waits, for the pace.
+
+    Raises:
+        EventFileError: No such file, an unknown kind of file, or a column is missing: raised at once, not on the
+            first row. A CSV cell above the reader's limit: raised at its row.
+    """
+    path = Path(path)
+    if speedup is not None and not speedup > 0:
+        raise EventFileError(f"speedup is {speedup}: write a number above 0, e.g. 60 for a minute a second")
+    rows = _rows(path, pipeline)
+    return _records(rows, pipeline, speedup, counts or FileCounts(), clock, sleep)
+
+
+def _records(
+    rows: Iterator[Row | bytes],
+    pipeline: Pipeline,
+    speedup: float | None,
+    counts: FileCounts,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Iterator[Record]:
+    events = pipeline.events
+    encode = msgspec.json.Encoder().encode
+    units_per_s = UNITS_PER_S[events.time_unit]
+    first: tuple[float, float] | None = None
+    for row in rows:
+        counts.rows += 1
+        if isinstance(row, bytes):
+            counts.unconverted += 1
+            yield None, row
+            continue
+        event, converted = _event(row, pipeline)
+        counts.unconverted += not converted
+        event_time = event.get(events.time)
+        if speedup is not None and isinstance(event_time, int | float):
+            first = first or (clock(), event_time)
+            due = first[0] + (event_time - first[1]) / units_per_s / speedup
+            while (wait_s := due - clock()) > 0:
+                sleep(min(wait_s, LONGEST_WAIT_S))
+        entity = event.get(events.entity)
+        yield None if entity is None else str(entity).encode(), encode(event)
+
+
+def _event(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
+    """The row's fields converted where that is possible, and whether it was everywhere."""
+    event: Row = {}
+    converted = True
+    for field in pipeline.events.schema:
+        if field.name not in row:
+            converted &= field.nullable
+            continue
+        cell = row[field.name]
+        try:
+            is_time = field.name == pipeline.events.time
+            event[field.name] = _time(cell, field, pipeline.events.time_unit) if is_time else _converted(cell, field)
+        except (ValueError, TypeError, OverflowError):
+            event[field.name] = None if _is_missing(cell) else cell if isinstance(cell, str | int) else str(cell)
+            converted = False
+    return event, converted
+
+
+def _converted(cell: Any, field: EventField) -> Any:
+    if _is_missing(cell):
+        if field.nullable:
+            return None
+        raise ValueError("missing")
+    match field.kind:
+        case "str":
+            # Numbers that a file keeps as floats because some are missing: 17850.0 is the customer 17850.
+            return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+        case "int":
+            return _whole(cell)
+        case "float":
+            number = float(cell)
+            if not math.isfinite(number):
+                raise ValueError("JSON has no infinity")
+            return number
+        case "bool":
+            word = str(cell).strip().lower()
+            if word not in TRUE_WORDS | FALSE_WORDS:
+                raise ValueError("neither true nor false")
+            return word in TRUE_WORDS
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _whole(cell: Any) -> int:
+    if isinstance(cell, int):
+        return int(cell)
+    try:
+        return int(cell) if isinstance(cell, str) else _whole_float(float(cell))
+    except ValueError:
+        return _whole_float(float(cell))
+
+
+def _whole_float(number: float) -> int:
+    if not number.is_integer():
+        raise ValueError("not a whole number")
+    return int(number)
+
+
+def _time(cell: Any, field: EventField, unit: str) -> Any:
+    if isinstance(cell, str):
+        try:
+            return _converted(cell, field)
+        except ValueError:
+            cell = datetime.fromisoformat(cell.strip())
+    if isinstance(cell, date) and not isinstance(cell, datetime):
+        cell = datetime(cell.year, cell.month, cell.day, tzinfo=UTC)
+    if not isinstance(cell, datetime):
+        return _converted(cell, field)
+    moment = cell if cell.tzinfo else cell.replace(tzinfo=UTC)
+    since_1970 = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    whole_us = (since_1970.days * 86_400 + since_1970.seconds) * 1_000_000 + since_1970.microseconds
+    if field.kind == "float":
+        return whole_us * UNITS_PER_S[unit] / 1_000_000
+    return whole_us * UNITS_PER_S[unit] // 1_000_000
+
+
+def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
+    if not path.is_file():
+        raise EventFileError(f"{path} is not a file")
+    match kind:
+        case ".jsonl" | ".ndjson":
+            return _jsonl_rows(path)
+        case ".csv":
+            with _opened(path) as file:
+                header = next(csv.reader([file.readline().decode("utf-8-sig", "replace")]), [])
+            _check_columns(path, header, pipeline)
+            return _csv_rows(path)
+        case ".parquet":
+            columns = pq.read_schema(path).names  # type: ignore[no-untyped-call]
+            _check_columns(path, columns, pipeline)
+            return _parquet_rows(path, [field.name for field in pipeline.events.schema if field.name in columns])
+    raise EventFileError(f"{path.name}: write a .jsonl, .csv (both also .gz) or .parquet file")
+
+
+def _check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
+    missing = [f.name for f in pipeline.events.schema if not f.nullable and f.name not in columns]
+    if missing:
+        raise EventFileError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row | bytes]:
+    decode = msgspec.json.Decoder().decode
+    with _opened(path) as file:
+        for line in file:
+            line = line.strip()
+            if not line:
+                continue
+            try:
+                row = decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                yield line
+            else:
+                yield row if isinstance(row, dict) else line
+
+
+def _csv_rows(path: Path) -> Iterator[Row | bytes]:
+    with _opened(path) as file:
+        text = (line.decode("utf-8-sig" if number == 0 else "utf-8", "replace") for number, line in enumerate(file))
+        try:
+            yield from csv.DictReader(text)
+        except csv.Error as error:
+            raise EventFileError(f"{path.name} is not CSV that can be read: {error}") from error
+
+
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[Row | bytes]:
+    with pq.ParquetFile(path) as file:  # type: ignore[no-untyped-call]
+        for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
+            yield from batch.to_pylist()
