@@ -4,87 +4,33 @@ Everything of it is in one folder: `server.properties`, `data/`, `broker.log` (K
 machine said), `broker.json` (process and ports, by which another shell finds it).
 """
 
-import base64
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flink_jobs import kafka_admin
-from flink_jobs.local import jars, processes
+from flink_jobs.local import processes
+from flink_jobs.local.broker_files import (
+    HEAP_MAX,
+    HEAP_MIN,
+    HOST,
+    PORT_TAKEN,
+    BrokerError,
+    explanation,
+    format_data,
+    java_command,
+    size,
+)
 
-HOST = "127.0.0.1"
 START_ATTEMPTS = 3  # a free port that we chose may be taken before Kafka binds it
 STOP_WAIT_S = 30.0
-FORMAT_WAIT_S = 60.0
-HEAP_MIN, HEAP_MAX = "256m", "768m"
-JAVA_OPTIONS = ("-Djava.awt.headless=true", "-Djava.net.preferIPv4Stack=true", "-XX:-UsePerfData", "-Xshare:auto")
-TELLING_LINE = re.compile(r"\b(ERROR|FATAL|Exception|Error)\b|Address already in use")
-
-SERVER_PROPERTIES = """\
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-controller.listener.names=CONTROLLER
-log.dirs={data}
-auto.create.topics.enable=false
-num.network.threads=2
-num.io.threads=4
-# One node: nothing can be replicated, and nothing may wait for a second replica.
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-# Small files, so that retention frees space and a folder in a test stays small.
-log.segment.bytes=67108864
-log.index.size.max.bytes=1048576
-log.preallocate=false
-log.cleaner.dedupe.buffer.size=8388608
-# A killed broker may register again only when its old session has run out: 9 s by default.
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=300
-"""
-
-LOG_PROPERTIES = """\
-status=error
-appender.file.type=RollingFile
-appender.file.name=file
-appender.file.fileName={log_file}
-appender.file.filePattern={log_file}.%i
-appender.file.layout.type=PatternLayout
-appender.file.layout.pattern=%d{{ISO8601}} %p %m (%c)%n
-appender.file.policies.type=Policies
-appender.file.policies.size.type=SizeBasedTriggeringPolicy
-appender.file.policies.size.size=10MB
-appender.file.strategy.type=DefaultRolloverStrategy
-appender.file.strategy.max=2
-# Four listings of every setting there is, at each start, say nothing that server.properties does not.
-logger.config.name=org.apache.kafka.common.config.AbstractConfig
-logger.config.level=warn
-logger.server.name=kafka.server.KafkaConfig
-logger.server.level=warn
-rootLogger.level=info
-rootLogger.appenderRef.file.ref=file
-"""
-
-
-class BrokerError(RuntimeError):
-    """The local broker could not be started or stopped; the message names its log and the line that explains."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +83,24 @@ class Broker:
             if found and found.alive:
                 if port not in (None, found.state.port):
                     raise BrokerError(f"the broker in {folder} already runs on port {found.state.port}, not {port}")
+                try:
+                    kafka_admin.wait_for_broker(found.bootstrap, timeout_s=wait_s)
+                except kafka_admin.KafkaUnreachableError as error:
+                    raise BrokerError(f"broker process {found.state.pid} runs but does not answer: {error}") from error
                 return found
             last = found.state if found else None
             if port is None and last and processes.is_port_free(last.port):
                 port = last.port
+            if port is not None and not processes.is_port_free(port):
+                raise BrokerError(f"port {port} of {HOST} is taken by another process: name another one, or none")
             for attempt in range(1, START_ATTEMPTS + 1):
                 chosen = port or processes.free_port()
                 controller_port = processes.free_port(avoid=chosen)
                 try:
                     state = _launch(folder, chosen, controller_port, wait_s, die_with_parent)
                 except _PortTakenError as error:
-                    if attempt == START_ATTEMPTS or (port and not processes.is_port_free(port)):
-                        raise BrokerError(f"port {chosen} or {controller_port} is taken: {error}") from error
+                    if attempt == START_ATTEMPTS:
+                        raise BrokerError(f"ports {chosen} and {controller_port} were not free: {error}") from error
                 else:
                     return cls(folder, state, die_with_parent=die_with_parent)
         raise AssertionError("unreachable")
@@ -230,10 +182,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_with_parent: bool) -> BrokerState:
-    java = _java_command(folder, port, controller_port)
-    log_start = _size(folder / "broker.log")
+    java = java_command(folder, port, controller_port)
+    log_start = size(folder / "broker.log")
     if not (folder / "data" / "meta.properties").exists():
-        _format(folder, java)
+        format_data(folder, java)
     with (folder / "broker.err").open("wb") as err:
         process = processes.launch(
             [*java, f"-Xms{HEAP_MIN}", f"-Xmx{HEAP_MAX}", "kafka.Kafka", str(folder / "server.properties")],
@@ -243,7 +195,7 @@ def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_wi
         )
     identity = processes.identity(process.pid)
     if identity is None:
-        raise BrokerError(f"the broker ended at once: {_explanation(folder, log_start)}")
+        raise BrokerError(f"the broker ended at once: {explanation(folder, log_start)}")
     state = BrokerState(process.pid, identity, port, controller_port)
     temporary = folder / "broker.json.new"
     temporary.write_text(json.dumps(asdict(state)) + "\n", "utf-8")
@@ -257,64 +209,19 @@ def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_wi
     return state
 
 
-def _java_command(folder: Path, port: int, controller_port: int) -> list[str]:
-    classpath = os.pathsep.join(map(str, jars.broker_classpath()))
-    names = {"host": HOST, "port": port, "controller_port": controller_port, "data": folder / "data"}
-    (folder / "server.properties").write_text(SERVER_PROPERTIES.format(**names), "utf-8")
-    (folder / "log4j2.properties").write_text(LOG_PROPERTIES.format(log_file=folder / "broker.log"), "utf-8")
-    (folder / "tmp").mkdir(exist_ok=True)
-    logging = f"-Dlog4j2.configurationFile={(folder / 'log4j2.properties').as_uri()}"
-    temporary = f"-Djava.io.tmpdir={folder / 'tmp'}"
-    return [str(jars.java_home() / "bin" / "java"), *JAVA_OPTIONS, logging, temporary, "-cp", classpath]
-
-
-def _format(folder: Path, java: list[str]) -> None:
-    log_start = _size(folder / "broker.log")
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode().replace("-", "x")
-    arguments = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(folder / "server.properties")]
-    with (folder / "broker.err").open("wb") as err:
-        process = processes.launch([*java, "-XX:TieredStopAtLevel=1", *arguments], folder, err, die_with_parent=True)
-    try:
-        failed = process.wait(FORMAT_WAIT_S) != 0
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        failed = True
-    if failed:
-        raise BrokerError(f"the broker's folder could not be formatted: {_explanation(folder, log_start)}")
-
-
 def _wait_until_it_answers(
     process: "subprocess.Popen[bytes]", folder: Path, bootstrap: str, wait_s: float, log_start: int
 ) -> None:
     deadline = time.monotonic() + wait_s
     while True:
         if process.poll() is not None:
-            explanation = _explanation(folder, log_start)
-            if "Address already in use" in explanation:
-                raise _PortTakenError(explanation)
-            raise BrokerError(f"the broker ended with status {process.returncode}: {explanation}")
+            why = explanation(folder, log_start)
+            if PORT_TAKEN in why:
+                raise _PortTakenError(why)
+            raise BrokerError(f"the broker ended with status {process.returncode}: {why}")
         try:
             return kafka_admin.wait_for_broker(bootstrap, timeout_s=0, poll_s=0.5)
         except kafka_admin.KafkaUnreachableError as error:
             if time.monotonic() > deadline:
-                explanation = _explanation(folder, log_start)
-                raise BrokerError(f"the broker did not answer within {wait_s:g} s: {explanation}") from error
-
-
-def _explanation(folder: Path, log_start: int) -> str:
-    """The last line that tells of an error, and the file it is in."""
-    for name, start in (("broker.log", log_start), ("broker.err", 0)):
-        file = folder / name
-        if not file.exists():
-            continue
-        text = file.read_bytes()[start if start <= _size(file) else 0 :].decode("utf-8", "replace")
-        telling = [line.strip() for line in text.splitlines() if TELLING_LINE.search(line)]
-        if telling:
-            taken = [line for line in telling if "Address already in use" in line]
-            return f"{(taken or telling)[-1]} (more in {file})"
-    return f"its logs say nothing (see {folder / 'broker.log'} and {folder / 'broker.err'})"
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+                why = explanation(folder, log_start)
+                raise BrokerError(f"the broker did not answer within {wait_s:g} s: {why}") from error
