@@ -47,15 +47,20 @@ def launch(
 
 
 def identity(pid: int) -> str | None:
-    """Boot and start time of a process, which no other process with this number shares; None when there is none."""
+    """Boot and start time of a process, which no other process with this number shares; None when there is none.
+
+    A killed Java process is a zombie while its threads still end and hold its ports: it counts until the last went.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name in parentheses may hold anything; after it come the state and, as the 20th, the start time in ticks.
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else f"{boot}/{fields[18]}"
+    ended = state in "ZX" and threads <= 1
+    return None if ended else f"{boot}/{fields[18]}"
 
 
 def is_alive(pid: int, known_identity: str) -> bool:
@@ -63,6 +68,7 @@ def is_alive(pid: int, known_identity: str) -> bool:
     child = _children.get(pid)
     if child is not None and child.poll() is not None:
         del _children[pid]
+        return False
     return identity(pid) == known_identity
 
 

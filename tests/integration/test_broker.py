@@ -158,6 +158,7 @@ def test_killed_broker_restarts_on_its_port_with_its_data(own_broker):
     before, bootstrap = sorted(read_all(broker.bootstrap, topic)), broker.bootstrap
     broker.kill()
     assert not broker.alive
+    assert processes.is_port_free(broker.state.port), "kill returns when the kernel has taken back the port"
     assert broker_status(broker.folder).alive is False
     broker.restart()
     assert broker.bootstrap == bootstrap
