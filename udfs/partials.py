@@ -1,0 +1,112 @@
+"""The algebra of aggregates: a partial aggregate is three numbers that values are added to and that merge in order.
+
+What the three mean depends on the kind: COUNT (n, -, -), SUM (sum, -, -), MEAN (n, sum, -), MIN and MAX (value, -, -),
+STD (n, mean, sum of squared deviations), LAST (time, value, -), SINCE (time, -, -), EWMA (weighted sum, weights, time).
+Compiled once for every pipeline: kinds are numbers, and types are always the same, so each process finds the result
+in numba's cache on disk.
+"""
+
+import math
+
+from udfs.compiled import inlined
+
+COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, DISTINCT, PREVIOUS, DIRECT, RATIO, CUSTOM = range(14)
+
+WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3)
+"""How many of the three numbers a kept partial of a kind needs, by kind, COUNT to EWMA."""
+
+Partial = tuple[float, float, float]
+
+
+@inlined
+def empty(kind: int) -> Partial:
+    """The partial of no values."""
+    if kind in (MIN, MAX):
+        return math.nan, 0.0, 0.0
+    if kind in (LAST, SINCE):
+        return -math.inf, math.nan, 0.0
+    return 0.0, 0.0, 0.0
+
+
+@inlined
+def _decay(age_ms: float, half_life_ms: float) -> float:
+    decay: float = 2.0 ** (-age_ms / half_life_ms)
+    return decay
+
+
+@inlined
+def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms: float) -> Partial:
+    """The partial after one more value, given in order of arrival (event times may go back)."""
+    a, b, c = partial
+    if kind == COUNT:
+        return a + 1.0, b, c
+    if kind == SUM:
+        return a + value, b, c
+    if kind == MEAN:
+        return a + 1.0, b + value, c
+    if kind == MIN:
+        return (value if not a <= value else a), b, c
+    if kind == MAX:
+        return (value if not a >= value else a), b, c
+    if kind == STD:  # Welford (1962)
+        n = a + 1.0
+        delta = value - b
+        mean = b + delta / n
+        return n, mean, c + delta * (value - mean)
+    if kind in (LAST, SINCE):
+        return (time_ms, value, c) if time_ms >= a else (a, b, c)
+    if b == 0.0:
+        return value, 1.0, time_ms
+    if time_ms >= c:
+        decay = _decay(time_ms - c, half_life_ms)
+        return a * decay + value, b * decay + 1.0, time_ms
+    decay = _decay(c - time_ms, half_life_ms)
+    return a + value * decay, b + decay, c
+
+
+@inlined
+def merge(kind: int, left: Partial, right: Partial, half_life_ms: float) -> Partial:
+    """The partial of two neighbouring stretches of time, the earlier one first."""
+    a, b, c = left
+    x, y, z = right
+    if kind in (COUNT, SUM):
+        return a + x, 0.0, 0.0
+    if kind == MEAN:
+        return a + x, b + y, 0.0
+    if kind == MIN:
+        return (x if not a <= x and x == x else a), 0.0, 0.0
+    if kind == MAX:
+        return (x if not a >= x and x == x else a), 0.0, 0.0
+    if kind == STD:  # Chan, Golub and LeVeque (1979)
+        if a == 0.0:
+            return right
+        if x == 0.0:
+            return left
+        n = a + x
+        delta = y - b
+        return n, b + delta * (x / n), c + z + delta * delta * (a * x / n)
+    if kind in (LAST, SINCE):
+        return right if x >= a else left
+    if b == 0.0:
+        return right
+    if y == 0.0:
+        return left
+    decay = _decay(z - c, half_life_ms)
+    return a * decay + x, b * decay + y, z
+
+
+@inlined
+def finish(kind: int, partial: Partial, time_ms: float) -> float:
+    """The aggregate as of a time; NaN of nothing (0 for counts and sums)."""
+    a, b, c = partial
+    if kind in (COUNT, SUM, MIN, MAX):
+        return a
+    if kind == MEAN:
+        return b / a if a > 0.0 else math.nan
+    if kind == STD:
+        return math.sqrt(c / a) if a > 0.0 else math.nan
+    if kind == LAST:
+        return b
+    if kind == SINCE:
+        return max(time_ms - a, 0.0) / 1000.0 if a > -math.inf else math.nan
+    return a / b if b > 0.0 else math.nan
