@@ -1,1 +1,74 @@
-"""One file a pipeline."""
+"""Pipelines by name or by file: one Python file each, with a `pipeline = Pipeline(...)` in it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from udfs.errors import DefinitionError
+from udfs.pipeline import Pipeline
+
+FOLDER = Path(__file__).parent
+MODELS = FOLDER.parent.parent / "models"
+
+
+class PipelineError(ValueError):
+    """A pipeline that cannot be loaded; one line says why."""
+
+
+def shipped_pipelines() -> list[str]:
+    """Names of the pipelines in this folder."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_pipeline(reference: str) -> Pipeline:
+    """The pipeline of that name, or of that file.
+
+    Args:
+        reference: `purchase` (a file of this folder) or `path/to/fraud.py`.
+
+    Raises:
+        PipelineError: If there is no such file, it cannot be run, or its definition is wrong.
+    """
+    path = Path(reference) if reference.endswith(".py") else FOLDER / f"{reference}.py"
+    if not path.is_file():
+        known = ", ".join(shipped_pipelines())
+        raise PipelineError(f"no pipeline {reference!r}; name one of {known}, or give the path of a .py file")
+    path = path.resolve()
+    if path.parent == FOLDER:
+        module_name = f"flink_jobs.pipelines.{path.stem}"
+        module = _executed(module_name, path)
+    else:
+        module = _executed(f"millrace_pipeline_{path.stem}", path)
+        # its classes travel to the workers by value: the file need not be there
+        cloudpickle.register_pickle_by_value(module)
+    found = getattr(module, "pipeline", None)
+    if not isinstance(found, Pipeline):
+        raise PipelineError(f"{path.name} has no `pipeline = Pipeline(...)` at its top level")
+    return found
+
+
+def _executed(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PipelineError(f"{path.name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except DefinitionError as error:
+        raise PipelineError(f"{path.name}: {error}") from error
+    except Exception as error:
+        raise PipelineError(f"{path.name} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def model_folder(pipeline: Pipeline) -> Path:
+    """Where the pipeline's model lies: `<root>/<name>/<version>`; the root is the project's models/ by default."""
+    root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)
+    return (root / pipeline.model.name / str(pipeline.model.version)).absolute()

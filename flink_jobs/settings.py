@@ -1,0 +1,101 @@
+"""Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+SETTINGS_FILE = "millrace.toml"
+ENVIRONMENT_PREFIX = "MILLRACE_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names it."""
+
+
+class Settings(BaseSettings):
+    """How jobs are run. What is computed is said by the pipeline, not here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, toml_file=SETTINGS_FILE, extra="forbid", frozen=True, validate_default=True
+    )
+
+    bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers")
+    kafka_properties: dict[str, str] = Field(
+        default_factory=dict, description="further Kafka client properties of the job's source and sink"
+    )
+    home: Path = Field(Path(".millrace"), description="folder of the local broker, checkpoints, savepoints and logs")
+    checkpoint_folder: Path | None = Field(None, description="where checkpoints go; default: <home>/checkpoints")
+    parallelism: int = Field(2, ge=1, le=128, description="subtasks of every operator")
+    shards: int = Field(
+        32, ge=1, le=128, description="groups entities are split into; a savepoint keeps its number for ever"
+    )
+    batch_ms: int = Field(50, ge=1, le=10_000, description="how long the JVM gathers records of a shard into a batch")
+    bundle_ms: int = Field(10, ge=1, le=10_000, description="longest a batch waits on its way into Python")
+    bundle_size: int = Field(64, ge=1, description="most batches that go into Python together")
+    guarantee: Literal["exactly-once", "at-least-once"] = Field(
+        "exactly-once", description="exactly-once: visible with the next checkpoint; at-least-once: visible at once"
+    )
+    checkpoint_interval_ms: int = Field(1_000, ge=50, description="time between checkpoints")
+    checkpoint_timeout_ms: int = Field(60_000, ge=1_000, description="a checkpoint that takes longer is given up")
+    transaction_timeout_ms: int = Field(
+        600_000, ge=10_000, description="Kafka aborts a transaction older than this; above any outage to survive"
+    )
+    state_backend: Literal["rocksdb", "hashmap"] = Field("rocksdb", description="where Flink keeps the state")
+    restart_attempts: int = Field(20, ge=0, description="restarts after failures before the job gives up")
+    restart_delay_ms: int = Field(1_000, ge=0, description="wait before a restart")
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _check_bootstrap(cls, value: str) -> str:
+        for server in value.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"{server!r} is no host:port")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and that over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of all checkpoints and savepoints."""
+        return (self.checkpoint_folder or self.home / "checkpoints").absolute()
+
+    @property
+    def logs(self) -> Path:
+        """Folder of all logs."""
+        return (self.home / "logs").absolute()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings, with what the command line says on top; None leaves a setting as it is.
+
+    Raises:
+        SettingsError: If one is unknown or out of range; names it and where it can be set.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        text = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(
+            f"setting {name}: {text} (set by {ENVIRONMENT_PREFIX}{name.upper()} or {SETTINGS_FILE})"
+        ) from error
