@@ -16,7 +16,7 @@ from udfs import kernels
 from udfs.kernels import NEVER_MS, Batch, Entities, Stores
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
 from udfs.plan import CustomOperation, FeaturePlan
-from udfs.slabs import HIGH_WATER, new_slabs, rows_up_to, with_owners, with_rows
+from udfs.slabs import HIGH_WATER, new_slabs, rows_up_to, with_owners, with_room
 from udfs.snapshots import load_snapshot, owners_of, snapshot_entries
 from udfs.state_log import EVENTS, Entry, decode, encode, map_bits, map_columns
 from udfs.window_kernels import REMEMBER_FROM_ROWS, new_block_cache, new_scratch
@@ -269,7 +269,7 @@ class ShardState:
 
     def _grow_rows(self, full: int, missing: int) -> None:
         name = {kernels.EXACT_FULL: "events", kernels.TILES_FULL: "tiles", kernels.DISTINCTS_FULL: "distincts"}[full]
-        grown = with_rows(getattr(self._stores, name), missing, masked=name == "events")
+        grown = with_room(getattr(self._stores, name), missing, masked=name == "events")
         self._stores = self._stores._replace(**{name: grown})
 
     def _remember_blocks(self, slots: npt.NDArray[np.int64]) -> None:

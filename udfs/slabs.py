@@ -69,8 +69,8 @@ def with_owners(slabs: Slabs, owners: int) -> Slabs:
 
 
 def with_rows(slabs: Slabs, missing: int, masked: bool) -> Slabs:
-    """The slabs with at least `missing` more rows to hand out, and a quarter more than before."""
-    length = max(len(slabs.keys) + len(slabs.keys) // 4, int(slabs.free[HIGH_WATER]) + missing, 64)
+    """The slabs with at least `missing` more rows to hand out, and an eighth more than before."""
+    length = max(len(slabs.keys) + len(slabs.keys) // 8, int(slabs.free[HIGH_WATER]) + missing, 64)
     masks = _grown(slabs.masks, length) if masked else slabs.masks
     return slabs._replace(keys=_grown(slabs.keys, length), masks=masks, values=_grown(slabs.values, length))
 
@@ -225,6 +225,25 @@ def load_rows(
                 slabs.values[start + row, column] = values[source + row, column]
         slabs.kept[owner] = count
         source += count
+
+
+def with_room(slabs: Slabs, missing: int, masked: bool) -> Slabs:
+    """The slabs with at least `missing` more rows to hand out.
+
+    Packed anew where a fifth of the rows lies in freed slabs: owners that grow in step leave sizes nobody wants.
+    """
+    sizes = slabs.size_class.astype(np.int64)
+    taken = int((np.int64(1) << sizes)[sizes > 0].sum())
+    if len(slabs.keys) < 1024 or 5 * taken > 4 * int(slabs.free[HIGH_WATER]):
+        return with_rows(slabs, missing, masked)
+    owners = np.flatnonzero(slabs.kept > 0)
+    rows, counts = rows_of(slabs, owners), slabs.kept[owners].astype(np.int64)
+    packed = with_owners(new_slabs(slabs.values.shape[1]), len(slabs.start))
+    needed = rows_needed(counts)
+    packed = with_rows(packed, needed + max(missing, needed // 8), masked)
+    masks = slabs.masks[rows] if masked else slabs.masks
+    load_rows(packed, owners, counts, slabs.keys[rows], masks, slabs.values[rows])
+    return packed
 
 
 def rows_needed(counts: npt.NDArray[np.int64]) -> int:

@@ -5,7 +5,9 @@ import operator
 
 from udfs.aggregates import Aggregate, OneHot, Ratio, Value
 
-COMPARE = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+COMPARE = {
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
 
 
 def missing(value):
@@ -69,8 +71,8 @@ class NaiveFeatures:
         self.arrived = {}
         self.clocks = {}
 
-    def advance(self, event, record_time_ms, partition):
-        """Features of one event, in order, and (late, truncated)."""
+    def advance(self, event, record_time_ms, partition, *, wanted=True):
+        """Features of one event, in order (none unless wanted), and whether it is late."""
         pipeline = self.pipeline
         entity, t = getattr(event, pipeline.events.entity), getattr(event, pipeline.events.time)
         life = self.arrived.get(entity)
@@ -82,9 +84,9 @@ class NaiveFeatures:
         life.append((t, partition, event))
         newest = max(row[0] for row in life)
         features = []
-        for feature in pipeline.features:
+        for feature in pipeline.features if wanted else ():
             features += self.values(feature, life, t, newest)
-        return features, (t < newest - pipeline.lateness_ms, False)
+        return features, t < newest - pipeline.lateness_ms
 
     def values(self, feature, life, t, newest):
         event = life[-1][2]

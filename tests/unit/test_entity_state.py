@@ -1,190 +1,241 @@
-"""The engine against the oracle: any pipeline, any history, any batching, any restarts."""
+"""What is kept, for how long, and what a restart or another pipeline makes of it."""
 
 import math
+import random
 import struct
+import zlib
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from naive_features import NaiveFeatures
+from shard_driver import HOUR_MS, Shard, pipeline_of, purchase
+
 from udfs.entity_state import LATE, TRUNCATED, ShardState
 from udfs.errors import StateCorruptError, StateVersionError
 from udfs.pipeline import (
     Count,
     Custom,
     Distinct,
-    Events,
     Ewma,
     Last,
-    Max,
     Mean,
-    Min,
-    Model,
-    OneHot,
-    Pipeline,
     Previous,
-    Ratio,
     SinceLast,
     Std,
     Sum,
     Value,
     field,
-)
+)  # fmt: skip
 from udfs.plan import FeaturePlan
 
-HOUR_MS = 3_600_000
+
+@dataclass(frozen=True)
+class Spread(Custom):
+    """Greatest minus smallest."""
+
+    def init(self):
+        return (math.inf, -math.inf)
+
+    def add(self, state, value, event_time_ms):
+        return (min(state[0], value), max(state[1], value))
+
+    def value(self, state):
+        return state[1] - state[0] if state[1] >= state[0] else math.nan
 
 
-@dataclass
-class Purchase:
-    id: str
-    user: str
-    page: Literal["home", "cart", "pay"] | None
-    amount: float | None
-    label: str | None
-    time: int
+MANY = [
+    Sum("amount", window="1h"), Mean("amount", window="1h"), Std("amount", window="1h"), Ewma("amount", window="1h"),
+    Count(window="1h", where=field("page") == "pay"), SinceLast(window="1h", where=field("page") == "pay"),
+    Previous("amount", window="1h"), Last("amount", window="1h", where=field("amount") > 0.999),
+    Distinct("amount", window="1h"),
+]  # fmt: skip
 
 
-def pipeline_of(*features, **settings):
-    events = Events(Purchase, topic="purchases", entity="user", time="time", id="id")
-    return Pipeline(name="p", events=events, features=features, model=Model("m", version=1), prediction="s", **settings)
-
-
-def purchase(time, amount=1.0, page="home", user="u", label=None):
-    return Purchase("", user, page, amount, label, time)
-
-
-class Shard:
-    """A shard with its log: events in, features out, restarts at will."""
-
-    def __init__(self, pipeline, compact_after=1024):
-        self.plan = FeaturePlan.build(pipeline)
-        self.compact_after = compact_after
-        self.log = {}
-        self.state = ShardState(self.plan, compact_after=compact_after)
-
-    def advance(self, events, record_times=None, partitions=None):
-        times, columns, masks, direct = self.plan.columnise(events)
-        records = times if record_times is None else np.array(record_times)
-        partitions = np.zeros(len(events), np.int32) if partitions is None else np.array(partitions, np.int32)
-        advanced = self.state.advance([e.user for e in events], times, records, partitions, columns, masks, direct)
-        put, removed = self.state.take_changes()
-        self.log.update(put)
-        for number in removed:
-            del self.log[number]
-        return advanced
-
-    def restart(self):
-        self.state = ShardState.restore(self.plan, self.log.items(), compact_after=self.compact_after)
-
-    def feature(self, *events):
-        return self.advance(list(events)).features[:, 0].tolist()
-
-
-NUMBERS = st.one_of(
-    st.none(),
-    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, 1e-300, 1e9, math.nan]),
-    st.floats(-1e6, 1e6),
-)
-EXTREMES = st.one_of(NUMBERS, st.sampled_from([1e300, -1e300, math.inf, -math.inf]))
-CONDITIONS = st.sampled_from([
-    None, None, field("page") == "pay", field("page") != "pay", field("amount") > 1, ~(field("amount") <= 1),
-    field("amount").is_null(), (field("page").isin(["home", "cart"])) & (field("amount") >= 0),
-    (field("label") == "x") | field("page").is_null(),
-])  # fmt: skip
-WINDOWS = st.sampled_from([
-    {"window": "10s"}, {"window": "1m"}, {"window": "1h"}, {"window": "64ms"}, {"window": "1m", "tile": "10s"},
-    {"window": "1h", "tile": "1m"}, {"window": "10s", "tile": "10s"},
-])  # fmt: skip
-
-
-@st.composite
-def pipelines(draw, exact_bits_only):
-    kinds = [Min, Max, Last, Previous] + ([] if exact_bits_only else [Sum, Mean, Std, Ewma])
-    features = {}
-    for _ in range(draw(st.integers(1, 6))):
-        options = {**draw(WINDOWS), "where": draw(CONDITIONS), "fill": draw(st.sampled_from([math.nan, -7.0]))}
-        choice = draw(st.integers(0, 4))
-        if choice == 0:
-            feature = Count(draw(st.sampled_from([None, "amount", "label"])), **options)
-        elif choice == 1:
-            feature = SinceLast(**options)
-        elif choice == 2:
-            feature = Distinct(draw(st.sampled_from(["page", "label", "amount"])), **options)
-        else:
-            feature = draw(st.sampled_from(kinds))("amount", **options)
-        features[feature.name] = feature
-    made = list(features.values())
-    made += [Value("amount", fill=3), OneHot("page"), Ratio(made[0], Count(window="1m"), fill=0.5)]
-    return pipeline_of(*made, lateness=draw(st.sampled_from([None, "5s", "2m", "30m"])))
-
-
-@st.composite
-def histories(draw, numbers):
-    events, now = [], draw(st.sampled_from([0, 1_700_000_000_000])) + 100_000
-    for _ in range(draw(st.integers(1, 60))):
-        now += draw(st.sampled_from([0, 0, 1, 999, 5_000, 10_000, 60_000, HOUR_MS, 5 * HOUR_MS]))
-        time = max(now - draw(st.sampled_from([0, 0, 0, 0, 1, 5_000, 70_000, HOUR_MS, 3 * HOUR_MS])), 0)
-        page = draw(st.sampled_from(["home", "cart", "pay", None]))
-        label = draw(st.sampled_from(["x", "y", "", None]))
-        event = Purchase("", draw(st.sampled_from("ab")), page, draw(numbers), label, time)
-        record_time = now + draw(st.sampled_from([0, 0, -1000, 10 * HOUR_MS]))
-        events += [(event, record_time)] * draw(st.sampled_from([1, 1, 1, 2]))
+def busy_history(count, late_share=0.05):
+    chance, now, events = random.Random(7), 10 * HOUR_MS, []
+    for _ in range(count):
+        now += chance.choice([0, 100, 2_000, 5_000])
+        time = now - (chance.randrange(HOUR_MS) if chance.random() < late_share else 0)
+        page = "pay" if chance.random() < 0.002 else "home"
+        events.append(purchase(time, amount=chance.random(), page=page))
     return events
 
 
-def oracle_of(pipeline, history):
+def test_remembered_blocks_of_a_busy_entity_agree_with_the_oracle():
+    pipeline, events = pipeline_of(*MANY), busy_history(1_200)
     oracle = NaiveFeatures(pipeline)
-    rows = [oracle.advance(event, record_time, partition_of(event)) for event, record_time in history]
-    return np.array([row for row, _ in rows]), [late for _, (late, _) in rows]
+    shard = Shard(pipeline)
+    features = np.concatenate([shard.advance(events[begin : begin + 100]).features for begin in range(0, 1_200, 100)])
+    for place, event in enumerate(events):
+        expected, _ = oracle.advance(event, event.time, 0, wanted=place % 100 == 99)
+        if expected:
+            np.testing.assert_allclose(features[place], expected, rtol=1e-9)
 
 
-def partition_of(event):
-    return "ab".index(event.user)
+def test_remembered_blocks_change_no_bit():
+    """Contract: a block is a function of its events; an empty cache after a restart gives the same bits."""
+    pipeline, events = pipeline_of(*MANY, max_events_per_entity=700), busy_history(4_000)
+    whole, parts = Shard(pipeline).advance(events), Shard(pipeline)
+    for begin in range(0, len(events), 100):
+        advanced = parts.advance(events[begin : begin + 100])
+        assert advanced.features.tobytes() == whole.features[begin : begin + 100].tobytes()
+        if begin % 500 == 0:
+            parts.restart()
 
 
-def engine_of(pipeline, history, cuts, compact_after=1024, restart=False):
-    shard = Shard(pipeline, compact_after)
-    parts = []
-    for begin, end in zip([0, *cuts], [*cuts, len(history)], strict=True):
-        part = history[begin:end]
-        if part:
-            events = [event for event, _ in part]
-            parts.append(shard.advance(events, [time for _, time in part], [partition_of(e) for e in events]))
-        if restart:
-            shard.restart()
-    return np.concatenate([p.features for p in parts]), np.concatenate([p.flags for p in parts])
+def test_late_event_sees_its_own_past_and_never_changes_what_was_emitted():
+    shard = Shard(pipeline_of(Sum("amount", window="1h")))
+    assert shard.feature(purchase(HOUR_MS, 1), purchase(HOUR_MS + 10, 2)) == [1, 3]
+    assert shard.feature(purchase(HOUR_MS + 5, 10)) == [11]
+    assert shard.feature(purchase(HOUR_MS + 20, 0)) == [13]
 
 
-@settings(max_examples=150, deadline=None)
-@given(pipelines(exact_bits_only=True), histories(EXTREMES))
-def test_counts_extremes_and_latest_values_equal_the_oracle_to_the_last_bit(pipeline, history):
-    expected, late = oracle_of(pipeline, history)
-    features, flags = engine_of(pipeline, history, [])
-    np.testing.assert_array_equal(features, expected)
-    assert ((flags & LATE) > 0).tolist() == late
+def test_event_older_than_what_is_kept_is_flagged_and_sees_nothing():
+    shard = Shard(pipeline_of(Count(window="1h")))
+    advanced = shard.advance([purchase(10 * HOUR_MS), purchase(HOUR_MS), purchase(10 * HOUR_MS)])
+    assert advanced.features[:, 0].tolist() == [1, 0, 2]
+    assert advanced.flags.tolist() == [0, LATE, 0]
 
 
-@settings(max_examples=150, deadline=None)
-@given(pipelines(exact_bits_only=False), histories(NUMBERS))
-def test_sums_and_means_equal_the_oracle_to_nine_digits(pipeline, history):
-    expected, _ = oracle_of(pipeline, history)
-    features, _ = engine_of(pipeline, history, [])
-    largest = max([abs(e.amount) for e, _ in history if e.amount is not None and e.amount == e.amount], default=0.0)
-    # values cancel and a deviation squares them: relative to what went in, not to the small rest
-    np.testing.assert_allclose(features, expected, rtol=1e-9, atol=1e-7 * largest)
+def test_oldest_event_goes_when_an_entity_has_too_many_and_its_loss_is_flagged():
+    shard = Shard(pipeline_of(Count(window="1h"), max_events_per_entity=3))
+    advanced = shard.advance([purchase(HOUR_MS + second * 1000) for second in range(5)])
+    assert advanced.features[:, 0].tolist() == [1, 2, 3, 3, 3]
+    assert advanced.flags.tolist() == [0, 0, 0, TRUNCATED, TRUNCATED]
+    shard.restart()
+    assert shard.advance([purchase(2 * HOUR_MS + 500)]).flags.tolist() == [TRUNCATED]
+    assert shard.advance([purchase(2 * HOUR_MS + 5_000)]).flags.tolist() == [0]
 
 
-@settings(max_examples=150, deadline=None)
-@given(pipelines(exact_bits_only=False), histories(EXTREMES), st.data())
-def test_batching_restarts_and_compaction_change_no_bit(pipeline, history, data):
-    whole, whole_flags = engine_of(pipeline, history, [])
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(history)), max_size=8)))
-    compact_after = data.draw(st.sampled_from([1, 10, 1024]))
-    features, flags = engine_of(pipeline, history, cuts, compact_after, restart=True)
-    assert features.tobytes() == whole.tobytes()
-    assert flags.tobytes() == whole_flags.tobytes()
+def test_tiles_cover_whole_tiles_and_previous_excludes_the_event_itself():
+    shard = Shard(pipeline_of(Sum("amount", window="2h", tile="1h"), Previous("amount", window="2h", tile="1h")))
+    advanced = shard.advance([purchase(HOUR_MS + 1, 1), purchase(2 * HOUR_MS - 1, 2), purchase(3 * HOUR_MS - 1, 4)])
+    assert advanced.features[:, 0].tolist() == [1, 3, 7]
+    np.testing.assert_array_equal(advanced.features[:, 1], [math.nan, 1, 2])
+    assert shard.feature(purchase(3 * HOUR_MS, 8)) == [12]
+
+
+def test_entity_is_forgotten_once_its_partition_has_passed_it_by():
+    shard = Shard(pipeline_of(Count(window="1h"), Sum("amount", window="1h", tile="1m")))
+    assert shard.feature(purchase(HOUR_MS, user="a")) == [1]
+    shard.advance([purchase(10 * HOUR_MS, user="b")])
+    advanced = shard.advance([purchase(HOUR_MS, user="a")])
+    assert advanced.features.tolist() == [[1, 1]]
+
+
+def test_an_event_from_the_future_does_not_move_the_clock_past_the_record_time():
+    shard = Shard(pipeline_of(Count(window="1h")))
+    shard.advance([purchase(HOUR_MS, user="a")])
+    shard.advance([purchase(1_000 * HOUR_MS, user="b")], record_times=[HOUR_MS + 1])
+    assert shard.feature(purchase(HOUR_MS + 2, user="a")) == [2]
+
+
+def test_cleaning_up_forgotten_entities_frees_them_and_changes_nothing():
+    shard = Shard(pipeline_of(Count(window="1h")), compact_after=1)
+    for user in range(3_000):
+        shard.advance([purchase(user * HOUR_MS, user=f"u{user}")])
+    assert len(shard.state) < 20
+    assert len(shard.log) < 20
+
+
+def test_log_stays_in_proportion_to_what_is_alive():
+    shard = Shard(pipeline_of(Count(window="1h")))
+    for second in range(5_000):
+        shard.advance([purchase(second * 60_000)])
+    assert len(shard.log) <= 1_026
+
+
+def test_custom_aggregate_sees_the_window_of_each_event():
+    shard = Shard(pipeline_of(Spread("amount", window="1h", fill=-1)))
+    assert shard.plan.feature_names == ("amount_spread_1h",)
+    amounts = [None, 3.0, 5.0, 1.0]
+    events = [purchase(HOUR_MS + place, amount) for place, amount in enumerate(amounts)]
+    assert shard.feature(*events) == [-1, 0, 2, 4]
+    shard.restart()
+    assert shard.feature(purchase(HOUR_MS + 9, 9.0)) == [8]
+
+
+@pytest.mark.parametrize("compact_after", [1, 1024])
+def test_pipeline_with_other_features_keeps_what_both_know(compact_after):
+    """Contract: columns, conditions and tiles are found by name; what is new begins empty."""
+    paid = field("page") == "pay"
+    before = Shard(
+        pipeline_of(
+            Sum("amount", window="1h"), Count(window="1h", where=paid), Distinct("label", window="1h"),
+            Sum("amount", window="2h", tile="1h"), Distinct("page", window="2h", tile="1h"),
+        ),
+        compact_after,
+    )  # fmt: skip
+    for place in range(4):
+        before.advance([purchase(HOUR_MS + place, 2.0, page="pay", label="x")])
+    after = Shard(
+        pipeline_of(
+            Count(window="1h", where=field("page") == "home"), Mean("amount", window="1h"),
+            Count(window="1h", where=paid), Count(window="3h", tile="3h"), Distinct("page", window="2h", tile="1h"),
+            Sum("amount", window="2h", tile="1h"),
+        )
+    )  # fmt: skip
+    after.log = before.log
+    after.restart()
+    features = after.advance([purchase(HOUR_MS + 9, 7.0, page="home")]).features[0].tolist()
+    known = [features[index] for index in (0, 1, 2, 4, 5)]
+    assert known == [1, 3, 4, 2, 15]
+
+
+def entry():
+    shard = Shard(pipeline_of(Count(window="1h"), Sum("amount", window="1h")))
+    shard.advance([purchase(HOUR_MS), purchase(HOUR_MS, user="ü")])
+    return shard.plan, shard.log[0]
+
+
+def test_state_of_an_unknown_version_is_refused():
+    plan, data = entry()
+    with pytest.raises(StateVersionError, match="version 9"):
+        ShardState.restore(plan, [(0, data[:4] + struct.pack("<H", 9) + data[6:])])
+
+
+def test_damaged_state_is_refused_wherever_it_is_damaged():
+    plan, data = entry()
+    for length in range(len(data)):
+        with pytest.raises(StateCorruptError):
+            ShardState.restore(plan, [(0, data[:length])])
+    for place in range(len(data)):
+        damaged = data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+        with pytest.raises((StateCorruptError, StateVersionError)):
+            ShardState.restore(plan, [(0, damaged)])
+
+
+def test_cut_off_state_with_a_right_checksum_names_the_array():
+    plan, data = entry()
+    body = data[16:-3]
+    with pytest.raises(StateCorruptError, match="masks"):
+        ShardState.restore(plan, [(0, data[:12] + struct.pack("<I", zlib.crc32(body)) + body)])
+
+
+def test_state_of_few_events_costs_less_than_600_bytes_an_entity():
+    features = [
+        Count(window="1h"), Mean("amount", window="10m"), Std("amount", window="1h"), Distinct("page", window="1h"),
+        SinceLast(window="1d"), Count(window="1d", where=field("page") == "pay"),
+    ]  # fmt: skip
+    state = ShardState(FeaturePlan.build(pipeline_of(*features)), log_changes=False)
+    for round_number in range(5):
+        for begin in range(0, 5_000, 500):
+            events = [purchase(HOUR_MS + round_number * 60_000, user=f"user-{u}") for u in range(begin, begin + 500)]
+            times, columns, masks, direct = state.plan.columnise(events)
+            state.advance([e.user for e in events], times, times, np.zeros(500, np.int32), columns, masks, direct)
+    keys_and_slots = 160
+    assert state.memory_bytes() / 5_000 + keys_and_slots < 600
+
+
+def test_huge_integers_and_missing_numbers_are_columns_too():
+    plan = FeaturePlan.build(pipeline_of(Value("amount"), Sum("amount", window="1h")))
+    _, columns, _, direct = plan.columnise([purchase(1, 10**400), purchase(2, None), purchase(3, 2)])
+    np.testing.assert_array_equal(columns[:, 0], [math.inf, math.nan, 2])
+    np.testing.assert_array_equal(direct[:, 0], [math.inf, math.nan, 2])
+
+
+def test_empty_batch_gives_an_empty_matrix():
+    shard = Shard(pipeline_of(Count(window="1h")))
+    assert shard.advance([]).features.shape == (0, 1)
+    assert shard.log == {}
