@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs import kernels
-from udfs.kernels import NEVER_MS, Batch, Entities, Stores
+from udfs.kernel_arrays import NEVER_MS, Batch, Entities, Stores
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
 from udfs.plan import CustomOperation, FeaturePlan
 from udfs.slabs import HIGH_WATER, new_slabs, rows_up_to, with_owners, with_room

@@ -3,8 +3,6 @@
 The plan also turns decoded events into the arrays the kernels take.
 """
 
-import functools
-import hashlib
 import json
 import operator
 from collections.abc import Callable, Sequence
@@ -15,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs import partials
-from udfs.aggregates import Aggregate, Count, Custom, Distinct, Ewma, Feature, OneHot, Ratio, Value
+from udfs.aggregates import Aggregate, Count, Custom, Distinct, Ewma, Feature, OneHot, Ratio, Value, aggregates_of
+from udfs.columns import Column, numbers
 from udfs.conditions import Condition, IsNull, Negation
 from udfs.errors import DefinitionError
-from udfs.kernels import Operations
+from udfs.kernel_arrays import Operations
 from udfs.pipeline import Pipeline
 from udfs.window_kernels import BLOCKS_PER_WINDOW
 
@@ -29,50 +28,6 @@ _KINDS = {
 }  # fmt: skip
 _MOST_CONDITIONS = 64
 _ENTITY_BYTES = 28 + 2 * 17
-
-
-@functools.lru_cache(maxsize=65_536)
-def hash_text(text: str) -> float:
-    """A 62-bit blake2b hash of a text, carried in the bits of a finite, normal float64 (never NaN, never 0)."""
-    digest = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-    bits = (digest & ~(1 << 62)) | (1 << 61)
-    return float(np.array([bits], dtype=np.uint64).view(np.float64)[0])
-
-
-def _number(value: float | None) -> float:
-    """A number as float64: None is NaN, ints too large for any float are infinite."""
-    if value is None:
-        return float("nan")
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-
-
-def _numbers(values: Sequence[Any]) -> npt.NDArray[np.float64]:
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        return np.array([_number(value) for value in values])
-
-
-@dataclass(frozen=True)
-class Column:
-    """A field as aggregates read it: numbers as float64 (ints exact up to 2**53), texts by `hash_text`, null as NaN."""
-
-    field: str
-    hashed: bool
-
-    @property
-    def name(self) -> str:
-        """Its name in the state's codec."""
-        return f"{self.field}#" if self.hashed else self.field
-
-    def read(self, values: Sequence[Any]) -> npt.NDArray[np.float64]:
-        """(n,) float64 of n values of the field."""
-        if not self.hashed:
-            return _numbers(values)
-        return np.array([float("nan") if value is None else hash_text(value) for value in values])
 
 
 @dataclass(frozen=True)
@@ -161,7 +116,7 @@ class FeaturePlan:
         direct = np.zeros((count, self.direct_width))
         for index, name, categories in self._direct:
             if categories is None:
-                direct[:, index] = _numbers(values[name])
+                direct[:, index] = numbers(values[name])
                 continue
             for row, value in enumerate(values[name]):
                 place = categories.get(value)
@@ -218,8 +173,6 @@ class _Builder:
         return self._arrays()
 
     def _aggregates(self) -> list[Aggregate]:
-        from udfs.aggregates import aggregates_of
-
         return aggregates_of(tuple(self.pipeline.features))
 
     def _column(self, aggregate: Aggregate) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.errors import StateCorruptError
-from udfs.kernels import Entities, Stores
+from udfs.kernel_arrays import Entities, Stores
 from udfs.partials import empty
 from udfs.plan import FeaturePlan
 from udfs.slabs import Slabs, load_rows, rows_needed, rows_of, with_rows
