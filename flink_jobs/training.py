@@ -202,7 +202,7 @@ def train_shipped(
     if pipeline.name != SHIPPED or not set(pipeline.columns_used) <= set(ShopperEvent.__struct_fields__):
         message = (
             f"pipeline {pipeline.name} has no labelled events: only {SHIPPED} can be trained from simulated shoppers, "
-            "and `--from training_set` is not there yet; call flink_jobs.training.train_pipeline with labels of your own"
+            "and `--from training_set` is not there yet; call flink_jobs.training.train_pipeline with your own labels"
         )
         raise TrainingError(message)
     events, labels = labelled_events(events_total, seed)

@@ -5,16 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REASONS = (
-    "not_json",
-    "missing_field",
-    "wrong_type",
-    "unknown_category",
-    "too_large",
-    "key_mismatch",
-    "null_value",
-    "invalid_time",
-)
 MAX_RECORD_BYTES = 1_000_000
 AN_EVENT_TIME_MS = 1_760_000_000_000
 
@@ -25,7 +15,7 @@ class BrokenRecord:
 
     Attributes:
         kind: What is wrong, for people.
-        reason: The dead letter's reason, one of `REASONS`.
+        reason: The dead letter's reason, one of `udfs.wire_formats.REASONS`.
         key: Kafka key.
         value: Kafka value.
     """
