@@ -28,7 +28,7 @@ def prepare_process(logs: Path) -> None:
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["_python_worker_execution_mode"] = "process"
     os.environ["FLINK_LOG_DIR"] = str(logs)
-    os.environ.setdefault("FLINK_ENV_JAVA_OPTS", "-Xmx1536m -XX:+UseG1GC")
+    os.environ.setdefault("JVM_ARGS", "-Xmx1536m")
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
 

@@ -28,8 +28,8 @@ from flink_jobs.kafka_client import (
 
 __all__ = [
     "KafkaAdminError", "KafkaUnreachableError", "Properties", "TopicMissingError", "TopicOutcome", "TopicSpec",
-    "client_config", "committed_offsets", "create_topics", "delete_topics", "offsets_for_time", "topic_ends",
-    "topic_partitions", "topic_starts", "transaction_max_timeout_ms", "wait_for_broker",
+    "client_config", "committed_offsets", "create_topics", "delete_topics", "offsets_for_time", "reset_committed_offsets",
+    "topic_ends", "topic_partitions", "topic_starts", "transaction_max_timeout_ms", "wait_for_broker",
 ]  # fmt: skip
 
 TIMEOUT_S = 15.0
@@ -178,6 +178,21 @@ def committed_offsets(
     consumer = Consumer(client_config(bootstrap, properties, group_id=group, isolation_level="read_committed"))
     try:
         return {p.partition: p.offset for p in consumer.committed(partitions, timeout=timeout_s) if p.offset >= 0}
+    except KafkaException as error:
+        raise admin.explained(error) from error
+    finally:
+        consumer.close()
+
+
+def reset_committed_offsets(
+    bootstrap: str, group: str, topic: str, properties: Properties | None = None, *, timeout_s: float = TIMEOUT_S
+) -> None:
+    """Commit offset 0 for every partition, so that what the group commits next is not mistaken for a former run's."""
+    admin = Admin(bootstrap, properties, timeout_s)
+    partitions = [TopicPartition(topic, number, 0) for number in range(admin.partitions().get(topic, 0))]
+    consumer = Consumer(client_config(bootstrap, properties, group_id=group, isolation_level="read_committed"))
+    try:
+        consumer.commit(offsets=partitions, asynchronous=False)
     except KafkaException as error:
         raise admin.explained(error) from error
     finally:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyflink.datastream.data_stream import KeyedStream
     from pyflink.table import StatementSet, StreamTableEnvironment
 
-_EVENTS, _OUTPUTS, _SCORED = "millrace_events", "millrace_outputs", "millrace_scored"
+_EVENTS, _SHARDED, _SCORED, _OUTPUTS = "millrace_events", "millrace_sharded", "millrace_scored", "millrace_outputs"
 
 
 def build_scoring_job(
@@ -64,26 +64,30 @@ def _group_by_shard(tables: "StreamTableEnvironment", settings: Settings) -> "Ke
 
     jvm: Any = get_gateway().jvm
     assign = jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup
-    keys = shard_keys(
-        settings.shards, MAX_PARALLELISM, lambda key: int(assign(jvm.org.apache.flink.types.Row.of([key]), MAX_PARALLELISM))
-    )
-    chosen = ", ".join(map(str, keys))
+    row = jvm.org.apache.flink.types.Row(1)  # the key is a row of one integer, as PyFlink's own key_by makes it
+
+    def key_group(key: int) -> int:
+        row.setField(0, key)
+        return int(assign(row, MAX_PARALLELISM))
+
+    chosen = ", ".join(map(str, shard_keys(settings.shards, MAX_PARALLELISM, key_group)))
     # the remainder comes before ABS because ABS of the smallest integer is negative
-    table = tables.sql_query(f"""
+    sharded = tables.sql_query(f"""
+        SELECT `key`, `value`, `partition`, `offset`, arrival,
+            EXTRACT(EPOCH FROM `timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `timestamp`) AS record_time_ms,
+            ABS(MOD(COALESCE(HASH_CODE(CAST(`key` AS STRING)), 0), {settings.shards})) AS shard
+        FROM {_EVENTS}""")  # noqa: S608  # names and numbers of our own
+    tables.create_temporary_view(_SHARDED, sharded)
+    batches = tables.sql_query(f"""
         SELECT ARRAY[{chosen}][shard + 1], ROW(k, v, p, o, t) FROM (
             SELECT shard, ARRAY_AGG(`key`) AS k, ARRAY_AGG(`value`) AS v, ARRAY_AGG(`partition`) AS p,
                 ARRAY_AGG(`offset`) AS o, ARRAY_AGG(record_time_ms) AS t
-            FROM TABLE(TUMBLE(TABLE (
-                SELECT `key`, `value`, `partition`, `offset`, arrival,
-                    EXTRACT(EPOCH FROM `timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `timestamp`) AS record_time_ms,
-                    ABS(MOD(COALESCE(HASH_CODE(CAST(`key` AS STRING)), 0), {settings.shards})) AS shard
-                FROM {_EVENTS}
-            ), DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
-            GROUP BY window_start, window_end, shard)""")  # noqa: S608  # numbers of our own
+            FROM TABLE(TUMBLE(TABLE {_SHARDED}, DESCRIPTOR(arrival), INTERVAL '{settings.batch_ms / 1000:.3f}' SECOND))
+            GROUP BY window_start, window_end, shard)""")  # noqa: S608
     bytes_array = Types.OBJECT_ARRAY(Types.PRIMITIVE_ARRAY(Types.BYTE()))
     longs = Types.OBJECT_ARRAY(Types.LONG())
     batch = Types.ROW([bytes_array, bytes_array, Types.OBJECT_ARRAY(Types.INT()), longs, longs])
-    stream = tables.to_append_stream(table, Types.ROW([Types.INT(), batch]))
+    stream = tables.to_append_stream(batches, Types.ROW([Types.INT(), batch]))
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = stream._j_data_stream.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

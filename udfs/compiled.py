@@ -3,10 +3,24 @@
 No fastmath: the bits of a feature matter. Kept on disk beside the module, so only the first process ever compiles.
 """
 
+import builtins
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from numba import njit
+
+def print(*_values: object) -> None:  # noqa: A001  # it stands in for the builtin
+    """Stand in for a replaced `print` while numba is imported."""
+
+
+# A Flink worker replaces the builtin by a bound method. numba registers `print` under its module's name when it is
+# imported, and a method cannot be found there.
+_replaced = builtins.print
+if not isinstance(_replaced, type(len)):
+    builtins.print = print
+try:
+    from numba import njit
+finally:
+    builtins.print = _replaced
 
 # typed as Any: numba leaves _nrt out of its type hints
 _njit: Any = njit

@@ -1,0 +1,95 @@
+"""What must hold before a job starts; each failure is one clear line."""
+
+import os
+import uuid
+from pathlib import Path
+
+from flink_jobs.kafka_admin import (
+    KafkaAdminError,
+    topic_partitions,
+    transaction_max_timeout_ms,
+    wait_for_broker,
+)
+from flink_jobs.pipelines import model_folder
+from flink_jobs.settings import Settings
+from flink_jobs.topics import topic_specs
+from models.json_document import ModelRefusedError
+from models.manifest import ModelMismatchError
+from models.onnx_model import OnnxModel
+from udfs.pipeline import Pipeline
+
+BROKER_WAIT_S = 10.0
+
+
+class PreflightError(RuntimeError):
+    """The job cannot run as things are."""
+
+
+def preflight(pipeline: Pipeline, settings: Settings) -> None:
+    """Check broker, topics, transaction timeout, checkpoint folder and model.
+
+    Raises:
+        PreflightError: Naming what is wrong and what to do.
+    """
+    check_model(pipeline)
+    check_folder(settings.checkpoints)
+    _check_timeouts(settings)
+    try:
+        wait_for_broker(settings.bootstrap, settings.kafka_properties, timeout_s=BROKER_WAIT_S)
+        names = [spec.name for spec in topic_specs(pipeline)]
+        missing = sorted(set(names) - set(topic_partitions(settings.bootstrap, names, settings.kafka_properties)))
+        if missing:
+            raise PreflightError(
+                f"topic {', '.join(missing)} does not exist; create it with `millrace topics create {pipeline.name}`"
+            )
+        if settings.guarantee == "exactly-once":
+            allowed = transaction_max_timeout_ms(settings.bootstrap, settings.kafka_properties)
+            if settings.transaction_timeout_ms > allowed:
+                raise PreflightError(
+                    f"setting transaction_timeout_ms is {settings.transaction_timeout_ms}, the broker's "
+                    f"transaction.max.timeout.ms only {allowed}; lower ours or raise the broker's"
+                )
+    except KafkaAdminError as error:
+        raise PreflightError(str(error)) from error
+
+
+def check_model(pipeline: Pipeline) -> OnnxModel:
+    """Open the pipeline's model as a worker will."""
+    folder = model_folder(pipeline)
+    if not folder.is_dir():
+        raise PreflightError(
+            f"model {pipeline.model.name} version {pipeline.model.version} does not exist in {folder.parent.parent}; "
+            f"train it with `millrace train {pipeline.name}` or name another version in the pipeline"
+        )
+    try:
+        return OnnxModel.load(
+            folder,
+            feature_names=pipeline.feature_names,
+            feature_set_hash=pipeline.feature_set_hash,
+            name=pipeline.model.name,
+            version=pipeline.model.version,
+        )
+    except (ModelMismatchError, ModelRefusedError) as error:
+        raise PreflightError(str(error)) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Whether checkpoints can be written."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise PreflightError(
+            f"checkpoint folder {folder} cannot be written ({os.strerror(error.errno or 0)}); set checkpoint_folder"
+        ) from error
+
+
+def _check_timeouts(settings: Settings) -> None:
+    longest = settings.checkpoint_interval_ms + settings.checkpoint_timeout_ms + settings.restart_delay_ms
+    if settings.guarantee == "exactly-once" and settings.transaction_timeout_ms <= longest:
+        raise PreflightError(
+            f"setting transaction_timeout_ms is {settings.transaction_timeout_ms}; a transaction may stay open for "
+            f"{longest} ms (checkpoint interval + timeout + restart delay) and would be aborted: raise it"
+        )
