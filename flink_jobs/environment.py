@@ -26,7 +26,7 @@ def prepare_process(logs: Path) -> None:
     """
     logs.mkdir(parents=True, exist_ok=True)
     os.environ["JAVA_HOME"] = str(java_home())
-    os.environ["_python_worker_execution_mode"] = "process"
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112  # PyFlink spells it so
     os.environ["FLINK_LOG_DIR"] = str(logs)
     os.environ.setdefault("JVM_ARGS", "-Xmx1536m")
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

@@ -73,10 +73,13 @@ class JobRun:
 
     def lag(self) -> int:
         """Events in the topic that no completed checkpoint has covered yet."""
-        ends = topic_ends(
-            self.settings.bootstrap, self.pipeline.events.topic, self.settings.kafka_properties, isolation="read_committed"
+        return _distance(self._committed(), self._ends())
+
+    def _ends(self) -> dict[int, int]:
+        kafka = self.settings
+        return topic_ends(
+            kafka.bootstrap, self.pipeline.events.topic, kafka.kafka_properties, isolation="read_committed"
         )
-        return _distance(self._committed(), ends)
 
     def _committed(self) -> dict[int, int]:
         return committed_offsets(
@@ -111,12 +114,8 @@ class JobRun:
             progress: Told (events done, events in all).
             ends: Offsets to reach; by default the ends of the topic now.
         """
-        topic = self.pipeline.events.topic
-        goal = ends or topic_ends(
-            self.settings.bootstrap, topic, self.settings.kafka_properties, isolation="read_committed"
-        )
-        first = self._committed()
-        total = _distance(first, goal)
+        goal = ends or self._ends()
+        total = _distance(self._committed(), goal)
         left = total
         while left:
             self.raise_if_ended()

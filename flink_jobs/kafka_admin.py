@@ -27,9 +27,10 @@ from flink_jobs.kafka_client import (
 )
 
 __all__ = [
-    "KafkaAdminError", "KafkaUnreachableError", "Properties", "TopicMissingError", "TopicOutcome", "TopicSpec",
-    "client_config", "committed_offsets", "create_topics", "delete_topics", "offsets_for_time", "reset_committed_offsets",
-    "topic_ends", "topic_partitions", "topic_starts", "transaction_max_timeout_ms", "wait_for_broker",
+    "KafkaAdminError", "KafkaUnreachableError", "Properties", "TopicMissingError", "TopicOutcome",
+    "TopicSpec", "client_config", "committed_offsets", "create_topics", "delete_topics", "offsets_for_time",
+    "reset_committed_offsets", "topic_ends", "topic_partitions", "topic_starts", "transaction_max_timeout_ms",
+    "wait_for_broker",
 ]  # fmt: skip
 
 TIMEOUT_S = 15.0

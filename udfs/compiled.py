@@ -16,7 +16,7 @@ def print(*_values: object) -> None:  # noqa: A001  # it stands in for the built
 # imported, and a method cannot be found there.
 _replaced = builtins.print
 if not isinstance(_replaced, type(len)):
-    builtins.print = print
+    builtins.print = print  # type: ignore[assignment]  # never called with the builtin's keywords
 try:
     from numba import njit
 finally:
