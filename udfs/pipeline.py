@@ -82,6 +82,8 @@ class Pipeline:
             kept for a window and the lateness, so say it when a window is long.
         max_events_per_entity: Most events kept for exact windows of one entity; the oldest goes first.
         max_record_bytes: A larger record is a dead letter.
+        include_features: Whether a prediction carries its features, as `features: {name: value, or null for NaN}`: to
+            look at or to train on, at the cost of larger records.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Pipeline:
     lateness: str | None = None
     max_events_per_entity: int = 10_000
     max_record_bytes: int = 1_000_000
+    include_features: bool = False
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +122,18 @@ class Pipeline:
             self.events.field(name, f"pipeline {self.name}: include")
         if not isinstance(self.prediction, str) or not self.prediction.isidentifier():
             raise DefinitionError(f"pipeline {self.name}: prediction is {self.prediction!r}; write a name like 'score'")
+        if not isinstance(self.include_features, bool):
+            raise DefinitionError(
+                f"pipeline {self.name}: include_features is {self.include_features!r}; write True or False"
+            )
         taken = {self.events.entity, self.events.id, "scored_at", *self.include}
+        if self.include_features:
+            if "features" in taken:
+                raise DefinitionError(
+                    f"pipeline {self.name}: include_features writes a field 'features', which the event's field "
+                    "'features' already takes; leave one of them out"
+                )
+            taken.add("features")
         if self.prediction in taken:
             raise DefinitionError(
                 f"pipeline {self.name}: prediction {self.prediction!r} is already a field of the output"

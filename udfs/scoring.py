@@ -1,10 +1,13 @@
 """One micro-batch of a shard: raw records in; predictions and dead letters out.
 
-    records -> decode -> features (per entity, in order of arrival) -> model -> predictions + receipts
-                  \\-> dead letter          a row the model fails on -> /-> dead letter
+    records -> decode -> features (per entity, in order of arrival) -> model -> predictions with receipts
+
+A record that cannot be decoded, or whose row the model fails on, leaves as a dead letter; the others are scored.
 """
 
+import math
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +45,7 @@ class Scorer:
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._decoder = EventDecoder(plan.pipeline)
-        self._entity = plan.pipeline.events.entity
+        self._entity, self._include_features = plan.pipeline.events.entity, plan.pipeline.include_features
 
     def score(self, records: RecordBatch, state: ShardState) -> list[OutputRecord]:
         """Advance the shard's state by the records and score each: one output record for every record, in order."""
@@ -71,8 +74,9 @@ class Scorer:
         )
         scores = predict_each(self._model, advanced.features)
         scored_at_ms, prediction = self._clock_ms(), self._encoder.prediction
-        for event, row, score, time_ms, flags in zip(
-            events, rows, scores, times_ms.tolist(), advanced.flags.tolist(), strict=True
+        features = advanced.features.tolist() if self._include_features else repeat(None, len(events))
+        for event, row, score, time_ms, flags, values in zip(
+            events, rows, scores, times_ms.tolist(), advanced.flags.tolist(), features, strict=True
         ):
             if isinstance(score, Refused):
                 outputs.append(self._dead_letter(records, row, score, stage="model"))
@@ -87,6 +91,7 @@ class Scorer:
                     offset=records.offsets[row],
                     event_time_ms=time_ms,
                     flags=FLAG_NAMES[flags],
+                    features=values,
                 )
             )
         return outputs
@@ -118,5 +123,5 @@ def predict_each(model: Model, features: Features) -> list[float | Refused]:
     if np.isfinite(scores).all():
         return listed
     return [
-        score if np.isfinite(score) else Refused("model_failed", f"the model's score is {score}") for score in scores
+        score if math.isfinite(score) else Refused("model_failed", f"the model's score is {score}") for score in listed
     ]

@@ -3,7 +3,7 @@
 Bytes enter here and leave here; in between there are only decoded events and arrays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -56,7 +56,7 @@ class Refused(NamedTuple):
 
 
 def header_text(headers: dict[str, str]) -> str:
-    """Headers as one text, which the JVM takes apart again (`STR_TO_MAP`): a map would cross at several times the cost."""
+    """Headers as one text, taken apart again in the JVM (`STR_TO_MAP`): a map would cross at several times the cost."""
     return _PAIR_SEPARATOR.join(f"{HEADER}{name}{_HEADER_SEPARATOR}{_clean(text)}" for name, text in headers.items())
 
 
@@ -79,7 +79,7 @@ class EventDecoder:
         self._max_bytes = pipeline.max_record_bytes
         self._entity, self._time = events.entity, events.time
         self._times_ms = events.times_ms
-        self._struct = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False)
+        self._struct = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False, kw_only=True)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
         one_ms = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[events.time_unit]
         self._last_time = MAX_EVENT_TIME_MS * one_ms
@@ -131,9 +131,11 @@ class PredictionEncoder:
         events = pipeline.events
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
         types = {one.name: Any for one in events.schema}
+        features = [("features", dict[str, float])] if pipeline.include_features else []
+        self._feature_names = pipeline.feature_names
         self._prediction: Any = msgspec.defstruct(
             "Prediction",
-            [*((name, types[name]) for name in copied), (pipeline.prediction, float), ("scored_at", int)],
+            [*((name, types[name]) for name in copied), (pipeline.prediction, float), ("scored_at", int), *features],
             gc=False,
         )
         self._copied, self._entity = copied, events.entity
@@ -169,14 +171,16 @@ class PredictionEncoder:
         offset: int,
         event_time_ms: int,
         flags: str,
+        features: Sequence[float] | None = None,
     ) -> OutputRecord:
-        """The prediction of one event, with its receipt."""
+        """The prediction of one event, with its receipt; `features` are for pipelines that include them."""
         headers = f"{self._receipt}{partition}{self._offset}{offset}{self._event_time}{event_time_ms}"
         if flags:
             headers = f"{headers}{self._flags}{flags}"
-        value = self._encode(
-            self._prediction(*[getattr(event, name) for name in self._copied], score, scored_at_ms)
-        )
+        values = [*[getattr(event, name) for name in self._copied], score, scored_at_ms]
+        if features is not None:
+            values.append(dict(zip(self._feature_names, features, strict=True)))  # NaN becomes null
+        value = self._encode(self._prediction(*values))
         return OutputRecord(self._predictions, key, value, headers)
 
     def dead_letter(

@@ -181,7 +181,6 @@ def test_a_model_that_fails_on_everything_makes_every_record_a_dead_letter():
     assert all(headers_of(each)["exception"].isprintable() for each in dead_letters.values())
 
 
-@pytest.mark.xfail(strict=True, reason="predict_each hands numpy floats to the encoder beside a NaN", raises=TypeError)
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_is_a_dead_letter(odd):
     records = shopper_records(60)

@@ -90,7 +90,6 @@ class Refund:
     time: int
 
 
-@pytest.mark.xfail(strict=True, reason="EventDecoder makes its struct without kw_only=True", raises=TypeError)
 def test_an_optional_field_may_stand_before_a_required_one():
     events = Events(Refund, topic="refunds", entity="card", time="time", id="id")
     pipeline = dataclasses.replace(OPTIONAL, events=events, include=())
