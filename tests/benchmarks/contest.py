@@ -1,0 +1,152 @@
+"""One broker, one topic of events, and contestants that score it one after the other, each in a process of its own."""
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from flink_jobs.environment import PROJECT_ROOT
+from flink_jobs.events_producer import produce_events
+from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
+from flink_jobs.local.broker import Broker
+from flink_jobs.local.shoppers import as_records, shopper_events
+from tests.benchmarks.outcomes import Outcome, read_outcome
+
+EVENTS_TOPIC = "bench-events"
+PARTITIONS = 3
+SHOPPERS = 10_000
+SEED = 1
+START_MS = 1_760_000_000_000
+POLL_S = 0.5
+TIMEOUT_S = 600.0
+STOP_S = 60.0
+CPU_WARM_UP_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A module that scores the events.
+
+    Attributes:
+        name: How it is called in the table and, with `_` for what is no letter, in its topic.
+        module: Run as a process.
+        events: How many of the events it must score; it is stopped then.
+        arguments: Further ones.
+    """
+
+    name: str
+    module: str
+    events: int
+    arguments: tuple[str, ...] = ()
+
+
+class Contest:
+    """A running broker with the events in it."""
+
+    def __init__(self, broker: Broker, home: Path) -> None:
+        self.bootstrap, self._broker, self._home = broker.bootstrap, broker, home
+
+    def fill(self, events: int) -> None:
+        """Put the events of simulated shoppers into the topic."""
+        create_topics(self.bootstrap, [TopicSpec(EVENTS_TOPIC, PARTITIONS)])
+        records = as_records(shopper_events(SHOPPERS, SEED, START_MS))
+        produce_events(self.bootstrap, EVENTS_TOPIC, itertools.islice(records, events))
+
+    def run(self, contestant: Contestant) -> Outcome:
+        """Let it score the events, stop it, and read what it committed."""
+        output = f"bench-{contestant.name}"
+        by_broker = {"message.timestamp.type": "LogAppendTime"}
+        create_topics(self.bootstrap, [TopicSpec(output, PARTITIONS, settings=by_broker)])
+        create_topics(self.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
+        with self._process(contestant, output) as process:
+            first_s, cpu_us = self._watch(process, contestant, output)
+            outcome = read_outcome(self.bootstrap, output, contestant.events)
+        outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
+        return outcome
+
+    @contextmanager
+    def _process(self, contestant: Contestant, output: str) -> "Iterator[subprocess.Popen[bytes]]":
+        home = self._home / contestant.name
+        home.mkdir(parents=True)
+        arguments = [self.bootstrap, str(home), EVENTS_TOPIC, output, *contestant.arguments]
+        with (home / "output.txt").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", contestant.module, *arguments],
+                cwd=PROJECT_ROOT,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+            )
+        try:
+            yield process
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.stdin.close()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _, alive = psutil.wait_procs(children, timeout=5)
+            for child in alive:
+                child.kill()
+
+    def _watch(
+        self, process: "subprocess.Popen[bytes]", contestant: Contestant, output: str
+    ) -> tuple[float, dict[str, float]]:
+        """Wait until its output is there: seconds to the first prediction, CPU per event after the first third."""
+        started = time.monotonic()
+        first_s = 0.0
+        warm: tuple[int, dict[str, float]] | None = None
+        while True:
+            # offsets count transaction markers too, a few a second: good enough to wait by
+            done = sum(topic_ends(self.bootstrap, output, isolation="read_committed").values())
+            now_s = time.monotonic() - started
+            if done and not first_s:
+                first_s = now_s
+            if warm is None and done >= contestant.events * CPU_WARM_UP_SHARE:
+                warm = done, self._cpu_s(process)
+            if done >= contestant.events:
+                break
+            if process.poll() is not None or now_s > TIMEOUT_S:
+                log = (self._home / contestant.name / "output.txt").read_text("utf-8", "replace")
+                raise SystemExit(f"{contestant.name} ended, or hangs, after {done} predictions:\n{log[-3_000:]}")
+            time.sleep(POLL_S)
+        cpu_s = self._cpu_s(process)
+        if warm is None or done == warm[0]:
+            return first_s, {}
+        return first_s, {kind: (cpu_s[kind] - warm[1].get(kind, 0)) / (done - warm[0]) * 1e6 for kind in cpu_s}
+
+    def _cpu_s(self, process: "subprocess.Popen[bytes]") -> dict[str, float]:
+        """CPU seconds so far of its Java machine, its Python processes, and the broker."""
+        spent = {"jvm": 0.0, "python": 0.0, "broker": _cpu_s_of(psutil.Process(self._broker.state.pid))}
+        root = psutil.Process(process.pid)
+        for one in [root, *root.children(recursive=True)]:
+            try:
+                spent["jvm" if one.name() == "java" else "python"] += _cpu_s_of(one)
+            except psutil.NoSuchProcess:
+                continue
+        return spent
+
+
+def _cpu_s_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+@contextmanager
+def contest(home: Path) -> Iterator[Contest]:
+    """A contest on a broker of its own."""
+    broker = Broker.start(home / "broker", die_with_parent=True)
+    try:
+        yield Contest(broker, home)
+    finally:
+        broker.stop()

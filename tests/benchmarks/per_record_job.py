@@ -1,0 +1,96 @@
+"""Contestant: PyFlink as its documentation teaches it, one record a call.
+
+`KafkaSource -> key_by(user) -> KeyedProcessFunction with a ValueState -> KafkaSink`, exactly once, on the same Flink
+with the same checkpoints and state backend. In its favour: PyFlink's own large bundles, a state cache that holds every
+shopper, so that no state is read over the wire twice, and no receipts in the output.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pyflink.common import Configuration, SimpleStringSchema, Types, WatermarkStrategy
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.connectors.base import DeliveryGuarantee
+from pyflink.datastream.connectors.kafka import (
+    KafkaOffsetsInitializer,
+    KafkaRecordSerializationSchema,
+    KafkaSink,
+    KafkaSource,
+)
+from pyflink.datastream.state import ValueStateDescriptor
+
+from flink_jobs.environment import create_environment
+from tests.benchmarks.contestant import Task, wait_for_the_end
+from tests.benchmarks.visits import Prediction, PurchaseModel, decode_event, encode_prediction, features_of
+
+CACHED_SHOPPERS = 1_000_000
+
+
+class ScoreVisits(KeyedProcessFunction):
+    def open(self, runtime_context: RuntimeContext) -> None:
+        self._visits = runtime_context.get_state(ValueStateDescriptor("visits", Types.PICKLED_BYTE_ARRAY()))
+        self._model = PurchaseModel()
+
+    def process_element(self, value: str, ctx: KeyedProcessFunction.Context) -> Iterator[str]:
+        event = decode_event(value)
+        visits = self._visits.value() or []
+        features = features_of(visits, event)
+        self._visits.update(visits)
+        (score,) = self._model.predict([features])
+        prediction = Prediction(event.event_id, event.user_id, score, time.time_ns() // 1_000_000)
+        yield encode_prediction(prediction).decode()
+
+
+def user_of(value: str) -> str:
+    return decode_event(value).user_id
+
+
+def build(environment: Any, task: Task) -> None:
+    source = (
+        KafkaSource.builder()
+        .set_bootstrap_servers(task.bootstrap)
+        .set_topics(task.events)
+        .set_group_id("per-record")
+        .set_starting_offsets(KafkaOffsetsInitializer.earliest())
+        .set_value_only_deserializer(SimpleStringSchema())
+        .build()
+    )
+    serializer = (
+        KafkaRecordSerializationSchema.builder()
+        .set_topic(task.output)
+        .set_value_serialization_schema(SimpleStringSchema())
+        .build()
+    )
+    sink = (
+        KafkaSink.builder()
+        .set_bootstrap_servers(task.bootstrap)
+        .set_record_serializer(serializer)
+        .set_delivery_guarantee(DeliveryGuarantee.EXACTLY_ONCE)
+        .set_transactional_id_prefix("per-record")
+        .set_property("transaction.timeout.ms", "600000")
+        .set_property("linger.ms", "5")
+        .set_property("batch.size", "131072")
+        .set_property("compression.type", "lz4")
+        .build()
+    )
+    events = environment.from_source(source, WatermarkStrategy.no_watermarks(), "events")
+    scored = events.key_by(user_of, key_type=Types.STRING()).process(ScoreVisits(), output_type=Types.STRING())
+    scored.sink_to(sink)
+
+
+def main() -> None:
+    task = Task.from_command_line()
+    settings = task.settings(bundle_ms=1_000, bundle_size=100_000)  # PyFlink's own
+    environment, _ = create_environment(settings, settings.checkpoints / "per-record")
+    options = Configuration()
+    options.set_string("python.state.cache-size", str(CACHED_SHOPPERS))
+    environment.configure(options)
+    build(environment, task)
+    client = environment.execute_async("per-record")
+    wait_for_the_end()
+    client.cancel().result()
+
+
+if __name__ == "__main__":
+    main()

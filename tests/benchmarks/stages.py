@@ -1,0 +1,113 @@
+"""Where the time of the Python side goes: the steps of one batch, timed without Flink."""
+
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flink_jobs.local.shoppers import as_records, shopper_events
+from flink_jobs.operators import open_model
+from flink_jobs.pipelines import load_pipeline, model_folder
+from udfs.entity_state import ShardState, warm_up
+from udfs.plan import FeaturePlan
+from udfs.scoring import Scorer
+from udfs.wire_formats import PredictionEncoder, RecordBatch
+
+BATCH_SIZES = (10, 50, 500)
+EVENTS = 60_000
+WARM_UP_EVENTS = 20_000
+SHOPPERS = 300  # of one shard: 10,000 over 32
+STEPS = ("decode", "columnise", "advance", "onnx", "encode", "log")
+
+
+def profile_stages() -> dict[str, float]:
+    """Microseconds an event of each step at each batch size; prints them as a table."""
+    warm_up()
+    result: dict[str, float] = {}
+    print(f"\n{'us an event':>12}" + "".join(f"{step:>11}" for step in (*STEPS, "whole")))
+    for size in BATCH_SIZES:
+        spent = _spent_us(size)
+        print(f"{f'batch {size}':>12}" + "".join(f"{spent[step]:>11.2f}" for step in (*STEPS, "whole")), flush=True)
+        result |= {f"stage_us_{step}_batch_{size}": round(us, 3) for step, us in spent.items()}
+    return result
+
+
+def _spent_us(size: int) -> dict[str, float]:
+    """The whole is timed by itself, without the clocks between the steps."""
+    whole = _timed(size, _scorer())["whole"]
+    scorer, spent = _scorer(), _Spent()
+    scorer._decoder.decode = spent.timed("decode", scorer._decoder.decode)
+    scorer.plan.columnise = spent.timed("columnise", scorer.plan.columnise)
+    scorer._model = _TimedModel(spent.timed("onnx", scorer._model.predict))
+    scorer._encoder.prediction = spent.timed("encode", scorer._encoder.prediction)
+    spent.us.clear()
+    steps = _timed(size, scorer, spent)
+    return {**{step: steps[step] for step in STEPS}, "whole": whole}
+
+
+class _Spent:
+    """Microseconds by step."""
+
+    def __init__(self) -> None:
+        self.us: dict[str, float] = defaultdict(float)
+
+    def timed(self, step: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        clock = time.perf_counter_ns
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.us[step] += (clock() - started) / 1_000
+
+        return call
+
+
+class _TimedModel:
+    def __init__(self, predict: Callable[..., Any]) -> None:
+        self.predict = predict
+
+
+def _scorer() -> Scorer:
+    pipeline = load_pipeline("purchase")
+    model = open_model(pipeline, model_folder(pipeline))
+    names = {"name": "purchase", "version": "2", "sha256": model.manifest.sha256}
+    encoder = PredictionEncoder(pipeline, model=names, feature_set_hash=model.manifest.feature_set_hash)
+    return Scorer(FeaturePlan.build(pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
+
+
+def _batches(size: int) -> Iterator[RecordBatch]:
+    records = itertools.islice(as_records(shopper_events(SHOPPERS, 1, 1_760_000_000_000)), EVENTS)
+    offset = 0
+    while chunk := list(itertools.islice(records, size)):
+        keys, values = zip(*chunk, strict=True)
+        count = len(chunk)
+        yield RecordBatch(
+            list(keys),
+            list(values),
+            [0] * count,
+            list(range(offset, offset + count)),
+            [1_790_000_000_000] * count,
+        )
+        offset += count
+
+
+def _timed(size: int, scorer: Scorer, spent: _Spent | None = None) -> dict[str, float]:
+    spent = spent or _Spent()
+    state = ShardState(scorer.plan)
+    state.advance = spent.timed("advance", state.advance)  # type: ignore[method-assign]
+    score = spent.timed("whole", scorer.score)
+    take_changes = spent.timed("log", state.take_changes)
+    batches = list(_batches(size))
+    events = 0
+    for batch in batches:
+        if events < WARM_UP_EVENTS <= events + len(batch.keys):
+            spent.us.clear()
+        events += len(batch.keys)
+        score(batch, state)
+        take_changes()
+    timed_events = EVENTS - WARM_UP_EVENTS
+    spent.us["whole"] += spent.us["log"]
+    return {step: us / timed_events for step, us in spent.us.items()}
