@@ -1,0 +1,171 @@
+"""A job in a process of its own, so that a test may kill it: it is told what to do by lines, and answers in JSON lines.
+
+test -> pickled pipeline, settings, where to begin   job: running, caught up, stopped with a savepoint, or failed
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.settings import Settings
+from udfs.pipeline import Pipeline
+
+TESTS = Path(__file__).parents[1]
+WORKER = "pyflink.fn_execution.beam.beam_boot"
+
+
+class JobProcess:
+    """A running job.
+
+    Args:
+        pipeline: Its event class must be importable from tests/ or the project.
+        settings: How it runs.
+        folder: For what the process writes.
+        restore_from: Where to go on from.
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, folder: Path, restore_from: str | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        order = folder / "order.pickle"
+        order.write_bytes(pickle.dumps((pipeline, settings.model_dump(), restore_from)))
+        self._errors = folder / "errors.log"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-u", __file__, str(order)],
+                cwd=TESTS.parent,
+                # the workers find the event class by this, too
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self._answers: queue.Queue[dict | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        for line in self._process.stdout:
+            with contextlib.suppress(json.JSONDecodeError):
+                self._answers.put(json.loads(line))
+        self._answers.put(None)
+
+    def wait_for(self, event, timeout_s=180.0):
+        """What the job said with that event; fails with the root cause when it says that it failed."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                answer = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(
+                    f"the job did not get to {event!r} within {timeout_s:g} s: {self._tail()}"
+                ) from None
+            if answer is None:
+                raise AssertionError(f"the job's process ended before {event!r}: {self._tail()}")
+            if answer["event"] == "failed":
+                raise AssertionError(f"the job failed: {answer['cause']}")
+            if answer["event"] == event:
+                return answer
+
+    def _tail(self):
+        return self._errors.read_text("utf-8", "replace")[-2_000:]
+
+    def _tell(self, command):
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+
+    def catch_up(self, timeout_s=240.0):
+        """Wait until the answers to everything that is in the topic now are committed."""
+        self._tell("catch_up")
+        self.wait_for("caught_up", timeout_s)
+
+    def checkpoints(self):
+        """How many completed, and the cause of the last failure."""
+        self._tell("look")
+        return self.wait_for("looked")
+
+    def stop(self):
+        """Stop with a savepoint; returns where it is."""
+        self._tell("stop")
+        savepoint = self.wait_for("stopped")["savepoint"]
+        self._process.wait(30)
+        return savepoint
+
+    def workers(self):
+        """The Python processes in which the job scores."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if WORKER in process.cmdline() and not process.children():
+                    found.append(process)
+        return found
+
+    def kill_workers(self, wait_s=60.0):
+        """SIGKILL every Python worker; waits for them to be there first."""
+        deadline = time.monotonic() + wait_s
+        while not (workers := self.workers()):
+            assert time.monotonic() < deadline, "the job has no Python worker"
+            time.sleep(0.1)
+        for worker in workers:
+            worker.kill()
+        return len(workers)
+
+    def kill(self):
+        """SIGKILL everything of the job, its JVM first, so that nothing can tidy up."""
+        processes = []
+        with contextlib.suppress(psutil.Error):
+            processes = psutil.Process(self._process.pid).children(recursive=True)
+        for process in [*processes, self._process]:
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, 10)
+        self._process.wait(10)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+def _say(event, **values):
+    print(json.dumps({"event": event, **values}), flush=True)
+
+
+def main(order):
+    """The process itself."""
+    from flink_jobs.job_run import start_job
+
+    pipeline, settings, restore_from = pickle.loads(Path(order).read_bytes())
+    try:
+        run = start_job(pipeline, Settings(**settings), restore_from=restore_from)
+        run.wait_until_running()
+        _say("running")
+        for command in sys.stdin:
+            if command == "catch_up\n":
+                run.wait_until_caught_up()
+                _say("caught_up")
+            elif command == "look\n":
+                _say("looked", completed=run.checkpoints().completed, failure=run.failure())
+            elif command == "stop\n":
+                _say("stopped", savepoint=run.stop())
+                return
+    except Exception as error:
+        _say("failed", cause=f"{type(error).__name__}: {error}")
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
