@@ -18,9 +18,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Millrace needs Python 3.11 or 3.12: make setup PYTHON=/path/to/python3.11")'
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --progress-bar on --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --progress-bar off --require-hashes --requirement requirements.lock \
+		2> >(grep -v DEPRECATION >&2) | awk '/^Collecting|^Building|^Installing/ { n++; printf "  %3d  %s\n", n, substr($$0, 1, 90); fflush() }'
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	@echo "Compiling the feature kernels (once)…"
+	@echo "Compiling the feature kernels: once, about a minute."
 	@$(BIN)/python -c 'from udfs.entity_state import warm_up; warm_up()'
 	@$(BIN)/python -m flink_jobs.local.jars
 	@touch $@

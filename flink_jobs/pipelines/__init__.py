@@ -1,5 +1,6 @@
 """Pipelines by name or by file: one Python file each, with a `pipeline = Pipeline(...)` in it."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ def shipped_pipelines() -> list[str]:
 def load_pipeline(reference: str) -> Pipeline:
     """The pipeline of that name, or of that file.
 
+    A model root that is no absolute path is one beside the file.
+
     Args:
         reference: `purchase` (a file of this folder) or `path/to/fraud.py`.
 
@@ -47,7 +50,10 @@ def load_pipeline(reference: str) -> Pipeline:
     found = getattr(module, "pipeline", None)
     if not isinstance(found, Pipeline):
         raise PipelineError(f"{path.name} has no `pipeline = Pipeline(...)` at its top level")
-    return found
+    root = found.model.root
+    if root is None or Path(root).is_absolute():
+        return found
+    return dataclasses.replace(found, model=dataclasses.replace(found.model, root=path.parent / root))
 
 
 def _executed(name: str, path: Path) -> ModuleType:
