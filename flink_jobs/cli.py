@@ -1,0 +1,311 @@
+"""`millrace`: every command, its options and its help. What commands do is elsewhere.
+
+Imports that take long are inside the commands, so that `--help` answers at once.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
+from flink_jobs.settings import load_settings
+
+if TYPE_CHECKING:
+    from flink_jobs.settings import Settings
+
+app = typer.Typer(
+    name="millrace",
+    help="Real-time machine learning on Kafka with Apache Flink, in Python.\n\nFirst: `millrace demo`. "
+    "Settings: environment (MILLRACE_PARALLELISM=4) or millrace.toml.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+PipelineName = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline (purchase) or the path of a .py file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+DEFAULT_PORT = 9092
+DEFAULT_RATE = 1_000.0
+
+
+def main() -> None:
+    """The entry point of the package."""
+    app()
+
+
+def _settings(**overrides: object) -> "Settings":
+    from flink_jobs.local.home import resolved
+
+    return resolved(load_settings(**overrides))
+
+
+@app.command()
+@command
+def up(
+    port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: 9092, or a free one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a local Kafka broker that stays until `millrace down`.
+
+    Example: millrace up
+    """
+    from flink_jobs.local.broker import Broker
+    from flink_jobs.local.home import broker_folder
+    from flink_jobs.local.processes import is_port_free
+
+    settings = load_settings()
+    fetch_jars("broker")
+    folder = broker_folder(settings)
+    before = Broker.find(folder)
+    ran = before is not None and before.alive
+    if port is None and before is None and is_port_free(DEFAULT_PORT):
+        port = DEFAULT_PORT
+    with out.status("starting Kafka") if not as_json else bar(""):
+        broker = Broker.start(folder, port)
+    if as_json:
+        show_json({"bootstrap": broker.bootstrap, "pid": broker.state.pid, "folder": str(folder), "already_ran": ran})
+        return
+    show(f"Kafka {'already runs' if ran else 'runs'} at {broker.bootstrap} (data and log in {folder})")
+    next_steps(
+        ("millrace topics create purchase", "make the topics of a pipeline"),
+        ("millrace down", "stop the broker; its data stays"),
+    )
+
+
+@app.command()
+@command
+def down() -> None:
+    """Stop the local Kafka broker; topics and data stay for the next `millrace up`.
+
+    Example: millrace down
+    """
+    from flink_jobs.local.broker import Broker
+    from flink_jobs.local.home import broker_folder
+
+    folder = broker_folder(load_settings())
+    broker = Broker.find(folder)
+    if broker is None or not broker.alive:
+        show(f"no broker runs in {folder}")
+        return
+    broker.stop()
+    show(f"the broker at {broker.bootstrap} has ended; its data stays in {folder}")
+    next_steps(("millrace up", "start it again with the same data"), (f"rm -r {folder}", "forget the data"))
+
+
+@app.command()
+@command
+def demo(
+    events: Annotated[int, typer.Option(min=1, help="Records to send, some broken ones included.")] = 20_000,
+    rate: Annotated[float, typer.Option(min=1.0, help="Records a second.")] = 1_000.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the broker and the data for a look around.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch it work: a broker of its own, live shopping events, the job, and an account of every event.
+
+    Example: millrace demo --events 5000
+    """
+    from flink_jobs.demo_command import run_demo_command
+
+    run_demo_command(load_settings(), events_total=events, rate=rate, keep=keep, as_json=as_json)
+
+
+@topics_app.command("create")
+@command
+def topics_create(
+    name: PipelineName,
+    retention: Annotated[
+        str | None, typer.Option(help="How long records are kept, e.g. 7d. Default: the broker's.")
+    ] = None,
+    add_partitions: Annotated[
+        bool, typer.Option("--add-partitions", help="Widen topics that have too few; entities then change partition.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the topics of a pipeline that do not exist yet; running it again changes nothing.
+
+    Example: millrace topics create purchase --retention 7d
+    """
+    from flink_jobs.kafka_admin import create_topics
+    from flink_jobs.local.home import connected
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.topics import topic_specs
+    from udfs.durations import parse_duration
+
+    pipeline, settings = load_pipeline(name), _settings()
+    retention_ms = None if retention is None else parse_duration(retention, "--retention")
+    connected(settings)
+    specs = topic_specs(pipeline, retention_ms)
+    outcomes = create_topics(settings.bootstrap, specs, settings.kafka_properties, add_partitions=add_partitions)
+    if as_json:
+        show_json([vars(outcome) for outcome in outcomes])
+        return
+    for spec, outcome in zip(specs, outcomes, strict=True):
+        added = f", {outcome.partitions_added} partitions added" if outcome.partitions_added else ""
+        done = f"created with {spec.partitions} partitions" if outcome.created else f"was there{added}"
+        show(f"{outcome.name}: {done}")
+        for difference in outcome.differences:
+            say(f"  left as it is: {difference}", style="yellow")
+    next_steps(
+        (f"millrace produce {name}", "put events into it"),
+        (f"millrace run {name}", "score them"),
+    )
+
+
+@app.command()
+@command
+def produce(
+    name: PipelineName,
+    events: Annotated[
+        Path | None, typer.Option("--events", help="File of events: .jsonl, .csv (also .gz) or .parquet.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second.")] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Keep the pace of the file's event times, this many times faster.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many records.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the simulated shoppers. Default: another one each time.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put events into the pipeline's topic: a file with its own event times, or simulated shoppers.
+
+    Example: millrace produce purchase --events history.csv --speedup 60
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.produce_command import run_produce_command
+
+    pipeline = load_pipeline(name)
+    if events is None and rate is None:
+        rate = DEFAULT_RATE
+    run_produce_command(
+        pipeline, name, _settings(), file=events, rate=rate, speedup=speedup, limit=limit, seed=seed, as_json=as_json
+    )
+
+
+@app.command()
+@command
+def run(
+    name: PipelineName,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all events that are in the topic now are answered.")
+    ] = False,
+    parallelism: Annotated[int | None, typer.Option(help="Subtasks of every operator.")] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); with empty state.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the scoring job; goes on where its last run ended. Ctrl-C stops it with a savepoint.
+
+    Example: millrace run purchase --until-caught-up
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.run_command import run_job_command
+
+    run_job_command(
+        load_pipeline(name),
+        name,
+        _settings(parallelism=parallelism),
+        until_caught_up=until_caught_up,
+        start_from=start_from,
+        fresh=fresh,
+        as_json=as_json,
+    )
+
+
+@app.command()
+@command
+def watch(
+    name: PipelineName,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the first prediction kept.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many predictions.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow the pipeline's predictions as they are committed, until Ctrl-C.
+
+    Example: millrace watch purchase --from-start --limit 10
+    """
+    from flink_jobs.local.home import connected
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.watch import follow_predictions
+
+    pipeline, settings = load_pipeline(name), connected(_settings())
+    kept = "all kept" if from_start else "new"
+    say(f"{kept} predictions in {pipeline.predictions} at {settings.bootstrap}, committed ones only; Ctrl-C ends")
+    for seen in follow_predictions(pipeline, settings, from_start=from_start, limit=limit):
+        if as_json:
+            show_json(seen.as_json())
+        else:
+            show(seen.as_line(pipeline))
+
+
+@app.command()
+@command
+def describe(name: PipelineName, as_json: AsJson = False) -> None:
+    """Say what a pipeline computes: features in order, windows, model, topics, state kept per entity.
+
+    Example: millrace describe purchase
+    """
+    from flink_jobs.describe import description, description_view
+    from flink_jobs.pipelines import load_pipeline
+
+    document = description(load_pipeline(name))
+    if as_json:
+        show_json(document)
+    else:
+        out.print(description_view(document))
+
+
+@app.command()
+@command
+def train(
+    name: PipelineName,
+    events: Annotated[int, typer.Option(min=1_000, help="Simulated events to learn from.")] = 400_000,
+    seed: Annotated[int, typer.Option(help="Of the simulation and of the split.")] = 1,
+    version: Annotated[int | None, typer.Option(min=1, help="Of the new model. Default: the first free one.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of all models. Default: the pipeline's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the pipeline's model on simulated shoppers, through the features the job computes.
+
+    Example: millrace train purchase --events 200000 --version 3
+    """
+    from flink_jobs.pipelines import load_pipeline
+
+    pipeline = load_pipeline(name)
+    from flink_jobs.train_command import run_train_command
+
+    run_train_command(pipeline, events_total=events, seed=seed, version=version, root=root, as_json=as_json)
+
+
+@app.command()
+@command
+def doctor(as_json: AsJson = False) -> None:
+    """Look whether everything is here: versions, Java, jars, ports, broker, folders. Changes nothing.
+
+    Example: millrace doctor
+    """
+    from flink_jobs.doctor import examine
+
+    findings = examine(load_settings())
+    broken = sum(finding.state == "broken" for finding in findings)
+    if as_json:
+        show_json({"ok": not broken, "findings": [vars(finding) for finding in findings]})
+    else:
+        marks = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "broken": ("broken ", "red")}
+        for finding in findings:
+            mark, style = marks[finding.state]
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            show(f"{mark} {finding.what:<15} {finding.found}{advice}", style=None if finding.state == "ok" else style)
+    if broken:
+        raise CommandError(f"{broken} of {len(findings)} checks found something broken")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A pipeline in words: features in order, windows, model, topics, and what is kept for an entity."""
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from flink_jobs.pipelines import model_folder
+from flink_jobs.topics import group_id
+from models.json_document import ModelRefusedError
+from models.manifest import MANIFEST_FILE, Manifest
+from udfs.durations import duration_text
+from udfs.pipeline import Pipeline
+
+
+def description(pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline as plain data; a model that is not there or cannot be read says so."""
+    return {
+        **pipeline.describe(),
+        "model": _model(pipeline),
+        "prediction": pipeline.prediction,
+        "partitions": pipeline.events.partitions,
+        "consumer_group": group_id(pipeline),
+    }
+
+
+def _model(pipeline: Pipeline) -> dict[str, Any]:
+    folder = model_folder(pipeline)
+    found: dict[str, Any] = {
+        "name": pipeline.model.name,
+        "version": pipeline.model.version,
+        "folder": str(folder),
+        "problem": None,
+    }
+    if not folder.is_dir():
+        return {**found, "problem": f"not there: `millrace train {pipeline.name}` makes a model"}
+    try:
+        manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes(), where=str(folder / MANIFEST_FILE))
+        fits = manifest.feature_set_hash == pipeline.feature_set_hash(manifest.features)
+    except (ModelRefusedError, OSError, ValueError) as error:
+        return {**found, "problem": " ".join(str(error).split())}
+    return {
+        **found,
+        "description": manifest.description,
+        "sha256": manifest.sha256,
+        "features": list(manifest.features),
+        "metrics": dict(manifest.metrics),
+        "problem": None if fits else "was made for other features than the pipeline has now: train it again",
+    }
+
+
+def description_view(document: dict[str, Any]) -> Group:
+    """The same for people."""
+    features = Table(title="features, in the order of the model's inputs", title_justify="left", box=None)
+    for heading in ("#", "name", "window", "tile", "meaning"):
+        features.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for number, row in enumerate(document["features"], start=1):
+        features.add_row(str(number), row["name"], row["window"] or "", row["tile"] or "", row["meaning"])
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in (*_topic_facts(document), *_model_facts(document["model"]), *_state_facts(document)):
+        facts.add_row(name, Text(text))
+    return Group(Text(f"pipeline {document['name']}", "bold"), Text(), features, Text(), facts)
+
+
+def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    topics, entity = document["topics"], document["entity"]
+    return [
+        ("events", f"topic {topics['events']}, {document['partitions']} partitions, keyed by {entity}"),
+        ("predictions", f"topic {topics['predictions']}, the value is {document['prediction']}"),
+        ("dead letters", f"topic {topics['dead_letters']}"),
+        ("consumer group", document["consumer_group"]),
+    ]
+
+
+def _model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = [("model", f"{model['name']}/{model['version']} in {model['folder']}")]
+    if model.get("description"):
+        facts.append(("", model["description"]))
+    for who, numbers in model.get("metrics", {}).items():
+        if isinstance(numbers, dict):
+            shown = ", ".join(f"{name} {_number_text(value)}" for name, value in numbers.items() if _is_number(value))
+            if shown:
+                facts.append((f"  {who}", shown))
+        elif _is_number(numbers):
+            facts.append((f"  {who}", _number_text(numbers)))
+    if model["problem"]:
+        facts.append(("  problem", model["problem"]))
+    return facts
+
+
+def _state_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    state, entity = document["state"], document["entity"]
+    lines = [f"{state['bytes_per_entity']} bytes for each {entity}"]
+    if state["bytes_per_event"]:
+        lines.append(
+            f"{state['bytes_per_event']} bytes for each of its events in an exact window, "
+            f"{state['most_events']:,} events at most (kept: {', '.join(state['kept_columns']) or 'event times only'})"
+        )
+    lines += [
+        f"{tiles['bytes_per_tile']} bytes for each tile of {duration_text(tiles['tile_ms'])}, "
+        f"{tiles['most_tiles']:,} at most"
+        for tiles in state["tiles"]
+    ]
+    facts = [("state" if number == 0 else "", line) for number, line in enumerate(lines)]
+    if document["retention"]:
+        facts.append(("", f"forgotten {document['retention']} of event time after the {entity}'s newest event"))
+    if document["lateness"]:
+        facts.append(("lateness", f"an event up to {document['lateness']} late still sees its whole window"))
+    return facts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number_text(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

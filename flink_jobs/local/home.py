@@ -1,0 +1,40 @@
+"""Where the local broker of a home folder is, and which Kafka a command talks to."""
+
+from pathlib import Path
+
+from flink_jobs import kafka_admin
+from flink_jobs.local.broker import broker_status
+from flink_jobs.settings import Settings
+
+BROKER_WAIT_S = 5.0
+
+
+def broker_folder(settings: Settings) -> Path:
+    """Folder of the home's broker: `<home>/broker`."""
+    return settings.home / "broker"
+
+
+def resolve_bootstrap(settings: Settings) -> str:
+    """The address commands use: the setting; where nobody set it, that of the home's broker if it runs.
+
+    The local broker takes another port when 9092 belongs to somebody else, and the settings need not know.
+    """
+    if "bootstrap" in settings.model_fields_set:
+        return settings.bootstrap
+    status = broker_status(broker_folder(settings))
+    return status.bootstrap if status and status.alive else settings.bootstrap
+
+
+def resolved(settings: Settings) -> Settings:
+    """The settings with the address of `resolve_bootstrap`."""
+    return settings.model_copy(update={"bootstrap": resolve_bootstrap(settings)})
+
+
+def connected(settings: Settings) -> Settings:
+    """The same settings, once a broker has answered.
+
+    Raises:
+        KafkaUnreachableError: None does: said at once, where a request would wait for its whole time limit.
+    """
+    kafka_admin.wait_for_broker(settings.bootstrap, settings.kafka_properties, timeout_s=BROKER_WAIT_S)
+    return settings

@@ -1,0 +1,75 @@
+"""`millrace run`: where the job begins, how it is, and where the next run goes on."""
+
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import typer
+
+from flink_jobs.console import INTERRUPTED, StopSignal, err, fetch_jars, next_steps, quiet_output, say, show, show_json
+from flink_jobs.job_run import latest_restore_point
+from flink_jobs.job_session import JobProgress, SessionReport, run_session
+from flink_jobs.preflight import preflight
+from flink_jobs.settings import Settings
+from flink_jobs.start_position import choose_start
+from udfs.pipeline import Pipeline
+
+LINES_PER_STATUS = 10  # without a terminal: one line in ten
+
+
+def run_job_command(
+    pipeline: Pipeline,
+    name: str,
+    settings: Settings,
+    *,
+    until_caught_up: bool,
+    start_from: str | None,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Run the job to its end and say how it ended."""
+    start = choose_start(start_from, fresh, latest_restore_point(pipeline, settings), pipeline.events.topic)
+    preflight(pipeline, settings)
+    fetch_jars("connector")
+    say(f"{pipeline.name}: {start.text}")
+    log_file = settings.logs / f"run-{pipeline.name}-{os.getpid()}.log"
+    say(f"the job's own output goes to {settings.logs}")
+    with quiet_output(log_file), StopSignal() as stop:
+        status: Any = err.status("") if err.is_terminal else nullcontext(None)
+        with status as line:
+            told = [0]
+
+            def show_progress(progress: JobProgress) -> None:
+                if line is not None:
+                    line.update(progress.as_line())
+                elif told[0] % LINES_PER_STATUS == 0 or progress.status != "RUNNING":
+                    say(progress.as_line())
+                told[0] += 1
+
+            def step(text: str) -> None:
+                if line is not None:
+                    line.update(text)
+                say(f"- {text}")
+
+            report = run_session(
+                pipeline, settings, start, stop, until_caught_up=until_caught_up, show=show_progress, step=step
+            )
+    _show_report(report, name, as_json)
+    if stop.requested:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show_report(report: SessionReport, name: str, as_json: bool) -> None:
+    if as_json:
+        show_json(vars(report))
+        return
+    per_s = report.events / report.elapsed_s if report.elapsed_s else 0.0
+    ended = "caught up" if report.caught_up else "stopped"
+    show(
+        f"{ended}: {report.events:,} events in {report.elapsed_s:.1f} s ({per_s:,.0f}/s), "
+        f"{report.checkpoints} checkpoints; savepoint {report.savepoint}"
+    )
+    next_steps(
+        (f"millrace run {name}", "goes on from this savepoint"),
+        (f"millrace watch {name} --from-start", "the predictions"),
+    )

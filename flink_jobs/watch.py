@@ -1,0 +1,81 @@
+"""Predictions of a pipeline as they become visible: committed ones only, with what their receipts say."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from confluent_kafka import Message
+
+from flink_jobs.committed_reader import CommittedReader, receipt
+from flink_jobs.kafka_admin import TopicMissingError
+from flink_jobs.settings import Settings
+from udfs.pipeline import Pipeline
+
+WAIT_S = 0.2
+
+
+@dataclass(frozen=True)
+class SeenPrediction:
+    """A prediction and its receipt."""
+
+    value: dict[str, Any]
+    receipt: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {**self.value, "receipt": self.receipt}
+
+    def as_line(self, pipeline: Pipeline) -> str:
+        """For people: when, whom, what, by which model, from which event."""
+        scored_at = datetime.fromtimestamp(self.value["scored_at"] / 1_000).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        entity = str(self.value.get(pipeline.events.entity))
+        found = self.receipt
+        source = f"{found.get('topic')}-{found.get('partition')}@{found.get('offset')}"
+        flags = f"  {found['flags']}" if found.get("flags") else ""
+        model = f"{found.get('model')}/{found.get('model-version')}"
+        score = self.value[pipeline.prediction]
+        return f"{scored_at}  {entity:<16}  {pipeline.prediction} {score:.4f}  {model}  from {source}{flags}"
+
+
+def parse_prediction(message: Message, pipeline: Pipeline) -> SeenPrediction | None:
+    """A record of the predictions topic; None when it is not one of this pipeline."""
+    headers = receipt(message)
+    if headers.get("pipeline") != pipeline.name:
+        return None
+    try:
+        value = json.loads(message.value() or b"")
+    except ValueError:
+        return None
+    is_ours = isinstance(value, dict) and isinstance(value.get(pipeline.prediction), int | float)
+    return SeenPrediction(value, headers) if is_ours and isinstance(value.get("scored_at"), int) else None
+
+
+def follow_predictions(
+    pipeline: Pipeline, settings: Settings, *, from_start: bool = False, limit: int | None = None
+) -> Iterator[SeenPrediction]:
+    """The pipeline's predictions, without end or up to `limit`.
+
+    Raises:
+        TopicMissingError: There is no topic of predictions.
+    """
+    try:
+        reader = CommittedReader(
+            settings.bootstrap, [pipeline.predictions], settings.kafka_properties, from_start=from_start
+        )
+    except TopicMissingError as error:
+        raise TopicMissingError(f"{error}: `millrace topics create {pipeline.name}` makes it") from error
+    seen = 0
+    try:
+        while limit is None or seen < limit:
+            for message in reader.read(WAIT_S):
+                found = parse_prediction(message, pipeline)
+                if found is None:
+                    continue
+                yield found
+                seen += 1
+                if seen == limit:
+                    return
+    finally:
+        reader.close()
