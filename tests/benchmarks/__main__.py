@@ -42,6 +42,7 @@ def measure(events: int, slow_events: int, only: set[str]) -> dict[str, Outcome]
             outcomes[contestant.name] = running.run(contestant)
             if len(outcomes) > 1:
                 check_agreement(contestant.name, outcomes[contestant.name], outcomes["millrace"])
+            print_row(contestant.name, outcomes)
     return outcomes
 
 
@@ -62,13 +63,17 @@ def as_result(outcomes: dict[str, Outcome], events: int) -> dict[str, float]:
     return result
 
 
+def print_row(name: str, outcomes: dict[str, Outcome]) -> None:
+    outcome, ours = outcomes[name], outcomes["millrace"].events_per_s
+    cpu = ", ".join(f"{outcome.cpu_us.get(kind, 0):.1f}" for kind in ("jvm", "python", "broker"))
+    speed = outcome.events_per_s
+    print(f"{name:18}{outcome.records:>10,}{speed:>11,.0f}{ours / speed:>12.2f}x   {cpu}", flush=True)
+
+
 def print_table(outcomes: dict[str, Outcome]) -> None:
-    ours = outcomes["millrace"].events_per_s
     print(f"\n{'':18}{'events':>10}{'events/s':>11}{'Millrace is':>13}   CPU us an event: JVM, Python, broker")
-    for name, outcome in outcomes.items():
-        cpu = ", ".join(f"{outcome.cpu_us.get(kind, 0):.1f}" for kind in ("jvm", "python", "broker"))
-        speed = outcome.events_per_s
-        print(f"{name:18}{outcome.records:>10,}{speed:>11,.0f}{ours / speed:>12.2f}x   {cpu}")
+    for name in outcomes:
+        print_row(name, outcomes)
     print(f"first prediction visible {outcomes['millrace'].first_prediction_s:.1f} s after the start of the process")
 
 
@@ -76,9 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
     parser.add_argument("--quick", action="store_true", help="fewer events: a few minutes")
     parser.add_argument("--profile", action="store_true", help="time the steps of the Python side without Flink, too")
+    parser.add_argument("--events", type=int, help="how many, instead of 1,000,000 (quick) or 3,000,000")
+    parser.add_argument("--slow-events", type=int, help="how many for the per-record job")
     parser.add_argument("--only", nargs="*", default=[], help="contestants to run beside millrace; all by default")
     arguments = parser.parse_args()
     events, slow_events = (1_000_000, 60_000) if arguments.quick else (3_000_000, 200_000)
+    events, slow_events = arguments.events or events, arguments.slow_events or slow_events
     result: dict[str, float] = {}
     if arguments.profile:
         result |= profile_stages()

@@ -90,7 +90,3 @@ def main() -> None:
             commit_at = time.monotonic() + COMMIT_S
     producer.abort_transaction()
     consumer.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,7 @@ class Contestant:
 
     Attributes:
         name: How it is called in the table and, with `_` for what is no letter, in its topic.
-        module: Run as a process.
+        module: Its `main` is run as a process.
         events: How many of the events it must score; it is stopped then.
         arguments: Further ones.
     """
@@ -77,8 +77,9 @@ class Contest:
         home.mkdir(parents=True)
         arguments = [self.bootstrap, str(home), EVENTS_TOPIC, output, *contestant.arguments]
         with (home / "output.txt").open("wb") as log:
+            # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
             process = subprocess.Popen(
-                [sys.executable, "-m", contestant.module, *arguments],
+                [sys.executable, "-c", f"from {contestant.module} import main; main()", *arguments],
                 cwd=PROJECT_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -19,7 +19,3 @@ def main() -> None:
     run = start_job(pipeline, task.settings(**tried))
     wait_for_the_end()
     run.cancel()
-
-
-if __name__ == "__main__":
-    main()

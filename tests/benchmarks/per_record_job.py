@@ -90,7 +90,3 @@ def main() -> None:
     client = environment.execute_async("per-record")
     wait_for_the_end()
     client.cancel().result()
-
-
-if __name__ == "__main__":
-    main()
