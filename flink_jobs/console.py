@@ -6,6 +6,7 @@
 import functools
 import inspect
 import json
+import logging
 import os
 import signal
 import sys
@@ -142,6 +143,7 @@ class StopSignal:
 def quiet_output(log_file: Path) -> Iterator[None]:
     """While this lasts, what Java and its Python workers print goes to a file; our consoles still reach the user."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it logs stack traces when Java has gone before us
     consoles = [(console, number) for console, number in ((out, 1), (err, 2)) if _writes_to(console, number)]
     saved = {number: os.dup(number) for number in (1, 2)}
     previous = [console.file for console, _ in consoles]

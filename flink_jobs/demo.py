@@ -20,6 +20,7 @@ from flink_jobs.committed_reader import read_all
 from flink_jobs.console import CommandError
 from flink_jobs.demo_traffic import Sender, Watcher, topics_of
 from flink_jobs.job_run import JobRun, start_job
+from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import create_topics
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.home import broker_folder
@@ -182,8 +183,7 @@ class _Demo:
         self.view.step("starting the scoring job in a Flink mini-cluster (about 15 s)")
         job = start_job(self.pipeline, self.settings)
         try:
-            self.should_stop()
-            job.wait_until_running()
+            wait_until_running(job, self.should_stop)
             self.view.step("the job runs; sending the first events")
             self.watcher.start()
             steady_from_ms = self._stream(job)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flink_jobs.console import StopSignal
-from flink_jobs.job_run import JobRun, start_job
+from flink_jobs.job_run import JobFailedError, JobRun, start_job
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, offsets_for_time, topic_ends, topic_starts
-from flink_jobs.rest_client import RestError
+from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, group_id
 from udfs.pipeline import Pipeline
 
+START_S = 300.0
 STATUS_S = 1.0
 RATE_WINDOW_S = 5.0
 
@@ -105,8 +106,7 @@ def run_session(
     job = start_job(pipeline, settings, start_from=start.start_from, restore_from=start.restore_from)
     gauge = _Gauge(job, begin, show)
     try:
-        stop.raise_if_requested()
-        job.wait_until_running()
+        wait_until_running(job, stop.raise_if_requested)
         step("the job runs")
         started = time.monotonic()
         caught_up = until_caught_up and _catch_up(job, gauge, stop)
@@ -116,12 +116,38 @@ def run_session(
             time.sleep(0.1)
         step("stopping with a savepoint")
         last = gauge.look(now=True)
-        savepoint = job.stop()
+        savepoint = _stopped(job)
     except BaseException:
         with contextlib.suppress(Exception):
             job.cancel()
         raise
     return SessionReport(last.events, time.monotonic() - started, last.checkpoints, savepoint, caught_up)
+
+
+def _stopped(job: JobRun) -> str:
+    """Stop with a savepoint, or say in one line why not and where the next run goes on."""
+    try:
+        return job.stop()
+    except Exception as error:  # whatever the Java side raises
+        cause = root_cause_line(str(error))
+        raise JobFailedError(
+            f"no savepoint could be made ({cause}); the next run goes on from the last checkpoint, nothing is lost"
+        ) from error
+
+
+def wait_until_running(job: JobRun, should_stop: Callable[[], None], timeout_s: float = START_S) -> None:
+    """Wait until every task runs; `should_stop` may raise to end the wait.
+
+    Raises:
+        JobFailedError: The job gave up, or took longer than `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while job.status() != "RUNNING":
+        should_stop()
+        job.raise_if_ended()
+        if time.monotonic() > deadline:
+            raise JobFailedError(f"the job did not run within {timeout_s:g} s: {job.failure() or 'see its log'}")
+        time.sleep(0.1)
 
 
 def _begin_offsets(pipeline: Pipeline, settings: Settings, start: StartPosition) -> dict[int, int]:
@@ -159,6 +185,7 @@ class _Gauge:
     def __init__(self, job: JobRun, begin: int, show: Callable[[JobProgress], None]) -> None:
         self._job, self._begin, self._show = job, begin, show
         self._next = 0.0
+        self._failed_at_first: int | None = None
         self._history: deque[tuple[float, int]] = deque()
         self._last = JobProgress("STARTING", 0, 0.0, None, 0, 0, 0, 0, None)
 
@@ -173,6 +200,8 @@ class _Gauge:
     def _read(self) -> JobProgress:
         job, settings = self._job, self._job.settings
         status, stats = job.status(), job.checkpoints()
+        if self._failed_at_first is None:  # while tasks start, Flink declines checkpoints and calls that failed
+            self._failed_at_first = stats.failed
         events, lag = self._last.events, None
         with contextlib.suppress(KafkaAdminError):
             lag = job.lag()
@@ -185,7 +214,7 @@ class _Gauge:
             events_per_s=self._rate(events),
             lag=lag,
             checkpoints=stats.completed,
-            failed_checkpoints=stats.failed,
+            failed_checkpoints=stats.failed - self._failed_at_first,
             checkpoint_ms=stats.last_duration_ms,
             state_bytes=stats.last_size_bytes,
             problem=None if status == "RUNNING" else job.failure(),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from udfs.pipeline import Pipeline
 Record = tuple[bytes | None, bytes | None]
 
 WARM_UP_S = 120  # a shop that opens this moment has only people who have just come in
-MOST_SKIPPED = 1_000_000
+MOST_SKIPPED = 100_000
 EVENTS_PER_BROKEN = 20
 GENERATED_FIELDS = frozenset(ShopperEvent.__struct_fields__)
 
@@ -27,11 +27,20 @@ def can_generate(pipeline: Pipeline) -> bool:
 
 
 def live_events(rate: float, seed: int) -> Iterator[Record]:
-    """Traffic of a shop that has about `rate` events a second, without end; each happens when it is taken."""
+    """Traffic of a shop that has about `rate` events a second, without end; each happens when it is taken.
+
+    The shop is made at once, so that whoever paces the events does not wait for it.
+    """
     n_shoppers = shoppers_for_rate(rate)
     events = shopper_events(n_shoppers, seed, int(time.time() * 1_000) - WARM_UP_S * 1_000)
+    skipped = min(MOST_SKIPPED, int(WARM_UP_S * rate / 2))
+    first = next(islice(events, skipped, None))
+    return _now(chain([first], events))
+
+
+def _now(events: Iterator[ShopperEvent]) -> Iterator[Record]:
     encode = msgspec.json.Encoder().encode
-    for event in islice(events, min(MOST_SKIPPED, int(WARM_UP_S * rate / 2)), None):
+    for event in events:
         now_ms = time.time_ns() // 1_000_000
         yield event.user_id.encode(), encode(msgspec.structs.replace(event, timestamp=now_ms))
 
