@@ -1,5 +1,6 @@
 """The oracle: features by their definition, in a triple loop. Shares no code with the engine but the definitions."""
 
+import functools
 import math
 import operator
 
@@ -68,6 +69,10 @@ class NaiveFeatures:
 
     def __init__(self, pipeline):
         self.pipeline = pipeline
+        # asked once: a pipeline derives them from all its features anew each time
+        self.retention_ms, self.exact_retention_ms = pipeline.retention_ms, pipeline.exact_retention_ms
+        self.tile_retention_ms = functools.cache(pipeline.tile_retention_ms)
+        self.lateness_ms, self.definition = pipeline.lateness_ms, functools.cache(lambda feature: feature.definition())
         self.arrived = {}
         self.clocks = {}
 
@@ -76,7 +81,7 @@ class NaiveFeatures:
         pipeline = self.pipeline
         entity, t = getattr(event, pipeline.events.entity), getattr(event, pipeline.events.time)
         life = self.arrived.get(entity)
-        if life and self.clocks.get(life[-1][1], -math.inf) > max(row[0] for row in life) + pipeline.retention_ms:
+        if life and self.clocks.get(life[-1][1], -math.inf) > max(row[0] for row in life) + self.retention_ms:
             life = None
         self.clocks[partition] = max(self.clocks.get(partition, -math.inf), min(t, record_time_ms))
         if life is None:
@@ -86,7 +91,7 @@ class NaiveFeatures:
         features = []
         for feature in pipeline.features if wanted else ():
             features += self.values(feature, life, t, newest)
-        return features, t < newest - pipeline.lateness_ms
+        return features, t < newest - self.lateness_ms
 
     def values(self, feature, life, t, newest):
         event = life[-1][2]
@@ -105,15 +110,15 @@ class NaiveFeatures:
         return [feature.fill if missing(result) else result]
 
     def aggregate(self, feature, life, t, newest):
-        definition, pipeline = feature.definition(), self.pipeline
+        definition = self.definition(feature)
         seen = life[:-1] if definition["feature"] in ("previous", "sincelast") else life
         tile, window = definition["tile_ms"], definition["window_ms"]
         rows = []
         for time, _, event in seen:
             if tile is None:
-                inside = t - window < time <= t and time > newest - pipeline.exact_retention_ms
+                inside = t - window < time <= t and time > newest - self.exact_retention_ms
             else:
-                oldest = (newest - pipeline.tile_retention_ms(tile)) // tile
+                oldest = (newest - self.tile_retention_ms(tile)) // tile
                 inside = t // tile - window // tile < time // tile <= t // tile and time // tile > oldest
             if not inside or (definition["where"] is not None and not passes(definition["where"], event)):
                 continue
