@@ -93,6 +93,9 @@ def main() -> None:
     outcomes = measure(events, slow_events, {"millrace", *arguments.only} if arguments.only else set())
     result |= as_result(outcomes, events)
     print_table(outcomes)
+    if arguments.profile:
+        hops = ", ".join(f"{kind} {us:.1f}" for kind, us in outcomes["millrace"].cpu_us.items())
+        print(f"CPU us an event of millrace: {hops}")
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     print(f"written: {RESULT.relative_to(PROJECT_ROOT)}")
