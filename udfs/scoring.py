@@ -119,9 +119,7 @@ def predict_each(model: Model, features: Features) -> list[float | Refused]:
             return [Refused("model_failed", f"{type(error).__name__}: {error}")]
         half = len(features) // 2
         return predict_each(model, features[:half]) + predict_each(model, features[half:])
-    listed: list[float | Refused] = scores.tolist()
-    if np.isfinite(scores).all():
-        return listed
+    listed: list[float] = scores.tolist()
     return [
         score if math.isfinite(score) else Refused("model_failed", f"the model's score is {score}") for score in listed
     ]
