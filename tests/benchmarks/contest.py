@@ -28,6 +28,7 @@ START_MS = 1_760_000_000_000
 POLL_S = 0.5
 TIMEOUT_S = 600.0
 STOP_S = 60.0
+SETTLE_S, SETTLE_AT_MOST_S = 3.0, 15.0
 CPU_WARM_UP_SHARE = 0.3
 JVM_THREADS = (
     (r"C[12] Compiler", "jvm_compiler"),
@@ -77,7 +78,7 @@ class Contest:
         create_topics(self.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
         with self._process(contestant, output) as process:
             first_s, cpu_us = self._watch(process, contestant, output)
-            outcome = read_outcome(self.bootstrap, output, contestant.events)
+        outcome = read_outcome(self.bootstrap, output, contestant.events)  # when it is over: reading takes a core
         outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
         return outcome
 
@@ -132,9 +133,20 @@ class Contest:
                 raise SystemExit(f"{contestant.name} ended, or hangs, after {done} predictions:\n{log[-3_000:]}")
             time.sleep(POLL_S)
         cpu_s = self._cpu_s(process)
+        self._let_settle(output)
         if warm is None or done == warm[0]:
             return first_s, {}
         return first_s, {kind: (cpu_s[kind] - warm[1].get(kind, 0)) / (done - warm[0]) * 1e6 for kind in cpu_s}
+
+    def _let_settle(self, output: str) -> None:
+        """Wait for the last transactions: until nothing more comes, or, of a contestant that goes on, some time."""
+        unchanged_s, last = 0.0, -1
+        deadline = time.monotonic() + SETTLE_AT_MOST_S
+        while unchanged_s < SETTLE_S and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            ends = sum(topic_ends(self.bootstrap, output, isolation="read_committed").values())
+            unchanged_s = unchanged_s + POLL_S if ends == last else 0.0
+            last = ends
 
     def _cpu_s(self, process: "subprocess.Popen[bytes]") -> dict[str, float]:
         """CPU seconds so far of its Java machine, its Python processes, and the broker."""
