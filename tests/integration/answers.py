@@ -157,7 +157,10 @@ def expected_of(pipeline, events, *, every=1):
         decoded = decode(event.key, event.value)
         if isinstance(decoded, Refused):
             continue
-        oracle = oracles.setdefault(shard_of(event.key), NaiveFeatures(pipeline))
+        shard = shard_of(event.key)
+        if shard not in oracles:
+            oracles[shard] = NaiveFeatures(pipeline)
+        oracle = oracles[shard]
         wanted = number % every == 0
         features, late = oracle.advance(decoded, event.time_ms, event.place[0], wanted=wanted)
         expected.events[event.place] = decoded
