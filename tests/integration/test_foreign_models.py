@@ -1,0 +1,127 @@
+"""Models made by others score rows: all through the scorer, one in a job, because a job for each would take long."""
+
+import dataclasses
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from answers import Answer, LiveReader, feature_matrix, read_events
+from jobs import JobProcess
+from workloads import PURCHASE, START_MS, make_topics, named, settings_of
+
+from flink_jobs.events_producer import produce_events
+from flink_jobs.local.shoppers import as_records, shopper_events
+from flink_jobs.operators import open_model
+from models.binding import manifest_for_model
+from models.json_document import ModelRefusedError
+from models.manifest import MODEL_FILE
+from udfs.entity_state import ShardState
+from udfs.pipeline import Count, Min, Model
+from udfs.plan import FeaturePlan
+from udfs.scoring import Scorer
+from udfs.wire_formats import PredictionEncoder, RecordBatch
+
+FOLDER = Path(__file__).parents[3] / "shared" / "data" / "onnx_models"
+TWO = ("dwell_time_sec", "count_10m")
+TWENTY = dataclasses.replace(
+    PURCHASE, features=[*PURCHASE.features, Count(window="30m"), Min("dwell_time_sec", window="1h")]
+)
+MODELS = {
+    "logreg_iris": TWO,
+    "mul_1": TWO,
+    "lightgbm": TWO,
+    "randomforest": TWO,
+    "treecl2": TWENTY.feature_names,
+}
+COLUMN = {"mul_1": {"column": 1}, "treecl2": {"column": 1}}
+IN_A_JOB = "treecl2"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/data/onnx_models is not there"),
+]
+
+
+def pipeline_with(name, root):
+    """A pipeline that scores with the model, and the folder of the model with the manifest that it needs."""
+    model = name.replace("_", "-")
+    folder = root / model / "1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(FOLDER / f"{name}.onnx", folder / MODEL_FILE)
+    pipeline = named(TWENTY, f"foreign-{model}", model=Model(model, version=1, root=root))
+    manifest = manifest_for_model(
+        folder / MODEL_FILE,
+        name=model,
+        version=1,
+        features=MODELS[name],
+        feature_set_hash=pipeline.feature_set_hash(MODELS[name]),
+        **COLUMN.get(name, {}),
+    )
+    manifest.write(folder)
+    return pipeline, folder
+
+
+def events(count):
+    return list(as_records(islice(shopper_events(50, 9, START_MS), count)))
+
+
+def asked_directly(name, rows):
+    """(n,) what onnxruntime says to rows (n, features), one call a row: the row in every place of the call."""
+    session = onnxruntime.InferenceSession((FOLDER / f"{name}.onnx").read_bytes())
+    [given] = session.get_inputs()
+    places = given.shape[0] if isinstance(given.shape[0], int) else 1
+    found = []
+    for row in rows.astype(np.float32):
+        output = session.run(None, {given.name: np.repeat(row[None], places, axis=0)})[-1]
+        found.append(output[0][1])
+    return np.array(found, np.float64)
+
+
+def assert_scored_as_by_onnxruntime(name, pipeline, predictions):
+    matrix = feature_matrix(pipeline, predictions)
+    columns = [pipeline.feature_names.index(each) for each in MODELS[name]]
+    scores = np.array([answer.body[pipeline.prediction] for answer in predictions])
+    np.testing.assert_allclose(scores, asked_directly(name, matrix[:, columns]), rtol=1e-6, atol=1e-7)
+    assert len(set(scores.tolist())) > 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
+    pipeline, folder = pipeline_with(name, tmp_path)
+    model = open_model(pipeline, folder)
+    receipt = {"name": model.manifest.name, "version": "1", "sha256": model.manifest.sha256}
+    encoder = PredictionEncoder(pipeline, model=receipt, feature_set_hash=model.manifest.feature_set_hash)
+    plan = FeaturePlan.build(pipeline)
+    records = events(300)
+    places = list(range(len(records)))
+    batch = RecordBatch(*map(list, zip(*records, strict=True)), [0] * len(records), places, [START_MS] * len(records))
+    outputs = Scorer(plan, model, encoder, lambda: START_MS).score(batch, ShardState(plan, log_changes=False))
+    assert [output.topic for output in outputs] == [pipeline.predictions] * len(records)
+    answers = [Answer((0, at), (0, at), each.key, each.value, {}) for at, each in enumerate(outputs)]
+    assert_scored_as_by_onnxruntime(name, pipeline, answers)
+
+
+def test_model_that_cannot_score_a_row_is_refused(tmp_path):
+    with pytest.raises(ModelRefusedError, match="sigmoid"):
+        path = tmp_path / "sigmoid.onnx"
+        shutil.copyfile(FOLDER / "sigmoid.onnx", path)
+        manifest_for_model(path, name="sigmoid", version=1, features=TWO, feature_set_hash="00" * 32)
+
+
+def test_model_scores_a_topic_in_a_job(broker, tmp_path):
+    pipeline, _ = pipeline_with(IN_A_JOB, tmp_path / "models")
+    make_topics(broker, pipeline)
+    with (
+        LiveReader(broker, pipeline) as reader,
+        JobProcess(pipeline, settings_of(broker, tmp_path / "home"), tmp_path / "job") as job,
+    ):
+        produce_events(broker.bootstrap, pipeline.events.topic, events(2_000))
+        job.wait_for("running")
+        job.catch_up()
+        job.stop()
+        answers = reader.answers()
+    assert answers.predictions.keys() == {event.place for event in read_events(broker, pipeline)}
+    assert_scored_as_by_onnxruntime(IN_A_JOB, pipeline, list(answers.predictions.values()))
