@@ -112,15 +112,14 @@ class JobProcess:
                     found.append(process)
         return found
 
-    def kill_workers(self, wait_s=60.0):
-        """SIGKILL every Python worker; waits for them to be there first."""
+    def kill_workers(self, count, wait_s=60.0):
+        """SIGKILL every Python worker, once there are so many."""
         deadline = time.monotonic() + wait_s
-        while not (workers := self.workers()):
-            assert time.monotonic() < deadline, "the job has no Python worker"
+        while len(workers := self.workers()) < count:
+            assert time.monotonic() < deadline, f"the job has {len(workers)} Python workers, not {count}"
             time.sleep(0.1)
         for worker in workers:
             worker.kill()
-        return len(workers)
 
     def kill(self):
         """SIGKILL everything of the job, its JVM first, so that nothing can tidy up."""

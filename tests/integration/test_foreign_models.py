@@ -26,6 +26,7 @@ from udfs.wire_formats import PredictionEncoder, RecordBatch
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "onnx_models"
 TWO = ("dwell_time_sec", "count_10m")
+FOUR = (*TWO, "dwell_time_sec_mean_1h", "dwell_time_sec_max_1h")
 TWENTY = dataclasses.replace(
     PURCHASE, features=[*PURCHASE.features, Count(window="30m"), Min("dwell_time_sec", window="1h")]
 )
@@ -33,8 +34,9 @@ MODELS = {
     "logreg_iris": TWO,
     "mul_1": TWO,
     "lightgbm": TWO,
-    "randomforest": TWO,
-    "treecl2": TWENTY.feature_names,
+    "randomforest": FOUR,
+    # turned round until the features that its trees look at lie where the trees decide: they are of other data
+    "treecl2": TWENTY.feature_names[17:] + TWENTY.feature_names[:17],
 }
 COLUMN = {"mul_1": {"column": 1}, "treecl2": {"column": 1}}
 IN_A_JOB = "treecl2"
@@ -105,9 +107,9 @@ def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
 
 
 def test_model_that_cannot_score_a_row_is_refused(tmp_path):
+    path = tmp_path / "sigmoid.onnx"
+    shutil.copyfile(FOLDER / "sigmoid.onnx", path)
     with pytest.raises(ModelRefusedError, match="sigmoid"):
-        path = tmp_path / "sigmoid.onnx"
-        shutil.copyfile(FOLDER / "sigmoid.onnx", path)
         manifest_for_model(path, name="sigmoid", version=1, features=TWO, feature_set_hash="00" * 32)
 
 
