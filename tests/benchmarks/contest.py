@@ -30,6 +30,7 @@ TIMEOUT_S = 600.0
 STOP_S = 60.0
 SETTLE_S, SETTLE_AT_MOST_S = 3.0, 15.0
 CPU_WARM_UP_SHARE = 0.3
+CORES_MARGIN = 1.5
 JVM_THREADS = (
     (r"C[12] Compiler", "jvm_compiler"),
     (r"GC Thread|G1 ", "jvm_gc"),
@@ -80,6 +81,12 @@ class Contest:
             first_s, cpu_us = self._watch(process, contestant, output)
         outcome = read_outcome(self.bootstrap, output, contestant.events)  # when it is over: reading takes a core
         outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
+        used = outcome.events_per_s * (cpu_us.get("jvm", 0.0) + cpu_us.get("python", 0.0)) / 1e6
+        if used > CORES_MARGIN * len(os.sched_getaffinity(0)):
+            raise SystemExit(
+                f"{contestant.name}: {outcome.events_per_s:,.0f} events/s would take {used:.1f} cores: its outputs "
+                "come in bursts, so their times do not tell its speed; give it more events or smaller bundles"
+            )
         return outcome
 
     @contextmanager

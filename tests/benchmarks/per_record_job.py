@@ -1,8 +1,9 @@
 """Contestant: PyFlink as its documentation teaches it, one record a call.
 
 `KafkaSource -> key_by(user) -> KeyedProcessFunction with a ValueState -> KafkaSink`, exactly once, on the same Flink
-with the same checkpoints and state backend. In its favour: PyFlink's own large bundles, a state cache that holds every
-shopper, so that no state is read over the wire twice, and no receipts in the output.
+with the same checkpoints and state backend. In its favour: a state cache that holds every shopper, so that no state is
+read over the wire twice, and no receipts in the output. Bundles have 1,000 records: PyFlink's own 100,000 give all their
+outputs in one burst and make checkpoints wait for it, so that no speed can be told from the outputs' times.
 """
 
 import time
@@ -81,7 +82,7 @@ def build(environment: Any, task: Task) -> None:
 
 def main() -> None:
     task = Task.from_command_line()
-    settings = task.settings(bundle_ms=1_000, bundle_size=100_000)  # PyFlink's own
+    settings = task.settings(bundle_ms=1_000, bundle_size=1_000)
     environment, _ = create_environment(settings, settings.checkpoints / "per-record")
     options = Configuration()
     options.set_string("python.state.cache-size", str(CACHED_SHOPPERS))
