@@ -2,8 +2,8 @@
 
 `KafkaSource -> key_by(user) -> KeyedProcessFunction with a ValueState -> KafkaSink`, exactly once, on the same Flink
 with the same checkpoints and state backend. In its favour: a state cache that holds every shopper, so that no state is
-read over the wire twice, and no receipts in the output. Bundles have 1,000 records: PyFlink's own 100,000 give all their
-outputs in one burst and make checkpoints wait for it, so that no speed can be told from the outputs' times.
+read over the wire twice, and no receipts in the output. Bundles have 1,000 records: of PyFlink's own 100,000 all
+outputs come in one burst and checkpoints wait for it, so that no speed can be told from the times of the outputs.
 """
 
 import time
