@@ -1,6 +1,7 @@
 """Pipelines by name or by file: one Python file each, with a `pipeline = Pipeline(...)` in it."""
 
 import dataclasses
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -39,14 +40,7 @@ def load_pipeline(reference: str) -> Pipeline:
     if not path.is_file():
         known = ", ".join(shipped_pipelines())
         raise PipelineError(f"no pipeline {reference!r}; name one of {known}, or give the path of a .py file")
-    path = path.resolve()
-    if path.parent == FOLDER:
-        module_name = f"flink_jobs.pipelines.{path.stem}"
-        module = _executed(module_name, path)
-    else:
-        module = _executed(f"millrace_pipeline_{path.stem}", path)
-        # its classes travel to the workers by value: the file need not be there
-        cloudpickle.register_pickle_by_value(module)
+    module = _run(path.resolve())
     found = getattr(module, "pipeline", None)
     if not isinstance(found, Pipeline):
         raise PipelineError(f"{path.name} has no `pipeline = Pipeline(...)` at its top level")
@@ -56,21 +50,30 @@ def load_pipeline(reference: str) -> Pipeline:
     return dataclasses.replace(found, model=dataclasses.replace(found.model, root=path.parent / root))
 
 
-def _executed(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PipelineError(f"{path.name} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _run(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        if path.parent == FOLDER:
+            # imported, so that it is run once and its classes are found by name
+            return importlib.import_module(f"{__name__}.{path.stem}")
+        return _run_own(f"millrace_pipeline_{path.stem}", path)
     except DefinitionError as error:
         raise PipelineError(f"{path.name}: {error}") from error
     except Exception as error:
         raise PipelineError(f"{path.name} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
+
+
+def _run_own(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PipelineError(f"{path.name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    # its classes travel to the workers by value: the file need not be there
+    cloudpickle.register_pickle_by_value(module)
     return module
 
 

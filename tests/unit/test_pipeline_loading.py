@@ -28,6 +28,10 @@ def test_every_shipped_pipeline_loads():
         assert load_pipeline(name).name == name
 
 
+def test_a_shipped_pipeline_loaded_twice_is_the_same_one():
+    assert load_pipeline("purchase").events.type is load_pipeline("purchase").events.type
+
+
 def test_a_pipeline_in_a_folder_of_ones_own_loads(tmp_path):
     file = tmp_path / "fraud.py"
     file.write_text(OWN.format(window="10m"))
