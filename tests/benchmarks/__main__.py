@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="time the steps of the Python side without Flink, too")
     parser.add_argument("--events", type=int, help="how many, instead of 1,000,000 (quick) or 3,000,000")
     parser.add_argument("--slow-events", type=int, help="how many for the per-record job")
-    parser.add_argument("--only", nargs="*", default=[], help="contestants beside millrace; quick leaves out bare_loop_engine")
+    parser.add_argument("--only", nargs="*", default=[], help="contestants beside millrace")
     arguments = parser.parse_args()
     events, slow_events = (1_000_000, 60_000) if arguments.quick else (3_000_000, 200_000)
     events, slow_events = arguments.events or events, arguments.slow_events or slow_events
