@@ -41,6 +41,10 @@ class Numbers:
             return values
         return [None if null else value for value, null in zip(values, self.nulls.tolist(), strict=True)]
 
+    def taken(self, rows: npt.NDArray[np.int64]) -> "Numbers":
+        """Some of the events."""
+        return Numbers(self.values[rows], None if self.nulls is None else self.nulls[rows])
+
     def as_floats(self) -> npt.NDArray[np.float64]:
         """(n,) float64: null as NaN."""
         numbers = self.values.astype(np.float64)
@@ -60,6 +64,10 @@ class Texts:
 
     codes: npt.NDArray[np.integer[Any]]
     values: Sequence[str]
+
+    def taken(self, rows: npt.NDArray[np.int64]) -> "Texts":
+        """Some of the events."""
+        return Texts(self.codes[rows], self.values)
 
     def looked_up(self, table: npt.NDArray[Any], null: Any) -> npt.NDArray[Any]:
         """(n,): what a table has for each value, and `null` for null."""
@@ -162,15 +170,19 @@ def times_ms(events: Events, field: Numbers) -> npt.NDArray[np.int64]:
     """(n,) int64: event times in ms; see `Events.times_ms`."""
     values, unit = field.values, events.time_unit
     if unit == "ms":
-        return values if values.dtype == np.int64 else np.floor(values).astype(np.int64)
+        whole_ms: npt.NDArray[np.int64] = values if values.dtype == np.int64 else np.floor(values).astype(np.int64)
+        return whole_ms
     if values.dtype == np.int64:
         whole: npt.NDArray[np.int64] = values * 1_000 if unit == "s" else values // _UNITS_PER_MS[unit]
         return whole
-    if unit != "s":
-        return events.times_ms(values.tolist())
-    scaled = values * 1_000
-    times = np.floor(scaled)
+    return _seconds_in_ms(events, values) if unit == "s" else events.times_ms(values.tolist())
+
+
+def _seconds_in_ms(events: Events, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    scaled = seconds * 1_000
+    times: npt.NDArray[np.float64] = np.floor(scaled)
     # just below a whole ms the decimal rounding of `Events.times_ms` decides
     near = np.flatnonzero(scaled - times > 0.999)
-    times[near] = events.times_ms(values[near].tolist())
-    return times.astype(np.int64)
+    times[near] = events.times_ms(seconds[near].tolist())
+    whole: npt.NDArray[np.int64] = times.astype(np.int64)
+    return whole

@@ -46,7 +46,8 @@ def _unknown_value(data: Bytes, at: int, end: int) -> int:
         close = closing_quote(data, at + 1, end)
         return close + 1 if close >= 0 else -1
     if data[at] == MINUS or is_digit(data, at, end):
-        return scan_number(data, at, end)[0]
+        after, _, tens, _, complete = scan_number(data, at, end)
+        return after if complete and abs(tens) < 250 else -1
     if _is_word(data, at, end, _TRUE) or _is_word(data, at, end, _NULL):
         return at + 4
     return at + 5 if _is_word(data, at, end, _FALSE) else -1
