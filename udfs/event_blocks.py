@@ -29,6 +29,10 @@ SlowDecoder = Callable[[int], Any]
 _MS_PER_UNIT = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}
 
 
+class IdTooLargeError(ValueError):
+    """An event id that a column of whole numbers cannot hold."""
+
+
 @dataclass
 class RecordFields:
     """Fields of n records.
@@ -223,14 +227,27 @@ def _decoded_slowly(
     schema = plan.pipeline.events
     keys = {key: code for code, key in enumerate(dict.fromkeys(str(getattr(e, schema.entity)) for e in events))}
     codes = np.array([keys[str(getattr(event, schema.entity))] for event in events], np.int64)
-    ids = pa.array([getattr(event, schema.id) for event in events], id_type)
+    ids = _ids([getattr(event, schema.id) for event in events], id_type)
     order = None
     if order_by is not None:
         real = plan.pipeline.fields[order_by].kind == "float"
-        least = -np.inf if real else np.iinfo(np.int64).min
+        least: Any = -np.inf if real else -(2**63)
         values = [getattr(event, order_by) for event in events]
-        order = np.array([least if value is None else value for value in values], np.float64 if real else np.int64)
+        values = [least if value is None else value for value in values]
+        if not real:
+            values = [min(max(value, least), -least - 1) for value in values]
+        order = np.array(values, np.float64 if real else np.int64)
     return EventBlock(np.array(kept, np.int64), *plan.columnise(events), Texts(codes, list(keys)), ids, refused, order)
+
+
+def _ids(values: list[Any], id_type: Any) -> ArrowArray:
+    try:
+        return pa.array(values, id_type)
+    except OverflowError:
+        largest = max(values, key=abs)
+        raise IdTooLargeError(
+            f"event id {largest} does not fit into 64 bits, as columns of whole numbers have: declare the id as str"
+        ) from None
 
 
 def _joined(plain: EventBlock, slow: EventBlock) -> EventBlock:
