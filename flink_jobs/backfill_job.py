@@ -55,6 +55,8 @@ class BackfillReport:
         label_events: Label events read.
         labels_refused: How many label records were no label events, by reason.
         labels_until_ms: Until when label events are known.
+        label_values: Whether label events carry values.
+        behind: Events that come after ones so much later that their entities may be forgotten.
         resumed: Whether an earlier run began it.
         letters: Where the refused records are, if there are any.
     """
@@ -69,6 +71,8 @@ class BackfillReport:
     label_events: int
     labels_refused: dict[str, int]
     labels_until_ms: int | None
+    label_values: bool
+    behind: int
     resumed: bool
     letters: Path | None
 
@@ -138,7 +142,9 @@ class _Backfill:
             label_sum=sum(facts["label_sum"] for facts in shards),
             label_events=sum(facts["events"] for facts in labels),
             labels_refused=dict(sorted(labels_refused.items())),
-            labels_until_ms=None if rule is None else rule.until_ms,
+            labels_until_ms=None if rule is None or rule.until_ms == -NEVER_MS else rule.until_ms,
+            label_values=self._plan.label_kind is not None,
+            behind=sum(facts["behind"] for facts in events),
             resumed=self._plan.resumed,
             letters=self._request.letters_file if letters else None,
         )

@@ -94,6 +94,7 @@ class Worker:
                 since_ms=-_ALWAYS_MS if of_labels else work.since_ms,
                 until_ms=_ALWAYS_MS if of_labels else work.until_ms,
                 partition=piece.partition,
+                retention_ms=source.pipeline.retention_ms,
             )
         return index.facts
 

@@ -132,6 +132,7 @@ def write_piece(
     since_ms: int,
     until_ms: int,
     partition: int,
+    retention_ms: int,
 ) -> PieceIndex:
     """Write a piece of history.
 
@@ -143,9 +144,10 @@ def write_piece(
         since_ms: Earlier events only warm up.
         until_ms: So do those from this time on.
         partition: For the training set; what a topic's events come from.
+        retention_ms: An entity is forgotten when event time is this far past it.
     """
     segments, emitted, reasons = [], [], Counter[str]()
-    records, events, earliest, latest = 0, 0, None, None
+    records, events, latest, behind = 0, 0, None, 0
     passed: Any = None
     with files.rows.open("wb") as rows, files.letters.open("wb") as letters:
         for block in blocks:
@@ -163,12 +165,12 @@ def write_piece(
             records += block.records
             events += len(times)
             if len(times):
-                low, high = int(times.min()), int(times.max())
-                earliest = low if earliest is None else min(low, earliest)
-                latest = high if latest is None else max(high, latest)
+                so_far = np.maximum.accumulate(times if latest is None else np.append(latest, times))[-len(times) :]
+                behind += int((times + retention_ms < so_far).sum())
+                latest = int(so_far[-1])
     if passed is not None:
         passed.close()
-    facts: dict[str, Any] = {"records": records, "events": events, "earliest_ms": earliest, "latest_ms": latest}
+    facts: dict[str, Any] = {"records": records, "events": events, "latest_ms": latest, "behind": behind}
     facts["reasons"] = dict(sorted(reasons.items()))
     found = PieceIndex(np.array(segments, np.int64).reshape(-1, shards, 5), np.array(emitted, np.int64), facts)
     _save(files.index, found)
