@@ -234,9 +234,9 @@ def _show(report: BackfillReport, request: BackfillRequest, elapsed_s: float) ->
 
 
 def _show_labels(report: BackfillReport, labels: LabelRequest) -> None:
-    known = "no time" if report.labels_until_ms is None else datetime.fromtimestamp(
-        report.labels_until_ms / 1_000, UTC
-    )
+    known = "no time"
+    if report.labels_until_ms is not None:
+        known = datetime.fromtimestamp(report.labels_until_ms / 1_000, UTC).isoformat(timespec="seconds")
     horizon = duration_text(labels.horizon_ms)
     mean = f", mean {report.label_sum / report.labelled:.4g}" if report.labelled else ""
     show(

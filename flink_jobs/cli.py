@@ -300,8 +300,7 @@ def backfill(
 ) -> None:
     """Replay history through the pipeline's features into a training set; goes on where a stopped run ended.
 
-    Example: millrace backfill purchase --from history.parquet --to training_set.parquet --labels buys.csv
-    --label-horizon 30m
+    Example: millrace backfill purchase --from kafka --to set.parquet --labels buys.csv --label-horizon 30m
     """
     from flink_jobs.backfill_command import run_backfill_command
     from flink_jobs.pipelines import load_pipeline
