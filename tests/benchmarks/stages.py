@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.operators import open_model
+from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import load_pipeline, model_folder
 from udfs.entity_state import ShardState, warm_up
 from udfs.plan import FeaturePlan

@@ -14,7 +14,7 @@ from workloads import PURCHASE, START_MS, make_topics, named, settings_of
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.operators import open_model
+from flink_jobs.pipeline_model import open_model
 from models.binding import manifest_for_model
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE
