@@ -97,8 +97,8 @@ def _java(_settings: Settings) -> Iterator[Finding]:
 def _jars(_settings: Settings) -> Iterator[Finding]:
     locked, folder = jars.read_lock(), jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).is_file()]
-    found = [jar for jar in locked if jar not in missing]
-    wrong = [jar.filename for jar in found if jars.file_sha256(folder / jar.filename) != jar.sha256]
+    fetched = [jar for jar in locked if jar not in missing]
+    wrong = [jar.filename for jar in fetched if jars.file_sha256(folder / jar.filename) != jar.sha256]
     if wrong:
         advice = f"delete them from {folder}; `millrace up` fetches them again"
         yield Finding("jars", "broken", f"not what jars.lock says: {', '.join(wrong)}", advice)

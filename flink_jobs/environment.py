@@ -50,6 +50,8 @@ def flink_options(settings: Settings, checkpoints: Path, restore_from: str | Non
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",
+        # what crosses between tasks are batches, gathered already: the default would hold each for up to 100 ms
+        "execution.buffer-timeout.interval": "0 ms",
         "pipeline.max-parallelism": str(MAX_PARALLELISM),
         # added operators find their state only if the others are named from the first release on
         "table.exec.uid.generation": "ALWAYS",

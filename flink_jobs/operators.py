@@ -3,35 +3,24 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pyflink.common import Row, Types
+from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
-from models.onnx_model import OnnxModel
+from flink_jobs.pipeline_model import open_model
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RecordBatch
 from udfs.scoring import Scorer
-from udfs.wire_formats import PredictionEncoder, RecordBatch
+from udfs.wire_formats import PredictionEncoder
 
 STATE_LOG = "shard-state-log"
 
 
-def open_model(pipeline: Pipeline, folder: Path) -> OnnxModel:
-    """The pipeline's model from its version folder, checked against the pipeline's features."""
-    return OnnxModel.load(
-        folder,
-        feature_names=pipeline.feature_names,
-        feature_set_hash=pipeline.feature_set_hash,
-        name=pipeline.model.name,
-        version=pipeline.model.version,
-    )
-
-
 class ScoreBatches(KeyedProcessFunction):
-    """(shard key, batch of raw records) -> one row with the batch's output records.
+    """(shard key, batch of raw records) -> the batch's output records, both as bytes.
 
     The state of a shard lives in this process and is written behind to Flink as a log of batches (`ShardState`); it is
     read back once, when the shard's first batch arrives after a start or a restore.
@@ -56,17 +45,18 @@ class ScoreBatches(KeyedProcessFunction):
         self._scorer = Scorer(FeaturePlan.build(self._pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
         self._shards: dict[int, ShardState] = {}
 
-    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Score one batch of one shard."""
         key = ctx.get_current_key()
         state = self._shards.get(key)
         if state is None:
             entries = ((number, bytes(entry)) for number, entry in self._log.items())
             state = self._shards[key] = ShardState.restore(self._scorer.plan, entries)
-        outputs = self._scorer.score(RecordBatch(*value), state)
+        outputs = self._scorer.score(RecordBatch(value), state)
         put, removed = state.take_changes()
         for number, entry in put.items():
             self._log.put(number, entry)
         for number in removed:
             self._log.remove(number)
-        yield Row([tuple(output) for output in outputs])
+        if outputs:
+            yield outputs
