@@ -37,6 +37,7 @@ LEGS = ("send", "score", "write", "show")
 LEG_TEXTS = ("sent -> in the events topic", "-> scored", "-> in the output topic", "-> visible")
 
 Times = npt.NDArray[np.float64]
+Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ VARIANTS = [
 class Latencies:
     """Milliseconds of each measured event, (n,) each: the whole, its legs in the order of `LEGS`, the producer's lag.
 
-    `cores` says how many cores the job's Java machine, its Python processes and the broker used meanwhile.
+    `cores` says how many cores the job's Java machine, its Python processes, the broker and others used meanwhile.
     """
 
     whole: Times
@@ -128,16 +129,17 @@ class _Run:
         sent, seen = self.home / "sent.npz", self.home / "seen.npz"
         job, arguments, environment = self._job()
         producing = [self.broker.bootstrap, self.events, str(self.rate), most, str(sent)]
+        reading = [self.broker.bootstrap, self.output, str(seen)]
         with (
-            companion(f"{PACKAGE}.visibility_reader", [self.broker.bootstrap, self.output, str(seen)], self.home / "r"),
+            companion(f"{PACKAGE}.visibility_reader", reading, self.home / "reader") as reader,
             companion(job, arguments, self.home / "job", environment) as scoring,
         ):
-            with companion(f"{PACKAGE}.paced_producer", producing, self.home / "producer"):
+            with companion(f"{PACKAGE}.paced_producer", producing, self.home / "producer") as producer:
                 self._wait_for_the_first(scoring)
                 time.sleep(span.warm_up_s)
-                begin_ns, before = time.time_ns(), self._cpu_s(scoring)
+                begin_ns, before = time.time_ns(), self._cpu_s(scoring, producer, reader)
                 time.sleep(span.measured_s)
-                end_ns, after = time.time_ns(), self._cpu_s(scoring)
+                end_ns, after = time.time_ns(), self._cpu_s(scoring, producer, reader)
             raise_if_ended(scoring, self.home / "job")
             time.sleep(THROUGH_S)
         seconds = (end_ns - begin_ns) / 1e9
@@ -152,7 +154,7 @@ class _Run:
         settings = {"guarantee": self.variant.guarantee, "checkpoint_interval_ms": CHECKPOINT_MS} | tried
         return f"{PACKAGE}.millrace_job", arguments, {"BENCH_SETTINGS": json.dumps(settings)}
 
-    def _wait_for_the_first(self, scoring: "subprocess.Popen[bytes]") -> None:
+    def _wait_for_the_first(self, scoring: Process) -> None:
         deadline = time.monotonic() + START_S
         while not sum(topic_ends(self.broker.bootstrap, self.output, isolation="read_committed").values()):
             raise_if_ended(scoring, self.home / "job")
@@ -160,8 +162,14 @@ class _Run:
                 raise SystemExit(f"{self.variant.name}: no prediction within {START_S:.0f} s")
             time.sleep(0.2)
 
-    def _cpu_s(self, scoring: "subprocess.Popen[bytes]") -> dict[str, float]:
-        return cpu_s(family(scoring)) | {"broker": cpu_s([psutil.Process(self.broker.state.pid)])["jvm"]}
+    def _cpu_s(self, scoring: Process, producer: Process, reader: Process) -> dict[str, float]:
+        """CPU seconds so far, by who used them; `others` have nothing to do with the measure and disturb it."""
+        spent = cpu_s(family(scoring))
+        spent["broker"] = cpu_s([psutil.Process(self.broker.state.pid)])["jvm"]
+        spent["producer_and_reader"] = cpu_s([*family(producer), *family(reader)])["python"]
+        machine = psutil.cpu_times()
+        busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
+        return spent | {"others": busy - sum(spent.values())}
 
     def _evaluate(
         self, begin_ns: int, end_ns: int, sent: "dict[str, Any]", seen: "dict[str, Any]", cores: dict[str, float]
