@@ -1,0 +1,241 @@
+"""Latency from producing an event to seeing its prediction, at a steady rate, and where it goes.
+
+Three processes beside the job and the broker: a producer that keeps the pace and notes when it sent each event, the
+job, and a reader that notes when each prediction became visible to it (`read_committed`). Events of the start are left
+out: the time counts from some seconds after the first visible prediction, when the backlog of the start-up has gone
+through and has warmed the Java machine's compiler. A late producer is told apart: an event's time begins when it was
+sent, and how far the producer was behind its schedule is a row of its own.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from flink_jobs.committed_reader import CommittedReader
+from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
+from flink_jobs.local.broker import Broker
+from tests.benchmarks.companions import companion, cpu_s, family, raise_if_ended
+from tests.benchmarks.visibility_reader import event_number
+
+PACKAGE = "tests.benchmarks"
+RATE = 5_000.0
+PARTITIONS = 3
+CHECKPOINT_MS = 1_000
+START_S = 120.0
+THROUGH_S = 4.0  # three checkpoints and what they take
+LEGS = ("send", "score", "write", "show")
+LEG_TEXTS = ("sent -> in the events topic", "-> scored", "-> in the output topic", "-> visible")
+
+Times = npt.NDArray[np.float64]
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True)
+class Span:
+    """How long to warm up after the first prediction, and to measure then."""
+
+    warm_up_s: float
+    measured_s: float
+
+
+QUICK, FULL = Span(15.0, 20.0), Span(30.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured: `millrace` or `bare_loop`, with a guarantee."""
+
+    job: str
+    guarantee: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.job} {self.guarantee}"
+
+    @property
+    def key(self) -> str:
+        """How the figures are called in `bench.json`."""
+        job = "" if self.job == "millrace" else f"_{self.job}"
+        return f"latency{job}{'_exactly_once' if self.guarantee == 'exactly-once' else ''}"
+
+
+VARIANTS = [
+    Variant(job, guarantee) for guarantee in ("at-least-once", "exactly-once") for job in ("millrace", "bare_loop")
+]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Milliseconds of each measured event, (n,) each: the whole, its legs in the order of `LEGS`, the producer's lag.
+
+    `cores` says how many cores the job's Java machine, its Python processes, the broker and others used meanwhile.
+    """
+
+    whole: Times
+    legs: tuple[Times, ...]
+    lag: Times
+    cores: dict[str, float]
+
+
+def measure(quick: bool) -> dict[str, float]:
+    """Every variant, one after the other on one broker; prints a table."""
+    return measure_variants(VARIANTS, QUICK if quick else FULL)
+
+
+def measure_variants(variants: list[Variant], span: Span, rate: float = RATE) -> dict[str, float]:
+    """Some variants; settings of the Millrace job may be given in `BENCH_SETTINGS` as JSON."""
+    result: dict[str, float] = {"latency_events_per_s": rate}
+    print(
+        f"\nlatency in ms, {rate:,.0f} events/s for {span.measured_s:.0f} s, from {span.warm_up_s:.0f} s after "
+        f"the first prediction\n{'':40}{'p50':>9}{'p99':>9}{'max':>9}",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory(prefix="millrace-latency-") as folder:
+        broker = Broker.start(Path(folder) / "broker", die_with_parent=True)
+        try:
+            for variant in variants:
+                found = _Run(variant, broker, Path(folder) / variant.name.replace(" ", "-"), rate).latencies(span)
+                _print(variant, found)
+                result |= _figures(variant, found)
+        finally:
+            broker.stop()
+    return result
+
+
+class _Run:
+    """One variant from start to end."""
+
+    def __init__(self, variant: Variant, broker: Broker, home: Path, rate: float) -> None:
+        self.variant, self.broker, self.home, self.rate = variant, broker, home, rate
+        self.events, self.output = f"events-{home.name}", f"output-{home.name}"
+        home.mkdir(parents=True)
+
+    def latencies(self, span: Span) -> Latencies:
+        by_broker = {"message.timestamp.type": "LogAppendTime"}
+        names = (self.events, self.output)
+        create_topics(self.broker.bootstrap, [TopicSpec(name, PARTITIONS, settings=by_broker) for name in names])
+        create_topics(self.broker.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
+        most = str(int(self.rate * (START_S + span.warm_up_s + span.measured_s)))
+        sent, seen = self.home / "sent.npz", self.home / "seen.npz"
+        job, arguments, environment = self._job()
+        producing = [self.broker.bootstrap, self.events, str(self.rate), most, str(sent)]
+        reading = [self.broker.bootstrap, self.output, str(seen)]
+        with (
+            companion(f"{PACKAGE}.visibility_reader", reading, self.home / "reader") as reader,
+            companion(job, arguments, self.home / "job", environment) as scoring,
+        ):
+            with companion(f"{PACKAGE}.paced_producer", producing, self.home / "producer") as producer:
+                self._wait_for_the_first(scoring)
+                time.sleep(span.warm_up_s)
+                begin_ns, before = time.time_ns(), self._cpu_s(scoring, producer, reader)
+                time.sleep(span.measured_s)
+                end_ns, after = time.time_ns(), self._cpu_s(scoring, producer, reader)
+            raise_if_ended(scoring, self.home / "job")
+            time.sleep(THROUGH_S)
+        seconds = (end_ns - begin_ns) / 1e9
+        cores = {kind: (after[kind] - before[kind]) / seconds for kind in after}
+        return self._evaluate(begin_ns, end_ns, np.load(sent), np.load(seen), cores)
+
+    def _job(self) -> tuple[str, list[str], dict[str, str]]:
+        arguments = [self.broker.bootstrap, str(self.home / "job"), self.events, self.output]
+        if self.variant.job == "bare_loop":
+            return f"{PACKAGE}.prompt_bare_loop", [*arguments, self.variant.guarantee], {}
+        tried = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
+        settings = {"guarantee": self.variant.guarantee, "checkpoint_interval_ms": CHECKPOINT_MS} | tried
+        return f"{PACKAGE}.millrace_job", arguments, {"BENCH_SETTINGS": json.dumps(settings)}
+
+    def _wait_for_the_first(self, scoring: Process) -> None:
+        deadline = time.monotonic() + START_S
+        while not sum(topic_ends(self.broker.bootstrap, self.output, isolation="read_committed").values()):
+            raise_if_ended(scoring, self.home / "job")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.variant.name}: no prediction within {START_S:.0f} s")
+            time.sleep(0.2)
+
+    def _cpu_s(self, scoring: Process, producer: Process, reader: Process) -> dict[str, float]:
+        """CPU seconds so far, by who used them; `others` have nothing to do with the measure and disturb it."""
+        spent = cpu_s(family(scoring))
+        spent["broker"] = cpu_s([psutil.Process(self.broker.state.pid)])["jvm"]
+        spent["producer_and_reader"] = cpu_s([*family(producer), *family(reader)])["python"]
+        machine = psutil.cpu_times()
+        busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
+        return spent | {"others": busy - sum(spent.values())}
+
+    def _evaluate(
+        self, begin_ns: int, end_ns: int, sent: "dict[str, Any]", seen: "dict[str, Any]", cores: dict[str, float]
+    ) -> Latencies:
+        sent_ns, due_ns = sent["sent_ns"], sent["due_ns"]
+        chosen = np.flatnonzero((sent_ns >= begin_ns) & (sent_ns < end_ns))
+        wanted = sent["number"][chosen]
+        number, first = np.unique(seen["number"], return_index=True)
+        if self.variant.guarantee == "exactly-once" and len(number) != len(seen["number"]):
+            raise SystemExit(f"{self.variant.name}: {len(seen['number']) - len(number)} predictions came twice")
+        missing = np.setdiff1d(wanted, number)
+        if len(missing) or not len(wanted):
+            raise SystemExit(f"{self.variant.name}: {len(missing)} of {len(wanted)} events have no prediction")
+        row = first[np.searchsorted(number, wanted)]
+        appended_ms = self._appended_ms(int(number[-1]) + 1)[wanted]
+        # (5, n): the moments between which the legs lie
+        moments = np.stack([
+            sent_ns[chosen] / 1e6,
+            appended_ms,
+            seen["scored_ms"][row],
+            seen["appended_ms"][row],
+            seen["visible_ns"][row] / 1e6,
+        ])  # fmt: skip
+        legs = tuple(np.diff(moments, axis=0))
+        return Latencies(moments[-1] - moments[0], legs, (sent_ns - due_ns)[chosen] / 1e6, cores)
+
+    def _appended_ms(self, numbers: int) -> Times:
+        """When the broker got each event, by its number."""
+        decode = msgspec.json.Decoder(_Numbered).decode
+        found = np.full(numbers, np.nan)
+        reader = CommittedReader(self.broker.bootstrap, [self.events])
+        try:
+            while not reader.at_end:
+                for message in reader.read(0.2):
+                    found[event_number(decode(message.value()).event_id)] = message.timestamp()[1]
+        finally:
+            reader.close()
+        return found
+
+
+class _Numbered(msgspec.Struct, gc=False):
+    event_id: str
+
+
+def _three(times: Times) -> tuple[float, float, float]:
+    return float(np.percentile(times, 50)), float(np.percentile(times, 99)), float(np.max(times))
+
+
+def _print(variant: Variant, found: Latencies) -> None:
+    rows = [(f"{variant.name}, {len(found.whole):,} events", found.whole)]
+    rows += [(f"  {text}", leg) for text, leg in zip(LEG_TEXTS, found.legs, strict=True)]
+    rows += [("  the producer behind its schedule", found.lag)]
+    for text, times in rows:
+        print(f"{text:40}" + "".join(f"{value:>9.1f}" for value in _three(times)), flush=True)
+    print("  cores used: " + ", ".join(f"{kind} {used:.2f}" for kind, used in found.cores.items()), flush=True)
+
+
+def _figures(variant: Variant, found: Latencies) -> dict[str, float]:
+    result = {}
+    named = [("", found.whole), ("_producer_lag", found.lag)]
+    named += [(f"_{leg}", times) for leg, times in zip(LEGS, found.legs, strict=True)]
+    for suffix, times in named:
+        p50, p99, most = _three(times)
+        result |= {
+            f"{variant.key}{suffix}_p50_ms": round(p50, 1),
+            f"{variant.key}{suffix}_p99_ms": round(p99, 1),
+            f"{variant.key}{suffix}_max_ms": round(most, 1),
+        }
+    return result
