@@ -47,6 +47,8 @@ def flink_options(settings: Settings, checkpoints: Path, restore_from: str | Non
         "python.fn-execution.bundle.time": str(settings.bundle_ms),
         "python.fn-execution.bundle.size": str(settings.bundle_size),
         "python.execution-mode": "process",
+        # PyFlink would keep a copy of each written entry of a map
+        "python.map-state.read-cache-size": "0",
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",

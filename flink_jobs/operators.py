@@ -12,7 +12,7 @@ from flink_jobs.pipeline_model import open_model
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
-from udfs.record_batch import RecordBatch
+from udfs.record_batch import RECORDS, WRITE, RecordBatch
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
 
@@ -22,8 +22,10 @@ STATE_LOG = "shard-state-log"
 class ScoreBatches(KeyedProcessFunction):
     """(shard key, batch of raw records) -> the batch's output records, both as bytes.
 
-    The state of a shard lives in this process and is written behind to Flink as a log of batches (`ShardState`); it is
-    read back once, when the shard's first batch arrives after a start or a restore.
+    The states of this subtask's shards live in this process. Each is written behind to Flink as a log of events
+    (`ShardState`), under its own key, when told to: before each checkpoint, because every write is a round trip to the
+    JVM. With several sources each tells, and the last one to do so has sent its last records before the checkpoint. At
+    the start all states are read back before the first record comes.
     """
 
     def __init__(self, pipeline: Pipeline, model_folder: Path) -> None:
@@ -46,17 +48,23 @@ class ScoreBatches(KeyedProcessFunction):
         self._shards: dict[int, ShardState] = {}
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
-        """Score one batch of one shard."""
-        key = ctx.get_current_key()
-        state = self._shards.get(key)
-        if state is None:
+        """Score a batch of records, or read or write the state of the shard whose key this came under."""
+        records = RecordBatch(value)
+        if records.command == RECORDS:
+            outputs = self._scorer.score(records, self._shards)
+            if outputs:
+                yield outputs
+            return
+        shard: int = ctx.get_current_key()
+        if records.command == WRITE:
+            self._write(self._shards[shard])
+        elif shard not in self._shards:
             entries = ((number, bytes(entry)) for number, entry in self._log.items())
-            state = self._shards[key] = ShardState.restore(self._scorer.plan, entries)
-        outputs = self._scorer.score(RecordBatch(value), state)
+            self._shards[shard] = ShardState.restore(self._scorer.plan, entries)
+
+    def _write(self, state: ShardState) -> None:
         put, removed = state.take_changes()
         for number, entry in put.items():
             self._log.put(number, entry)
         for number in removed:
             self._log.remove(number)
-        if outputs:
-            yield outputs

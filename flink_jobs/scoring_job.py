@@ -1,8 +1,8 @@
 """The DataStream job, one event's path in four hops.
 
-    Kafka source -> gather by shard (JVM) -> score (Python, a batch a call)    -> Kafka sink
-    raw records     a batch is one byte      decode, features, ONNX, encode;      predictions and dead letters,
-                    array, every batch_ms    one byte array a batch               taken apart in the JVM
+    Kafka source -> gather by subtask (JVM) -> score (Python, a batch a call) -> Kafka sink
+    raw records     a batch is one byte        decode, features, ONNX, encode;   predictions and dead letters,
+                    array, every batch_ms      one byte array a batch            taken apart in the JVM
 
 The SQL at both ends is frozen and generic: its operators have counters for uids, so every later change happens in
 Python or in operators with uids of their own.
@@ -50,16 +50,17 @@ def build_scoring_job(
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
-    batches = _gather_by_shard(tables, settings)
+    batches = _gather(tables, settings)
     scored = _score(batches, pipeline, model_folder)
     return _write(tables, scored)
 
 
-def _gather_by_shard(tables: "StreamTableEnvironment", settings: Settings) -> "KeyedStream":
-    """Raw records -> (shard key, bytes of the records of a shard that came within batch_ms), keyed by shard key.
+def _gather(tables: "StreamTableEnvironment", settings: Settings) -> "KeyedStream":
+    """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
-    they take one way.
+    they take one way. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
+    shard.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream
@@ -75,9 +76,8 @@ def _gather_by_shard(tables: "StreamTableEnvironment", settings: Settings) -> "K
     batch = Types.PRIMITIVE_ARRAY(Types.BYTE())
     keyed_batch = Types.ROW([Types.INT(), batch])
     keys = int_array(_shard_keys(jvm, settings.shards))
-    gathered = add_operator(
-        raw, "gather", "ShardBatches", keyed_batch.get_java_type_info(), keys, settings.batch_ms
-    )
+    references = keys, settings.batch_ms, MAX_PARALLELISM, settings.parallelism
+    gathered = add_operator(raw, "gather", "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

@@ -36,8 +36,10 @@ class Settings(BaseSettings):
     shards: int = Field(
         32, ge=1, le=128, description="groups entities are split into; a savepoint keeps its number for ever"
     )
-    batch_ms: int = Field(50, ge=1, le=10_000, description="how long the JVM gathers records of a shard into a batch")
-    bundle_ms: int = Field(10, ge=1, le=10_000, description="longest a batch waits on its way into Python")
+    batch_ms: int = Field(
+        20, ge=1, le=10_000, description="how long the JVM gathers records into a batch; ten times as long in a backlog"
+    )
+    bundle_ms: int = Field(3, ge=1, le=10_000, description="longest a batch waits on its way into Python")
     bundle_size: int = Field(64, ge=1, description="most batches that go into Python together")
     guarantee: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once", description="exactly-once: visible with the next checkpoint; at-least-once: visible at once"

@@ -1,11 +1,11 @@
-"""One micro-batch of a shard: raw records in; predictions and dead letters out.
+"""One micro-batch: raw records in; predictions and dead letters out.
 
     records -> decode -> features (per entity, in order of arrival) -> model -> predictions with receipts
 
 A record that cannot be decoded, or whose row the model fails on, leaves as a dead letter; the others are scored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -45,8 +45,12 @@ class Scorer:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._decoder = EventDecoder(plan.pipeline)
 
-    def score(self, records: RecordBatch, state: ShardState) -> bytes:
-        """Advance the shard's state by the records and score each.
+    def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
+        """Advance the shards' states by the records and score each.
+
+        Args:
+            records: The batch.
+            shards: The state of every shard that has records in it.
 
         Returns:
             One output record for every record, as `output_batch` packs them: dead letters, then predictions in order.
@@ -59,8 +63,25 @@ class Scorer:
         if rows is not None:
             record_times_ms, partitions = record_times_ms[rows], partitions[rows]
         times_ms, columns, masks, direct = self.plan.columnise(events)
-        advanced = state.advance(entities, times_ms, record_times_ms, partitions, columns, masks, direct)
-        scores, failed = predict_each(self._model, advanced.features)
+        parts: list[Advanced] = []
+        begin = 0
+        for shard, end in zip(records.shards, _ends_among(rows, records.shard_ends), strict=True):
+            part = slice(begin, end)
+            parts.append(
+                shards[shard].advance(
+                    entities[part],
+                    times_ms[part],
+                    record_times_ms[part],
+                    partitions[part],
+                    columns[part],
+                    masks[part],
+                    direct[part],
+                )
+            )
+            begin = end
+        features = np.concatenate([part.features for part in parts])
+        flags = np.concatenate([part.flags for part in parts])
+        scores, failed = predict_each(self._model, features)
         if failed:
             all_rows = np.arange(len(records)) if rows is None else rows
             outputs += self._encoder.dead_letters(
@@ -69,7 +90,7 @@ class Scorer:
             kept = np.array([place for place in range(len(events)) if place not in failed], np.int64)
             events = [events[place] for place in kept]
             rows, scores, times_ms = all_rows[kept], scores[kept], times_ms[kept]
-            advanced = Advanced(advanced.features[kept], advanced.flags[kept])
+            features, flags = features[kept], flags[kept]
         if not events:
             return outputs
         return outputs + self._encoder.predictions(
@@ -80,9 +101,17 @@ class Scorer:
             partitions=records.partitions if rows is None else records.partitions[rows],
             offsets=records.offsets if rows is None else records.offsets[rows],
             event_times_ms=times_ms,
-            flags=[FLAG_NAMES[flag] for flag in advanced.flags.tolist()] if advanced.flags.any() else None,
-            features=advanced.features,
+            flags=[FLAG_NAMES[flag] for flag in flags.tolist()] if flags.any() else None,
+            features=features,
         )
+
+
+def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:
+    """Where segments end among some of the rows only."""
+    if rows is None:
+        return ends
+    found: list[int] = np.searchsorted(rows, ends).tolist()
+    return found
 
 
 def predict_each(model: Model, features: Features) -> tuple[Features, dict[int, Refused]]:

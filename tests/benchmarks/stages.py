@@ -118,7 +118,7 @@ def _timed(size: int, scorer: Scorer, spent: _Spent | None = None) -> dict[str, 
         if events < WARM_UP_EVENTS <= events + len(batch):
             spent.us.clear()
         events += len(batch)
-        score(batch, state)
+        score(batch, {0: state})
         take_changes()
     timed_events = EVENTS - WARM_UP_EVENTS
     spent.us["whole"] += spent.us["log"]

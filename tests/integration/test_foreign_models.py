@@ -104,7 +104,7 @@ def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
     keys, values = zip(*records, strict=True)
     batch = RecordBatch(pack_records(keys, values, [0] * len(records), places, [START_MS] * len(records)))
     state = ShardState(plan, log_changes=False)
-    outputs = read_outputs(Scorer(plan, model, encoder, lambda: START_MS).score(batch, state))
+    outputs = read_outputs(Scorer(plan, model, encoder, lambda: START_MS).score(batch, {0: state}))
     assert [output.topic for output in outputs] == [pipeline.predictions] * len(records)
     answers = [Answer((0, at), (0, at), each.key, each.value, {}) for at, each in enumerate(outputs)]
     assert_scored_as_by_onnxruntime(name, pipeline, answers)

@@ -79,5 +79,5 @@ class Shard:
 
     def score(self, records, first_offset=0):
         """One output record for every record, in order of offsets."""
-        outputs = read_outputs(self.scorer.score(batch_of(records, first_offset), self.state))
+        outputs = read_outputs(self.scorer.score(batch_of(records, first_offset), {0: self.state}))
         return sorted(outputs, key=lambda output: int(headers_of(output)["offset"]))
