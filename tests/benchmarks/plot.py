@@ -2,12 +2,13 @@
 
     python -m tests.benchmarks.plot
 
-Bars on a logarithmic axis from 1x, so that 1.3x and 30x are both readable; it has a ground of its own and follows the
-reader's light or dark mode.
+Ratios are on a logarithmic axis from 1x, so that 1.3x and 30x are both readable: one below 1 has a number and no bar.
+The picture has a ground of its own and follows the reader's light or dark mode.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -40,52 +41,71 @@ STYLE = """
 """
 
 
-def ticks(largest: float) -> list[float]:
+@dataclass(frozen=True)
+class Axis:
+    """Marks from the left to the right end, and how many of a bar's pixels a value gets between them."""
+
+    marks: tuple[float, ...]
+    unit: str
+    logarithmic: bool
+
+    def x(self, value: float) -> float:
+        """Pixels from the left end; a value to the left of it has none."""
+        low, high = self.marks[0], self.marks[-1]
+        if value <= low:
+            return 0.0
+        share = math.log(value / low) / math.log(high / low) if self.logarithmic else (value - low) / (high - low)
+        return (WIDTH - LEFT - RIGHT) * share
+
+
+def ratio_axis(largest: float) -> Axis:
     """1, 3, 10, 30, … up to the first that is not below the largest value."""
-    found = [1.0]
-    while found[-1] < largest:
-        found.append(found[-1] * (3 if len(found) % 2 else 10 / 3))
-    return [float(f"{tick:.3g}") for tick in found]
+    marks = [1.0, 3.0]
+    while marks[-1] < largest:
+        marks.append(marks[-2] * 10)
+    return Axis(tuple(marks), "x", logarithmic=True)
 
 
-def chart(title: str, bars: Sequence[tuple[str, float]], unit: str, top: int) -> list[str]:
-    """SVG elements of one chart, its upper edge at `top`; a value below 1 has no bar but its number."""
-    marks = ticks(max((value for _, value in bars), default=1.0))
-    scale = (WIDTH - LEFT - RIGHT) / math.log(max(marks[-1], 3.0))
+def latency_axis(largest: float) -> Axis:
+    """From 0 in four to eight round steps."""
+    step = 10.0 ** math.floor(math.log10(largest)) if largest > 0 else 1.0
+    step = next(part for part in (step, step / 2, step / 4, step / 5) if largest / part >= 4 or part == step / 5)
+    return Axis(tuple(step * number for number in range(math.ceil(largest / step) + 1)), " ms", logarithmic=False)
+
+
+def chart(title: str, bars: Sequence[tuple[str, float]], axis: Axis, top: int) -> list[str]:
+    """SVG elements of one chart, its upper edge at `top`."""
     bottom = top + TOP + ROW * len(bars)
     lines = [f'<text class="title" x="20" y="{top + 26}">{escape(title)}</text>']
-    for mark in marks:
-        x = LEFT + scale * math.log(mark)
+    for mark in axis.marks:
+        x = LEFT + axis.x(mark)
         lines.append(f'<line class="grid" x1="{x:.1f}" y1="{top + TOP - 6}" x2="{x:.1f}" y2="{bottom}"/>')
-        lines.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{mark:g}{unit}</text>')
+        label = f"{mark:,g}{axis.unit}"
+        lines.append(f'<text class="axis" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{label}</text>')
     for number, (label, value) in enumerate(bars):
-        y = top + TOP + ROW * number
-        length = scale * max(0.0, math.log(value)) if value > 0 else 0.0
+        y, length = top + TOP + ROW * number, axis.x(value)
         lines.append(f'<text x="{LEFT - 12}" y="{y + 17}" text-anchor="end">{escape(label)}</text>')
         lines.append(f'<rect class="bar" x="{LEFT}" y="{y + 3}" width="{length:.1f}" height="{ROW - 10}" rx="3"/>')
-        lines.append(f'<text x="{LEFT + length + 8:.1f}" y="{y + 17}">{value:,.3g}{unit}</text>')
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        lines.append(f'<text x="{LEFT + length + 8:.1f}" y="{y + 17}">{shown}{axis.unit}</text>')
     return lines
 
 
 def svg(figures: Mapping[str, Figure]) -> str:
     """The picture: the ratios, and the latencies if they were measured."""
     lines, top = [], 0
-    for title, labels, unit in (
-        (f"Events per second: Millrace is so many times as fast as ({_machine(figures)})", RATIOS, "x"),
-        ("Latency of Millrace, produced to visible, at 5,000 events/s", LATENCIES, " ms"),
+    for title, labels, axis_of in (
+        (f"Events a second on {figures.get('cores', '?')} cores: Millrace as a multiple of", RATIOS, ratio_axis),
+        ("Latency of Millrace at 5,000 events/s, from produced to visible", LATENCIES, latency_axis),
     ):
         bars = [(label, float(figures[key])) for key, label in labels.items() if key in figures]
         if bars:
-            lines += chart(title, bars, unit, top)
+            lines += chart(title, bars, axis_of(max(value for _, value in bars)), top)
             top += TOP + ROW * len(bars) + 30
     ground = f'<rect class="ground" x="0.5" y="0.5" width="{WIDTH - 1}" height="{top - 1}" rx="6"/>'
     size = f'width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
     body = "\n".join([f"<style>{STYLE}</style>", ground, *lines])
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n{body}\n</svg>\n'
-
-
-def _machine(figures: Mapping[str, Figure]) -> str:
-    return f"{figures.get('cores', '?')} cores"
 
 
 def main() -> None:

@@ -240,9 +240,18 @@ def test_the_picture_is_readable_in_light_and_in_dark_mode():
     assert "#0d1117" in dark
 
 
-def test_ticks_reach_the_largest_value():
-    assert plot.ticks(31.4) == [1, 3, 10, 30, 100]
-    assert plot.ticks(0.5) == [1]
+@pytest.mark.parametrize(
+    ("axis", "largest", "marks"),
+    [
+        (plot.ratio_axis, 31.4, (1, 3, 10, 30, 100)),
+        (plot.ratio_axis, 0.5, (1, 3)),
+        (plot.latency_axis, 1_130, (0, 250, 500, 750, 1_000, 1_250)),
+        (plot.latency_axis, 48, (0, 10, 20, 30, 40, 50)),
+    ],
+)
+def test_an_axis_reaches_the_largest_value(axis, largest, marks):
+    assert axis(largest).marks == marks
+    assert axis(largest).x(marks[-1]) == plot.WIDTH - plot.LEFT - plot.RIGHT
 
 
 def test_a_child_is_told_by_its_input_that_it_is_over(tmp_path):
