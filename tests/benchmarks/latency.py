@@ -228,7 +228,7 @@ def _print(variant: Variant, found: Latencies) -> None:
 
 
 def _figures(variant: Variant, found: Latencies) -> dict[str, float]:
-    result = {}
+    result = {f"{variant.key}_others_cores": round(found.cores["others"], 2)}
     named = [("", found.whole), ("_producer_lag", found.lag)]
     named += [(f"_{leg}", times) for leg, times in zip(LEGS, found.legs, strict=True)]
     for suffix, times in named:
