@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from flink_jobs.environment import PROJECT_ROOT
+from flink_jobs.kafka_admin import KafkaAdminError, topic_ends
 
 STOP_S = 60.0
 LOG_TAIL = 3_000
@@ -77,3 +78,11 @@ def cpu_s(processes: list[psutil.Process]) -> dict[str, float]:
         except psutil.NoSuchProcess:
             continue
     return spent
+
+
+def committed_end(bootstrap: str, topic: str) -> int:
+    """How many records a reader of committed ones could see; offsets count a few transaction markers, too."""
+    try:
+        return sum(topic_ends(bootstrap, topic, isolation="read_committed").values())
+    except KafkaAdminError:  # a topic just made has no leader yet
+        return 0

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import psutil
 
 from flink_jobs.committed_reader import CommittedReader
-from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
+from flink_jobs.kafka_admin import TopicSpec, create_topics
 from flink_jobs.local.broker import Broker
-from tests.benchmarks.companions import companion, cpu_s, family, raise_if_ended
+from tests.benchmarks.companions import committed_end, companion, cpu_s, family, raise_if_ended
 from tests.benchmarks.visibility_reader import event_number
 
 PACKAGE = "tests.benchmarks"
@@ -156,7 +156,7 @@ class _Run:
 
     def _wait_for_the_first(self, scoring: Process) -> None:
         deadline = time.monotonic() + START_S
-        while not sum(topic_ends(self.broker.bootstrap, self.output, isolation="read_committed").values()):
+        while not committed_end(self.broker.bootstrap, self.output):
             raise_if_ended(scoring, self.home / "job")
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.variant.name}: no prediction within {START_S:.0f} s")
@@ -228,7 +228,7 @@ def _print(variant: Variant, found: Latencies) -> None:
 
 
 def _figures(variant: Variant, found: Latencies) -> dict[str, float]:
-    result = {}
+    result = {f"{variant.key}_others_cores": round(found.cores["others"], 2)}
     named = [("", found.whole), ("_producer_lag", found.lag)]
     named += [(f"_{leg}", times) for leg, times in zip(LEGS, found.legs, strict=True)]
     for suffix, times in named:

@@ -52,31 +52,32 @@ class SteeredJob:
 
     def __init__(self, process: "subprocess.Popen[bytes]", started_s: float, home: Path) -> None:
         self.process, self.started_s, self.home = process, started_s, home
-        self._answered = 0
 
     def ask(self, command: str, timeout_s: float = ANSWER_S) -> dict[str, Any]:
         """Give a command and wait for its answer: `heap`, `catch_up`, or `stop`, after which the process ends."""
+        known = len(self.answers(command))
         self.process.stdin.write(f"{command}\n".encode())
         self.process.stdin.flush()
-        return self.wait_for(command, timeout_s)
+        return self.wait_for(command, timeout_s, known)
 
-    def wait_for(self, what: str, timeout_s: float = ANSWER_S) -> dict[str, Any]:
-        """The first answer with this name."""
+    def wait_for(self, what: str, timeout_s: float = ANSWER_S, known: int = 0) -> dict[str, Any]:
+        """The first answer with this name after those that are known."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for answer in self.answers():
-                if answer["what"] == what:
-                    return answer
+            found = self.answers(what)
+            if len(found) > known:
+                return found[known]
             raise_if_ended(self.process, self.home)
             time.sleep(LOOK_S)
         raise SystemExit(f"the job did not get to {what!r} within {timeout_s:.0f} s")
 
-    def answers(self) -> list[dict[str, Any]]:
-        """What it has said since the last answer that was waited for, phases included."""
+    def answers(self, what: str | None = None) -> list[dict[str, Any]]:
+        """What it has said so far, phases included; all of it, or those of a name."""
         file = self.home / "answers.jsonl"
         text = file.read_text("utf-8") if file.exists() else ""
         complete = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in complete.splitlines()]
+        found = [json.loads(line) for line in complete.splitlines()]
+        return [answer for answer in found if what in (None, answer["what"])]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from flink_jobs.start_position import choose_start, parse_start
 
 COMMANDS = (
     ["up"], ["down"], ["demo"], ["topics", "create"], ["produce"],
-    ["run"], ["watch"], ["describe"], ["train"], ["doctor"],
+    ["run"], ["watch"], ["describe"], ["train"], ["tune"], ["doctor"],
 )  # fmt: skip
 PIPELINE = """
 from udfs.pipeline import Count, Events, Model, Pipeline, Value
