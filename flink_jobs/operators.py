@@ -8,6 +8,7 @@ from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
+from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.pipeline_model import open_model
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
@@ -36,6 +37,7 @@ class ScoreBatches(KeyedProcessFunction):
         self._log = runtime_context.get_map_state(
             MapStateDescriptor(STATE_LOG, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
         )
+        stop_sampling_bundles()
         warm_up()
         model = open_model(self._pipeline, self._model_folder)
         manifest = model.manifest

@@ -1,7 +1,7 @@
 """Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -17,6 +17,11 @@ ENVIRONMENT_PREFIX = "MILLRACE_"
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it."""
+
+
+def _checkpoint_interval_ms(given: dict[str, Any]) -> int:
+    """Exactly-once outputs are visible with the next checkpoint; at-least-once ones wait for none, but for each a bit."""
+    return 1_000 if given.get("guarantee") == "exactly-once" else 10_000
 
 
 class Settings(BaseSettings):
@@ -44,7 +49,11 @@ class Settings(BaseSettings):
     guarantee: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once", description="exactly-once: visible with the next checkpoint; at-least-once: visible at once"
     )
-    checkpoint_interval_ms: int = Field(1_000, ge=50, description="time between checkpoints")
+    checkpoint_interval_ms: int = Field(
+        default_factory=_checkpoint_interval_ms,
+        ge=50,
+        description="time between checkpoints; default: 1,000 for exactly-once, 10,000 for at-least-once",
+    )
     checkpoint_timeout_ms: int = Field(60_000, ge=1_000, description="a checkpoint that takes longer is given up")
     transaction_timeout_ms: int = Field(
         600_000, ge=10_000, description="Kafka aborts a transaction older than this; above any outage to survive"
