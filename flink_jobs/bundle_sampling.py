@@ -11,8 +11,8 @@ from apache_beam.runners.worker.statesampler import StateSampler, set_current_tr
 
 def stop_sampling_bundles() -> None:
     """Do without the thread in this process from the next bundle on."""
-    StateSampler.start = _start
-    StateSampler.stop = _stop
+    StateSampler.start = _start  # type: ignore[method-assign, assignment]
+    StateSampler.stop = _stop  # type: ignore[method-assign, assignment]
 
 
 def _start(sampler: StateSampler) -> None:
