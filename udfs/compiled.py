@@ -30,7 +30,7 @@ finally:
 
 # typed as Any: numba leaves much out of its type hints
 _njit: Any = njit
-_intrinsic: Any = intrinsic
+_typeof: Any = typeof
 _types: Any = types
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -72,6 +72,11 @@ def compiled(function: F) -> F:
 def inlined(function: F) -> F:
     """Compile into each caller: handing a tuple of arrays over costs a microsecond, more than most kernels do."""
     return cast(F, _njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function))
+
+
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    """A function of kernels whose code is given as LLVM instructions."""
+    return intrinsic(function)
 
 
 @_intrinsic
@@ -119,7 +124,7 @@ opened: Any = _get
 
 def kind_of(content: Any) -> Any:
     """What a kernel must know to open parcels like this one."""
-    return typeof(content)
+    return _typeof(content)
 
 
 class Parcel:

@@ -195,8 +195,10 @@ def new_shard(operations: Operations) -> Shard:
 
 def _no_operations() -> Operations:
     """Kernels are compiled for the types of any pipeline."""
-    records = (np.zeros(0, kind) for kind in (OPERATION, SPAN, STORE, PART, DISTINCT_VALUES))
-    return Operations(*records, Limits(0, 0, 0, 0, 1, 0, 0, 0, 1, 0))
+    steps, spans, stores, parts, distincts = (
+        np.zeros(0, kind) for kind in (OPERATION, SPAN, STORE, PART, DISTINCT_VALUES)
+    )
+    return Operations(steps, spans, stores, parts, distincts, Limits(0, 0, 0, 0, 1, 0, 0, 0, 1, 0))
 
 
 SHARD = kind_of(new_shard(_no_operations()))

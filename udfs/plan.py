@@ -234,7 +234,7 @@ class _Builder:
         needed, column = self._needed(aggregate), self._column(aggregate)
         plain_count = kind == partials.COUNT and needed == 0
         return self._add(
-            kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, stage=AFTER), fill=aggregate.fill,
+            kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, AFTER), fill=aggregate.fill,
             remembers=kind != partials.CUSTOM and not plain_count, without_own=without_own, of=aggregate,
             half_life_ms=_half_life(aggregate),
         )  # fmt: skip

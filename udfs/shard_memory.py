@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from udfs.compiled import Parcel, compiled, opened
 from udfs.entity_keys import key_class, put_in_table
+from udfs.entity_slots import HEAP_FULL, PARTITION_NEW
 from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, Heap, heap_of, new_heap, words_of
 from udfs.kernel_arrays import ENTITIES, NEVER_MS, SHARD, SLOTS_USED, WANTED, Operations, Shard, new_shard
-from udfs.kernels import HEAP_FULL, PARTITION_NEW
 
 _LEAST_WORDS = 1_024
 _GROWTH = 16

@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.compiled import compiled, opened
+from udfs.entity_slots import DONE, HEAP_FULL, forget_rows, is_expired
 from udfs.kernel_arrays import NEVER_MS, SHARD, SLOTS_USED, WANTED
-from udfs.kernels import DONE, HEAP_FULL, forget_rows, is_expired
 from udfs.shard_memory import ShardMemory
 from udfs.slabs import first_word, resize, rows_of
-from udfs.state_log import SNAPSHOT, encode, store_widths
+from udfs.state_log import SNAPSHOT, encode
 
 _HEAD = 3
 """Words of an entity's head before the numbers of its rows."""

@@ -1,8 +1,8 @@
 """How many different values the rows of a window have.
 
-A few rows are looked at anew for each event. For more, a tally remembers how many of the window's rows have each value,
-in a table in the heap, and moves along with the window: it costs the rows that enter and leave. It is exact at any time,
-so it may be forgotten and made again. A NaN is no value; 0.0 and -0.0 are one.
+A few rows are looked at anew for each event. For more, a tally remembers in a table how many of the window's rows have
+each value, and moves along with the window: it costs the rows that enter and leave. It is exact at any time, so it may
+be forgotten and made again. A NaN is no value; 0.0 and -0.0 are one.
 """
 
 import math
@@ -27,13 +27,13 @@ def _value(shard: Shard, step: Any, row: int) -> float:
     needed = step.needed
     if needed != 0 and mask_of(shard, row) & needed != needed:
         return math.nan
-    return shard.heap.numbers[row + step.column] + 0.0  # -0.0 becomes 0.0
+    return float(shard.heap.numbers[row + step.column]) + 0.0  # -0.0 becomes 0.0
 
 
 @inlined
 def _hashed(shard: Shard, value: float) -> int:
     shard.number[0] = value
-    bits = shard.bits[0]
+    bits = int(shard.bits[0])
     return ((bits ^ (bits >> 32)) * 0x9E3779B1) >> 8
 
 

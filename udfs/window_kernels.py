@@ -25,7 +25,7 @@ _NUMBERS = 3
 LINE_WORDS = 6
 FROM_ANCHOR, PAST_MARKS, FUTURE_MARKS, MARKS, MARKS_CLASS, MARKS_EACH = range(LINE_WORDS)
 """An operation's line in the index: the anchor, how many partials are remembered on each side of it, the block they
-are in with its size class, and for how many there is room on each side. `tallies` has its own use of all but the block."""
+are in with its size class, and for how many there is room on each side. `tallies` has its own use of the others."""
 
 
 @inlined
@@ -47,10 +47,8 @@ def roundest(after: int, until: int) -> int:
 def mask_of(shard: Shard, row: int) -> int:
     """The conditions a kept event passed."""
     limits, words = shard.operations.limits, shard.heap.words
-    if limits.mask_words > 0:
-        mask: int = words[row + 1]
-        return mask
-    return words[row] & ((1 << limits.mask_bits) - 1)
+    mask: int = words[row + 1] if limits.mask_words > 0 else words[row] & ((1 << limits.mask_bits) - 1)
+    return mask
 
 
 @inlined
@@ -67,7 +65,7 @@ def line_of(shard: Shard, slot: int, step: Any) -> int:
         for word in range(lines * LINE_WORDS):
             shard.heap.words[index + word] = 0
         entity.index = index
-    return index + step.line * LINE_WORDS
+    return index + int(step.line) * LINE_WORDS
 
 
 @inlined
@@ -181,7 +179,7 @@ def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int,
             partial = merge(kind, first, second, step.half_life_ms)
             row += stride
         return partial
-    latest = kind == LAST or kind == SINCE
+    latest = kind in (LAST, SINCE)
     for _ in range(count):
         if latest and stride < 0 and partial[0] >= 0.0:
             break  # the first one found towards the past is the latest
