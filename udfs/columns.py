@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from udfs.compiled import compiled
 from udfs.conditions import Condition
 
 
@@ -65,52 +66,53 @@ class ValueTable(dict[Any, int]):
     Args:
         hashed: The column of the field's hash, or None.
         conditions: Conditions that read only this field, by bit.
-        categories: For each one-hot feature of the field, its first direct value and the place of each category.
+        categories: The place of each category among the field's one-hot features.
 
     Attributes:
         conditions: As given.
-        hashes: (rows,) float64.
-        masks: (rows,) uint64: bits of the conditions passed.
-        one_hots: For each one-hot feature its first and last direct value + 1, and (rows, categories) float64.
+        rows: (values or more, 2 + categories) float64: the hash, bits of the conditions passed, one-hot features.
     """
 
     _MOST_VALUES = 65_536
 
-    def __init__(
-        self, hashed: Column | None, conditions: dict[int, Condition], categories: list[tuple[int, dict[Any, int]]]
-    ) -> None:
+    def __init__(self, hashed: Column | None, conditions: dict[int, Condition], categories: dict[Any, int]) -> None:
         super().__init__()
-        self._hashed, self.conditions, self._categories = hashed, conditions, categories
-        self._forget()
+        self.conditions, self._hashed, self._categories = conditions, hashed, categories
+        self.rows = np.zeros((0, 2 + len(categories)))
 
-    def rows_of(self, values: Sequence[Any]) -> npt.NDArray[np.intp]:
+    def rows_of(self, values: Sequence[Any]) -> npt.NDArray[np.int64]:
         """(n,) rows of n values; they are valid until the next call."""
         if len(self) > self._MOST_VALUES:
-            self._forget()
-        return np.array([self[value] for value in values], np.intp)
-
-    def _forget(self) -> None:
-        self.clear()
-        self.hashes, self.masks = np.empty(0), np.empty(0, np.uint64)
-        self.one_hots = [(at, at + len(places), np.empty((0, len(places)))) for at, places in self._categories]
+            self.clear()
+        return np.array([self[value] for value in values], np.int64)
 
     def __missing__(self, value: Any) -> int:
         row = len(self)
-        if row == len(self.masks):
-            self._grow(2 * row + 8)
-        if self._hashed is not None:
-            self.hashes[row] = self._hashed.read([value])[0]
+        if row == len(self.rows):
+            self.rows = np.concatenate([self.rows, np.zeros((row + 8, self.rows.shape[1]))])
         mask = 0
         for bit, condition in self.conditions.items():
             mask |= condition.passes({condition.fields[0]: [value]})[0] << bit
-        self.masks[row] = mask
-        for (_, _, ones), (_, places) in zip(self.one_hots, self._categories, strict=True):
-            ones[row] = 0.0
-            if value in places:
-                ones[row, places[value]] = 1.0
+        self.rows[row, 0] = self._hashed.read([value])[0] if self._hashed is not None else 0.0
+        self.rows.view(np.uint64)[row, 1] = mask
+        self.rows[row, 2:] = 0.0
+        if value in self._categories:
+            self.rows[row, 2 + self._categories[value]] = 1.0
         self[value] = row
         return row
 
-    def _grow(self, rows: int) -> None:
-        self.hashes, self.masks = np.resize(self.hashes, rows), np.resize(self.masks, rows)
-        self.one_hots = [(at, end, np.resize(ones, (rows, end - at))) for at, end, ones in self.one_hots]
+
+@compiled
+def look_up(
+    known: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], column: int, first_direct: int,
+    columns: npt.NDArray[np.float64], masks: npt.NDArray[np.uint64], direct: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Put what a table knows of n values into the arrays of a batch; with a negative column, no hash."""
+    bits = known.view(np.uint64)
+    for event in range(len(rows)):
+        row = rows[event]
+        masks[event] |= bits[row, 1]
+        if column >= 0:
+            columns[event, column] = known[row, 0]
+        for place in range(2, known.shape[1]):
+            direct[event, first_direct + place - 2] = known[row, place]

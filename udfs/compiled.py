@@ -6,7 +6,7 @@ No fastmath: the bits of a feature matter. Kept on disk beside the module, so on
 import builtins
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,38 +23,60 @@ if not isinstance(_replaced, type(len)):
     builtins.print = print  # type: ignore[assignment]  # never called with the builtin's keywords
 try:
     from numba import njit, typeof, types
+    from numba.core.dispatcher import Dispatcher
     from numba.extending import intrinsic
 finally:
     builtins.print = _replaced
 
 # typed as Any: numba leaves much out of its type hints
 _njit: Any = njit
-_intrinsic: Any = intrinsic
+_typeof: Any = typeof
 _types: Any = types
 
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
 
-def _source_stamp() -> str:
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+def _stamp(function: Any) -> str:
+    """Changes with anything that is compiled into a kernel: its code, what it inlines, and constants."""
+    seen: dict[Any, list[str]] = {}
+    waiting = [function]
+    while waiting:
+        each = waiting.pop()
+        if each in seen:
+            continue
+        code = each.__code__
+        seen[each] = [code.co_code.hex(), repr(code.co_names), repr([c for c in code.co_consts if _is_plain(c)])]
+        modules = [value for value in each.__globals__.values() if isinstance(value, ModuleType)]
+        for name in code.co_names:
+            for found in (each.__globals__.get(name), *(vars(module).get(name) for module in modules)):
+                if isinstance(found, Dispatcher):
+                    waiting.append(found.py_func)
+                elif _is_plain(found):
+                    seen[each].append(f"{name} = {found!r}")
+    return hashlib.sha256(repr(list(seen.values())).encode()).hexdigest()
 
 
-# numba looks at the kernel's own file only, but a kernel holds what it inlines from others
-_STAMP = _source_stamp()
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int | float | str | tuple | np.ndarray | np.dtype | types.Type)
 
 
 def compiled(function: F) -> F:
     """Compile at the first call, without reference counts: kernels make no arrays and return none."""
     kernel = _njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
-    kernel._cache._cache_file._source_stamp = _STAMP
+    # numba itself looks only at the kernel's own file, but a kernel holds what it inlines from others
+    kernel._cache._cache_file._source_stamp = _stamp(function)
     return cast(F, kernel)
 
 
 def inlined(function: F) -> F:
     """Compile into each caller: handing a tuple of arrays over costs a microsecond, more than most kernels do."""
     return cast(F, _njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function))
+
+
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    """A function of kernels whose code is given as LLVM instructions."""
+    return intrinsic(function)
 
 
 @_intrinsic
@@ -102,7 +124,7 @@ opened: Any = _get
 
 def kind_of(content: Any) -> Any:
     """What a kernel must know to open parcels like this one."""
-    return typeof(content)
+    return _typeof(content)
 
 
 class Parcel:

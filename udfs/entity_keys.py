@@ -25,7 +25,7 @@ def joined_keys(entities: Sequence[str]) -> bytes:
 @inlined
 def hash_of(shard: Shard, keys: bytes | npt.NDArray[np.uint8], begin: int, end: int) -> int:
     """31 bits from bytes begin..end-1."""
-    mixed = shard.counts[SEED]
+    mixed = int(shard.counts[SEED])
     for place in range(begin, end):
         mixed = (mixed ^ keys[place]) * 0x100000001B3
     mixed ^= mixed >> 29
@@ -39,7 +39,7 @@ def _is_key(shard: Shard, slot: int, keys: bytes, begin: int, end: int) -> bool:
     if entity.key_octets != end - begin:
         return False
     octets, stored = shard.heap.octets, entity.key * 8
-    for place in range(end - begin):
+    for place in range(end - begin):  # noqa: SIM110  # numba has no generators
         if octets[stored + place] != keys[begin + place]:
             return False
     return True
@@ -52,7 +52,7 @@ def find(shard: Shard, keys: bytes, begin: int, end: int, hashed: int) -> int:
     place = hashed & (len(table) - 1)
     while table[place] != 0:
         if table[place] >> 32 == hashed:
-            slot = (table[place] & 0xFFFFFFFF) - 1
+            slot = int(table[place] & 0xFFFFFFFF) - 1
             if _is_key(shard, slot, keys, begin, end):
                 return slot
         place = (place + 1) & (len(table) - 1)
@@ -106,11 +106,11 @@ def add(shard: Shard, keys: bytes, begin: int, end: int, hashed: int) -> int:
     if block == 0:
         return -words_of(size_class)
     counts = shard.counts
-    slot = counts[FREE_SLOT]
+    slot = int(counts[FREE_SLOT])
     if slot >= 0:
         counts[FREE_SLOT] = shard.entities[slot].partition
     else:
-        slot = counts[SLOTS_USED]
+        slot = int(counts[SLOTS_USED])
         counts[SLOTS_USED] += 1
     counts[ENTITIES] += 1
     for place in range(end - begin):

@@ -7,12 +7,14 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 
 from udfs import kernels
 from udfs.entity_keys import joined_keys
+from udfs.entity_slots import DONE, find_slots, sweep
 from udfs.kernel_arrays import COLUMNS, ENTITIES, SLOTS_USED, TIME
 from udfs.layouts import entities_for, events_for
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
@@ -136,7 +138,7 @@ class ShardState:
 
         Each batch does so for a few slots; this does it for all at once.
         """
-        kernels.sweep(self._memory.address, int(self._memory.shard.counts[SLOTS_USED]))
+        sweep(self._memory.address, int(self._memory.shard.counts[SLOTS_USED]))
 
     def memory_bytes(self) -> int:
         """Bytes of all arrays."""
@@ -162,8 +164,8 @@ class ShardState:
     def _slots_of(self, keys: bytes, count: int) -> npt.NDArray[np.int64]:
         slots, event, begin = np.empty(count, np.int64), 0, 0
         while event < count:
-            event, begin, full = kernels.find_slots(self._memory.address, event, begin, keys, slots)
-            if full != kernels.DONE:
+            event, begin, full = find_slots(self._memory.address, event, begin, keys, slots)
+            if full != DONE:
                 self._memory.grow(full)
         return slots
 
@@ -181,7 +183,7 @@ class ShardState:
             begin, full = kernels.advance_batch(
                 self._memory.address, begin, end, slots, events, direct, features, flags
             )
-            if full != kernels.DONE:
+            if full != DONE:
                 self._memory.grow(full)
 
     def _fold(self, custom: CustomOperation, slot: int, time_ms: int) -> float:
@@ -231,8 +233,7 @@ def _smallest_pipeline() -> Pipeline:
         name="warm-up",
         events=Events(_Sample, topic="events", entity="key", time="time", id="key"),
         features=[
-            Sum("number", window="1m"), Sum("number", window="1m", tile="1s"),
-            Distinct("number", window="1m", tile="1s"),
+            Sum("number", window="1m"), Sum("number", window="1m", tile="1s"), Distinct("key", window="1m", tile="1s"),
         ],
         model=Model("warm-up", version=1),
         prediction="score",
@@ -244,13 +245,11 @@ def warm_up() -> None:
     plan = FeaturePlan.build(_smallest_pipeline())
     state = ShardState(plan, compact_after=1)
     stored: dict[int, bytes] = {}
-    for batch in range(4):
-        times_ms = np.arange(100) + 1_000 * batch
-        entities = [f"{batch}-{number}" for number in range(100)]
-        columns, direct = np.ones((100, len(plan.columns))), np.ones((100, plan.direct_width))
-        state.advance(
-            entities, times_ms, times_ms, np.zeros(100, np.int32), columns, np.ones(100, np.uint64), direct
-        )
+    for time_ms in (1_000, 2_000):
+        events = [SimpleNamespace(key=f"{time_ms}-{number}", number=1.0, time=time_ms) for number in range(100)]
+        times_ms, columns, masks, direct = plan.columnise(events)
+        partitions = np.zeros(len(events), np.int32)
+        state.advance([event.key for event in events], times_ms, times_ms, partitions, columns, masks, direct)
         put, removed = state.take_changes()
         stored.update(put)
         for number in removed:

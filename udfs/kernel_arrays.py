@@ -47,58 +47,71 @@ class Limits(NamedTuple):
     lines: int
 
 
-class Operations(NamedTuple):
-    """A pipeline's operations in order, one array element an operation; and what they work on.
+OPERATION = np.dtype(
+    [
+        ("kind", np.int64),  # numbers of partials.py
+        ("column", np.int64),  # the word of a row that is read, or the first of a partial (-1: none); for DIRECT the
+        # direct value, for RATIO the numerator's operation
+        ("other", np.int64),  # the denominator's operation
+        ("needed", np.int64),  # bits of the conditions an event must pass
+        ("half_life_ms", np.float64),
+        ("fill", np.float64),
+        ("output", np.int64),  # the feature's column; -1 for parts of ratios
+        ("span", np.int64),  # the window; -1 for what has none
+        ("line", np.int64),  # in the entity's index; -1 for what remembers nothing
+        ("without_own", np.int64),  # 1: over the rows before the event's own
+        ("stage", np.int64),  # BEFORE the event enters its tile, or AFTER
+    ]
+)
+"""One feature, or part of a ratio."""
 
-    An entity has one store of rows for its events, one for each length of tile, one for each tiled Distinct; in that
-    order. A span is a window over one of them.
+SPAN = np.dtype([("store", np.int64), ("window", np.int64), ("stage", np.int64)])
+"""A window, in ms (events) or in tiles, over one of an entity's stores of rows."""
+
+STORE = np.dtype(
+    [
+        ("width", np.int64),  # words of a row: the time, above `mask_bits` bits of conditions, or the tile; maybe a
+        # word of conditions; values
+        ("tile_ms", np.int64),  # 0 for events
+        ("retention_ms", np.int64),
+    ]
+)
+"""An entity has one store of rows for its events, one for each length of tile, one for each tiled Distinct; in that
+order."""
+
+PART = np.dtype(
+    [
+        ("store", np.int64),
+        ("kind", np.int64),
+        ("column", np.int64),  # the event's word, or -1
+        ("place", np.int64),  # the first word in the tile's row
+        ("needed", np.int64),
+        ("half_life_ms", np.float64),
+    ]
+)
+"""A partial that tiles keep."""
+
+DISTINCT_VALUES = np.dtype([("column", np.int64), ("needed", np.int64)])
+"""A tiled Distinct: the event's word, and bits of the conditions an event must pass."""
+
+
+class Operations(NamedTuple):
+    """What a pipeline computes, as arrays of records: typed as Any, numba gives their fields as attributes.
 
     Attributes:
-        kind: (ops,) int64, numbers of partials.py.
-        column: (ops,) int64: the word of a row that is read, or the first of a partial (-1: none); for DIRECT the
-            direct value, for RATIO the numerator's operation.
-        other: (ops,) int64: the denominator's operation.
-        needed: (ops,) int64: bits of the conditions an event must pass.
-        half_life: (ops,) float64, ms.
-        fill: (ops,) float64.
-        output: (ops,) int64: the feature's column; -1 for parts of ratios.
-        span: (ops,) int64; -1 for what has no window.
-        line: (ops,) int64: in the entity's index; -1 for what remembers nothing.
-        without_own: (ops,) bool: over the rows before the event's own.
-        stage: (ops,) int64: BEFORE the event enters its tile, or AFTER.
-        span_store, span_window, span_stage: (spans,) int64: window in ms (events) or in tiles; `stage` as above.
-        store_width: (stores,) int64: words of a row. The first is the time, above `mask_bits` bits of conditions, or
-            the tile; a word of conditions may follow; then values.
-        store_tile_ms: (stores,) int64; 0 for events.
-        store_retention_ms: (stores,) int64.
-        parts: (partials, 4) int64: store, kind, the event's word or -1, the first word in the tile's row.
-        part_needed: (partials,) int64.
-        part_half_life: (partials,) float64.
-        distincts: (distincts, 2) int64: the event's word, bits of the conditions an event must pass.
+        steps: (operations,) OPERATION, in order.
+        spans: (spans,) SPAN.
+        stores: (stores,) STORE.
+        parts: (partials,) PART.
+        distincts: (tiled Distincts,) DISTINCT_VALUES.
         limits: Numbers.
     """
 
-    kind: npt.NDArray[np.int64]
-    column: npt.NDArray[np.int64]
-    other: npt.NDArray[np.int64]
-    needed: npt.NDArray[np.int64]
-    half_life: npt.NDArray[np.float64]
-    fill: npt.NDArray[np.float64]
-    output: npt.NDArray[np.int64]
-    span: npt.NDArray[np.int64]
-    line: npt.NDArray[np.int64]
-    without_own: npt.NDArray[np.bool_]
-    stage: npt.NDArray[np.int64]
-    span_store: npt.NDArray[np.int64]
-    span_window: npt.NDArray[np.int64]
-    span_stage: npt.NDArray[np.int64]
-    store_width: npt.NDArray[np.int64]
-    store_tile_ms: npt.NDArray[np.int64]
-    store_retention_ms: npt.NDArray[np.int64]
-    parts: npt.NDArray[np.int64]
-    part_needed: npt.NDArray[np.int64]
-    part_half_life: npt.NDArray[np.float64]
-    distincts: npt.NDArray[np.int64]
+    steps: Any
+    spans: Any
+    stores: Any
+    parts: Any
+    distincts: Any
     limits: Limits
 
 
@@ -175,21 +188,19 @@ def new_shard(operations: Operations) -> Shard:
     places = 4 << (operations.limits.direct_rows - 1).bit_length()
     return Shard(
         operations, new_heap(64), np.zeros(0, ENTITY), np.zeros(0, OWNER), np.zeros(64, np.int64),
-        np.full(1, NEVER_MS, np.int64), counts, np.empty(len(operations.kind)),
-        np.zeros((len(operations.span_store), 7), np.int64), np.empty(places), number, number.view(np.int64),
+        np.full(1, NEVER_MS, np.int64), counts, np.empty(len(operations.steps)),
+        np.zeros((len(operations.spans), 7), np.int64), np.empty(places), number, number.view(np.int64),
     )  # fmt: skip
 
 
-def _smallest_operations() -> Operations:
-    """Operations of any pipeline: kernels are compiled for their types."""
-    one, number, flag = np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.bool_)
-    row = np.zeros((1, 1), np.int64)
-    return Operations(
-        one, one, one, one, number, number, one, one, one, flag, one, one, one, one, one, one, one, row, one, number,
-        row, Limits(0, 0, 0, 0, 1, 0, 0, 0, 1, 0),
-    )  # fmt: skip
+def _no_operations() -> Operations:
+    """Kernels are compiled for the types of any pipeline."""
+    steps, spans, stores, parts, distincts = (
+        np.zeros(0, kind) for kind in (OPERATION, SPAN, STORE, PART, DISTINCT_VALUES)
+    )
+    return Operations(steps, spans, stores, parts, distincts, Limits(0, 0, 0, 0, 1, 0, 0, 0, 1, 0))
 
 
-SHARD = kind_of(new_shard(_smallest_operations()))
+SHARD = kind_of(new_shard(_no_operations()))
 """For `opened`: a parcel with a `Shard`."""
 

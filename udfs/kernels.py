@@ -5,131 +5,36 @@ because a batch of one shard has tens of events, too few for numpy's cost per ca
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from udfs import entity_keys
 from udfs.compiled import compiled, inlined, opened
-from udfs.heap import release
+from udfs.entity_slots import DONE, HEAP_FULL, PARTITION_NEW, forget_rows, is_expired, sweep_slots
 from udfs.kernel_arrays import (
     AFTER,
     BEFORE,
     CLOCK,
     COLUMNS,
     END,
-    ENTITIES,
     FETCHED,
-    FREE_SLOT,
     LOW,
     MASK,
-    NEVER_MS,
     PARTITION,
     SHARD,
-    SLOTS_USED,
-    SWEPT,
     TIME,
     WANTED,
     Shard,
 )
 from udfs.partials import COUNT, CUSTOM, DIRECT, DISTINCT, RATIO, add, empty, finish, load, save
-from udfs.slabs import clear, drop_first, first_word, insert, make_room, rows_below
+from udfs.slabs import drop_first, first_word, insert, make_room, rows_below, rows_of
 from udfs.tallies import count_distinct, row_inserted, rows_leave
 from udfs.window_kernels import find_window, fold_window, forget_index, row_changed
 
 LATE, TRUNCATED = 1, 2
-DONE, HEAP_FULL, SLOTS_FULL, PARTITION_NEW = range(4)
-"""Why a kernel stopped; `counts[WANTED]` says how much is wanted."""
-
 _SWEPT_AN_EVENT = 2
 """Slots looked at for each event: each comes up before the number of entities has doubled."""
-
-
-@inlined
-def forget_rows(shard: Shard, slot: int) -> None:
-    """Empty a slot's stores."""
-    forget_index(shard, slot)
-    stores = len(shard.operations.store_width)
-    for store in range(stores):
-        clear(shard, slot * stores + store)
-    entity = shard.entities[slot]
-    entity.max_time_ms = NEVER_MS
-    entity.cut_ms = NEVER_MS
-
-
-@inlined
-def is_expired(shard: Shard, slot: int) -> bool:
-    """Whether an entity is forgotten: what is left of it changes no result any more."""
-    entity = shard.entities[slot]
-    if entity.max_time_ms == NEVER_MS:
-        return False
-    reach_ms = entity.max_time_ms + shard.operations.limits.retention_ms
-    passed: bool = shard.clocks_ms[entity.partition] > reach_ms
-    return passed
-
-
-@inlined
-def _sweep(shard: Shard, count: int) -> None:
-    """Free the slots of forgotten entities, of the next `count` slots."""
-    counts, octets = shard.counts, shard.heap.octets
-    for _ in range(min(count, counts[SLOTS_USED])):
-        slot = counts[SWEPT] if counts[SWEPT] < counts[SLOTS_USED] else 0
-        counts[SWEPT] = slot + 1
-        entity = shard.entities[slot]
-        if entity.key == 0 or not is_expired(shard, slot):
-            continue
-        forget_rows(shard, slot)
-        begin = 8 * entity.key
-        hashed = entity_keys.hash_of(shard, octets, begin, begin + entity.key_octets)
-        entity_keys.remove_from_table(shard, slot, hashed)
-        release(shard.heap, entity.key, entity_keys.key_class(entity.key_octets))
-        entity.key = 0
-        entity.partition = counts[FREE_SLOT]
-        counts[FREE_SLOT] = slot
-        counts[ENTITIES] -= 1
-
-
-@compiled
-def sweep(address: int, count: int) -> None:
-    """Free the slots of forgotten entities, of the next `count` slots."""
-    _sweep(opened(address, SHARD), count)
-
-
-@compiled
-def find_slots(
-    address: int, event: int, begin: int, keys: bytes, slots: npt.NDArray[np.int64]
-) -> tuple[int, int, int]:
-    """The slots of a batch's entities; unknown ones get one.
-
-    Args:
-        address: Of the shard's parcel.
-        event: Where to begin, and
-        begin: at which byte of the keys.
-        keys: From `joined_keys`.
-        slots: (n,) int64, to be filled.
-
-    Returns:
-        The event and the byte to go on with, and what was full.
-    """
-    shard = opened(address, SHARD)
-    while event < len(slots):
-        end = begin
-        while end < len(keys) and keys[end] != 0:
-            end += 1
-        hashed = entity_keys.hash_of(shard, keys, begin, end)
-        slot = entity_keys.find(shard, keys, begin, end, hashed)
-        if slot < 0:
-            slots_used_up = shard.counts[FREE_SLOT] < 0 and shard.counts[SLOTS_USED] == len(shard.entities)
-            if slots_used_up or 3 * shard.counts[ENTITIES] >= 2 * len(shard.table):
-                return event, begin, SLOTS_FULL
-            slot = entity_keys.add(shard, keys, begin, end, hashed)
-            if slot < 0:
-                shard.counts[WANTED] = -slot
-                return event, begin, HEAP_FULL
-        slots[event] = slot
-        event += 1
-        begin = end + 1
-    return event, begin, DONE
 
 
 @compiled
@@ -152,36 +57,40 @@ def write_events(
 def _drop(shard: Shard, slot: int, store: int, count: int) -> None:
     """Drop a store's first rows."""
     rows_leave(shard, slot, store, count)
-    owner = slot * len(shard.operations.store_width) + store
-    if drop_first(shard, owner, shard.operations.store_width[store], count):
+    if drop_first(shard, rows_of(shard, slot, store), shard.operations.stores[store].width, count):
         forget_index(shard, slot)  # it was made for more rows
 
 
 @inlined
-def _evict(shard: Shard, slot: int, max_time_ms: int) -> None:
+def _oldest_tile(shard: Shard, slot: int, store: Any) -> int:
+    """The latest tile that no window of the entity may reach any more."""
+    oldest: int = (shard.entities[slot].max_time_ms - store.retention_ms) // store.tile_ms
+    return oldest
+
+
+@inlined
+def _evict(shard: Shard, slot: int) -> None:
     """Drop what no window of the entity may reach any more."""
-    operations, words = shard.operations, shard.heap.words
-    stores = len(operations.store_width)
-    for store in range(stores):
-        rows, width = shard.owners[slot * stores + store], operations.store_width[store]
+    for number in range(len(shard.operations.stores)):
+        rows, store = rows_of(shard, slot, number), shard.operations.stores[number]
         if rows.kept == 0:
             continue
-        oldest, bits = max_time_ms - operations.store_retention_ms[store], operations.limits.mask_bits
-        if operations.store_tile_ms[store] > 0:
-            oldest, bits = oldest // operations.store_tile_ms[store], 0
-        limit = (max(oldest, -1) + 1) << bits
-        begin = first_word(rows, width)
-        if words[begin] < limit:
-            _drop(shard, slot, store, rows_below(shard, begin, width, int(rows.kept), limit))
+        if store.tile_ms > 0:
+            limit = max(_oldest_tile(shard, slot, store), -1) + 1
+        else:
+            oldest_ms = shard.entities[slot].max_time_ms - store.retention_ms
+            limit = (max(oldest_ms, -1) + 1) << shard.operations.limits.mask_bits
+        begin = first_word(rows, store.width)
+        if shard.heap.words[begin] < limit:
+            _drop(shard, slot, number, rows_below(shard, begin, store.width, int(rows.kept), limit))
 
 
 @inlined
 def _make_room(shard: Shard, slot: int) -> int:
     """Make place for one more row in every store; otherwise how many words the heap lacks."""
-    stores = len(shard.operations.store_width)
-    for store in range(stores):
+    for store in range(len(shard.operations.stores)):
         if store > 0 or shard.operations.limits.exact_window_ms > 0:
-            lacking = make_room(shard, slot * stores + store, shard.operations.store_width[store])
+            lacking = make_room(shard, rows_of(shard, slot, store), shard.operations.stores[store].width)
             if lacking > 0:
                 return lacking
     return 0
@@ -190,28 +99,24 @@ def _make_room(shard: Shard, slot: int) -> int:
 @inlined
 def _insert(shard: Shard, slot: int, store: int, position: int, first: int) -> int:
     """Open a row in a store; its word."""
-    owner, width = slot * len(shard.operations.store_width) + store, shard.operations.store_width[store]
-    last = position == shard.owners[owner].kept
-    row = insert(shard, owner, width, position, first)
-    if not last:
-        bits = shard.operations.limits.mask_bits if store == 0 else 0
-        row_changed(shard, slot, store, position, first >> bits)
+    rows = rows_of(shard, slot, store)
+    row = insert(shard, rows, shard.operations.stores[store].width, position, first)
+    if position < rows.kept - 1:
+        row_changed(shard, slot, store, position, first >> (shard.operations.limits.mask_bits if store == 0 else 0))
     return row
 
 
 @inlined
-def _store_event(shard: Shard, slot: int, events: npt.NDArray[np.int64], event: int) -> None:
+def _store_event(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None:
     """Keep an event for exact windows; the oldest goes when there are too many."""
-    operations, words = shard.operations, shard.heap.words
-    limits, width, time_ms, mask = operations.limits, operations.store_width[0], events[event, TIME], events[event, MASK]
-    rows, entity = shard.owners[slot * len(operations.store_width)], shard.entities[slot]
-    bits = limits.mask_bits
-    position = rows_below(shard, first_word(rows, width), width, int(rows.kept), (time_ms + 1) << bits)
-    row = _insert(shard, slot, 0, position, time_ms << bits | (mask if bits > 0 else 0))
+    limits, words, width = shard.operations.limits, shard.heap.words, shard.operations.stores[0].width
+    rows, entity, bits = rows_of(shard, slot, 0), shard.entities[slot], limits.mask_bits
+    position = rows_below(shard, first_word(rows, width), width, int(rows.kept), (event[TIME] + 1) << bits)
+    row = _insert(shard, slot, 0, position, event[TIME] << bits | (event[MASK] if bits > 0 else 0))
     if limits.mask_words > 0:
-        words[row + 1] = mask
+        words[row + 1] = event[MASK]
     for column in range(limits.kept_columns):
-        words[row + 1 + limits.mask_words + column] = events[event, COLUMNS + column]
+        words[row + 1 + limits.mask_words + column] = event[COLUMNS + column]
     row_inserted(shard, slot, 0, position)
     if rows.kept > limits.most_events:
         dropped_ms = words[first_word(rows, width)] >> bits
@@ -220,10 +125,9 @@ def _store_event(shard: Shard, slot: int, events: npt.NDArray[np.int64], event: 
 
 
 @inlined
-def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, events: npt.NDArray[np.int64], event: int) -> None:
+def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, event: npt.NDArray[np.int64]) -> None:
     """Add an event to the partials of its tile."""
-    operations, numbers = shard.operations, events.view(np.float64)
-    width, rows = operations.store_width[store], shard.owners[slot * len(operations.store_width) + store]
+    rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
     position = rows_below(shard, first_word(rows, width), width, int(rows.kept), tile + 1)
     row = first_word(rows, width) + (position - 1) * width
     fresh = position == 0 or shard.heap.words[row] != tile
@@ -231,23 +135,21 @@ def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, events: npt.NDA
         row = _insert(shard, slot, store, position, tile)
     elif position < rows.kept:
         row_changed(shard, slot, store, position - 1, tile)
-    for part in range(len(operations.parts)):
-        if operations.parts[part, 0] != store:
+    for number in range(len(shard.operations.parts)):
+        part = shard.operations.parts[number]
+        if part.store != store:
             continue
-        kind, column, place = operations.parts[part, 1], operations.parts[part, 2], row + operations.parts[part, 3]
-        partial = empty(kind) if fresh else load(kind, shard.heap.numbers, place)
-        value = numbers[event, column] if column >= 0 else 0.0
-        needed = operations.part_needed[part]
-        if events[event, MASK] & needed == needed and value == value:
-            partial = add(kind, partial, value, float(events[event, TIME]), operations.part_half_life[part])
-        save(kind, shard.heap.numbers, place, partial)
+        partial = empty(part.kind) if fresh else load(part.kind, numbers, row + part.place)
+        value = event.view(np.float64)[part.column] if part.column >= 0 else 0.0
+        if event[MASK] & part.needed == part.needed and value == value:
+            partial = add(part.kind, partial, value, float(event[TIME]), part.half_life_ms)
+        save(part.kind, numbers, row + part.place, partial)
 
 
 @inlined
 def _add_distinct(shard: Shard, slot: int, store: int, tile: int, value: float) -> None:
     """Keep a value of a tile once; the values of a tile are sorted."""
-    width, numbers = 2, shard.heap.numbers
-    rows = shard.owners[slot * len(shard.operations.store_width) + store]
+    rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
     begin = first_word(rows, width)
     low = rows_below(shard, begin, width, int(rows.kept), tile)
     last = low + rows_below(shard, begin + low * width, width, rows.kept - low, tile + 1)
@@ -266,69 +168,67 @@ def _add_distinct(shard: Shard, slot: int, store: int, tile: int, value: float) 
 
 
 @inlined
-def _update_tiles(shard: Shard, slot: int, events: npt.NDArray[np.int64], event: int) -> None:
+def _update_tiles(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None:
     """Add an event to its tiles, unless they are forgotten already."""
-    operations, numbers = shard.operations, events.view(np.float64)
-    groups = len(operations.store_width) - 1 - len(operations.distincts)
-    for store in range(1, 1 + groups):
-        tile_ms = operations.store_tile_ms[store]
-        tile = events[event, TIME] // tile_ms
-        if tile > (shard.entities[slot].max_time_ms - operations.store_retention_ms[store]) // tile_ms:
-            _add_to_tile(shard, slot, store, tile, events, event)
-    for distinct in range(len(operations.distincts)):
-        store, needed = 1 + groups + distinct, operations.distincts[distinct, 1]
-        tile_ms = operations.store_tile_ms[store]
-        tile = events[event, TIME] // tile_ms
-        value = numbers[event, operations.distincts[distinct, 0]]
-        if value != value or events[event, MASK] & needed != needed:
+    operations = shard.operations
+    first_distinct = len(operations.stores) - len(operations.distincts)
+    for number in range(1, len(operations.stores)):
+        store = operations.stores[number]
+        tile = event[TIME] // store.tile_ms
+        if tile <= _oldest_tile(shard, slot, store):
             continue
-        if tile > (shard.entities[slot].max_time_ms - operations.store_retention_ms[store]) // tile_ms:
-            _add_distinct(shard, slot, store, tile, value)
+        if number < first_distinct:
+            _add_to_tile(shard, slot, number, tile, event)
+            continue
+        distinct = operations.distincts[number - first_distinct]
+        value = event.view(np.float64)[distinct.column]
+        if value == value and event[MASK] & distinct.needed == distinct.needed:
+            _add_distinct(shard, slot, number, tile, value)
 
 
 @inlined
 def _evaluate(
     shard: Shard, slot: int, stage: int, time_ms: int, direct: npt.NDArray[np.float64],
-    features: npt.NDArray[np.float64], event: int,
+    features: npt.NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Compute the operations of one stage for an event."""
     operations, results = shard.operations, shard.results
-    for span in range(len(operations.span_store)):
-        if operations.span_stage[span] == stage:
+    for span in range(len(operations.spans)):
+        if operations.spans[span].stage == stage:
             find_window(shard, slot, span, time_ms)
-    for operation in range(len(operations.kind)):
-        if operations.stage[operation] != stage:
+    for number in range(len(operations.steps)):
+        step = operations.steps[number]
+        kind = step.kind
+        if step.stage != stage:
             continue
-        kind, column, span = operations.kind[operation], operations.column[operation], operations.span[operation]
         if kind == DIRECT:
-            result = direct[event, column]
+            result = direct[step.column]
         elif kind == RATIO:
-            divisor = results[operations.other[operation]]
-            result = results[column] / divisor if divisor != 0.0 else math.nan
+            divisor = results[step.other]
+            result = results[step.column] / divisor if divisor != 0.0 else math.nan
         elif kind == CUSTOM:
             result = math.nan
         elif kind == DISTINCT:
-            result = float(count_distinct(shard, slot, operation))
-        elif kind == COUNT and operations.line[operation] < 0:
-            result = float(shard.windows[span, END] - shard.windows[span, LOW])
+            result = float(count_distinct(shard, slot, step))
+        elif kind == COUNT and step.line < 0:
+            result = float(shard.windows[step.span, END] - shard.windows[step.span, LOW])
         else:
-            result = finish(kind, fold_window(shard, slot, operation), float(time_ms))
+            result = finish(kind, fold_window(shard, slot, step), float(time_ms))
         if result != result:
-            result = operations.fill[operation]
-        results[operation] = result
-        if operations.output[operation] >= 0:
-            features[event, operations.output[operation]] = result
+            result = step.fill
+        results[number] = result
+        if step.output >= 0:
+            features[step.output] = result
 
 
 @inlined
 def _fetch(shard: Shard, slots: npt.NDArray[np.int64], begin: int, end: int) -> None:
     """Bring what a batch needs into the caches: loads that do not wait for each other overlap."""
-    stores = len(shard.operations.store_width)
     fetched = 0
     for event in range(begin, end):
-        fetched += shard.entities[slots[event]].partition + shard.owners[slots[event] * stores].kept
+        fetched += shard.entities[slots[event]].partition + rows_of(shard, slots[event], 0).kept
     for event in range(begin, end):
-        fetched += shard.heap.words[shard.owners[slots[event] * stores].block]
+        fetched += shard.heap.words[rows_of(shard, slots[event], 0).block]
     shard.counts[FETCHED] = fetched  # or the compiler would leave the loads out
 
 
@@ -347,36 +247,36 @@ def advance_batch(
     limits, clocks_ms = shard.operations.limits, shard.clocks_ms
     _fetch(shard, slots, begin, end)
     shard.counts[WANTED] = 0
-    for event in range(begin, end):
-        slot, time_ms, partition = slots[event], events[event, TIME], events[event, PARTITION]
+    for place in range(begin, end):
+        event, slot = events[place], slots[place]
+        time_ms, partition, entity = event[TIME], event[PARTITION], shard.entities[slot]
         if partition >= len(clocks_ms):
             shard.counts[WANTED] = partition
-            return event, PARTITION_NEW
+            return place, PARTITION_NEW
         if is_expired(shard, slot):
             forget_rows(shard, slot)
-        entity = shard.entities[slot]
-        max_time_ms = max(entity.max_time_ms, time_ms)
-        _evict(shard, slot, max_time_ms)  # before making room: it may give back whole blocks
+        max_before_ms = entity.max_time_ms
+        entity.max_time_ms = max(max_before_ms, time_ms)
+        _evict(shard, slot)  # before making room: it may give back whole blocks
         lacking = _make_room(shard, slot)
         if lacking > 0:
+            entity.max_time_ms = max_before_ms
             shard.counts[WANTED] = lacking
-            return event, HEAP_FULL
-        entity.max_time_ms = max_time_ms
+            return place, HEAP_FULL
         entity.partition = partition
-        clocks_ms[partition] = max(clocks_ms[partition], events[event, CLOCK])
-        cut_ms = max_time_ms - limits.exact_retention_ms
+        clocks_ms[partition] = max(clocks_ms[partition], event[CLOCK])
+        cut_ms = entity.max_time_ms - limits.exact_retention_ms
         for stage in (BEFORE, AFTER):
             if stage == AFTER:
                 if limits.exact_window_ms > 0 and time_ms > cut_ms:
-                    _store_event(shard, slot, events, event)
-                _update_tiles(shard, slot, events, event)
+                    _store_event(shard, slot, event)
+                _update_tiles(shard, slot, event)
             if len(features) > 0:
-                _evaluate(shard, slot, stage, time_ms, direct, features, event)
+                _evaluate(shard, slot, stage, time_ms, direct[place], features[place])
         if len(features) > 0:
-            dropped_ms = entity.cut_ms
-            flag = LATE if time_ms < max_time_ms - limits.lateness_ms else 0
-            if dropped_ms > cut_ms and time_ms - limits.exact_window_ms < dropped_ms:
+            flag = LATE if time_ms < entity.max_time_ms - limits.lateness_ms else 0
+            if entity.cut_ms > cut_ms and time_ms - limits.exact_window_ms < entity.cut_ms:
                 flag |= TRUNCATED
-            flags[event] = flag
-    _sweep(shard, _SWEPT_AN_EVENT * (end - begin))
+            flags[place] = flag
+    sweep_slots(shard, _SWEPT_AN_EVENT * (end - begin))
     return end, HEAP_FULL if shard.counts[WANTED] > 0 else DONE

@@ -124,15 +124,13 @@ def _tiles(stores: _Stores, plan: FeaturePlan, group: int) -> tuple[Words, Words
     places = {name: offset for name, offset, _ in written["parts"]}
     rows = np.zeros((len(old), width), np.int64)
     rows[:, 0] = old[:, 0]
-    for (name, offset, numbers), (store, kind, _, _) in zip(
-        wanted["parts"], plan.operations.parts.tolist(), strict=True
-    ):
-        if store != 1 + group:
+    for (name, offset, numbers), part in zip(wanted["parts"], plan.operations.parts, strict=True):
+        if part["store"] != 1 + group:
             continue
         if name in places:
             rows[:, 1 + offset :][:, :numbers] = old[:, 1 + places[name] :][:, :numbers]
         else:
-            rows[:, 1 + offset :][:, :numbers] = np.array(empty(kind)[:numbers]).view(np.int64)
+            rows[:, 1 + offset :][:, :numbers] = np.array(empty(int(part["kind"]))[:numbers]).view(np.int64)
     return counts, rows
 
 

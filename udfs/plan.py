@@ -17,7 +17,20 @@ from udfs.columns import Column
 from udfs.conditions import Condition, IsNull, Negation
 from udfs.errors import DefinitionError
 from udfs.event_reader import EventReader, OneHotPlace
-from udfs.kernel_arrays import AFTER, BEFORE, COLUMNS, ENTITY, OWNER, Limits, Operations
+from udfs.kernel_arrays import (
+    AFTER,
+    BEFORE,
+    COLUMNS,
+    DISTINCT_VALUES,
+    ENTITY,
+    OPERATION,
+    OWNER,
+    PART,
+    SPAN,
+    STORE,
+    Limits,
+    Operations,
+)
 from udfs.pipeline import Pipeline
 from udfs.window_kernels import DIRECT_ROWS
 
@@ -111,11 +124,11 @@ class FeaturePlan:
         for tile_ms in self.layout["tiles"]:
             kept = self.pipeline.tile_retention_ms(tile_ms) // tile_ms + 1
             tiles.append({"tile_ms": tile_ms, "most_tiles": kept, "bytes_per_tile": 8 + 8 * self.tile_width})
-            tiles[-1]["distinct_features"] = int((operations.store_tile_ms[first_distinct:] == tile_ms).sum())
-        stores = len(operations.store_width)
+            tiles[-1]["distinct_features"] = int((operations.stores["tile_ms"][first_distinct:] == tile_ms).sum())
+        stores = len(operations.stores)
         return {
             "bytes_per_entity": ENTITY.itemsize + OWNER.itemsize * stores + _KEY_BYTES,
-            "bytes_per_event": 8 * int(operations.store_width[0]) if limits.exact_window_ms > 0 else 0,
+            "bytes_per_event": 8 * int(operations.stores["width"][0]) if limits.exact_window_ms > 0 else 0,
             "most_events": self.pipeline.max_events_per_entity,
             "kept_columns": [column.name for column in self.columns[: self.kept_columns]],
             "tiles": tiles,
@@ -184,7 +197,7 @@ class _Builder:
 
     def _add(self, kind: int, **values: Any) -> int:
         row = {
-            "kind": kind, "column": -1, "other": 0, "needed": 0, "half_life": 1.0, "fill": np.nan, "output": -1,
+            "kind": kind, "column": -1, "other": 0, "needed": 0, "half_life_ms": 1.0, "fill": np.nan, "output": -1,
             "span": -1, "line": -1, "without_own": False, "stage": AFTER, "part": -1, **values,
         }  # fmt: skip
         row["needed"] = _signed(row["needed"])
@@ -221,9 +234,9 @@ class _Builder:
         needed, column = self._needed(aggregate), self._column(aggregate)
         plain_count = kind == partials.COUNT and needed == 0
         return self._add(
-            kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, stage=AFTER), fill=aggregate.fill,
+            kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, AFTER), fill=aggregate.fill,
             remembers=kind != partials.CUSTOM and not plain_count, without_own=without_own, of=aggregate,
-            half_life=_half_life(aggregate),
+            half_life_ms=_half_life(aggregate),
         )  # fmt: skip
 
     def _tiled(self, aggregate: Aggregate) -> int:
@@ -234,17 +247,17 @@ class _Builder:
         identity: list[Any] = [tile_ms, aggregate.input, where]
         window, half_life = aggregate.window_ms // tile_ms, _half_life(aggregate)
         if isinstance(aggregate, Distinct):
-            distinct = {"id": identity, "store": 1 + group, "column": column, "needed": needed}
+            distinct = {"id": identity, "store": 1 + group, "column": column, "needed": _signed(needed)}
             store = 1 + len(self.tiles) + _position(self.distincts, distinct)
             span = self._span(store, window, stage=AFTER)
             return self._add(kind, column=0, span=span, fill=aggregate.fill, remembers=True)
-        part: dict[str, Any] = {"store": 1 + group, "kind": kind, "needed": needed, "half_life": half_life}
+        part: dict[str, Any] = {"store": 1 + group, "kind": kind, "needed": _signed(needed), "half_life_ms": half_life}
         part["column"] = column
         part["id"] = [*identity, _PART_NAMES[kind], half_life]
         stage = BEFORE if without_own else AFTER
         return self._add(
             kind, part=_position(self.parts, part), span=self._span(1 + group, window, stage), stage=stage,
-            half_life=half_life, fill=aggregate.fill, remembers=True,
+            half_life_ms=half_life, fill=aggregate.fill, remembers=True,
         )  # fmt: skip
 
     def _span(self, store: int, window: int, stage: int) -> int:
@@ -273,25 +286,23 @@ class _Builder:
             "tile_width": self.plan.tile_width,
             "distincts": [json.dumps(d["id"]) for d in self.distincts],
         }
-        types: dict[str, Any] = {"half_life": np.float64, "fill": np.float64, "without_own": np.bool_}
-        names = Operations._fields[: Operations._fields.index("span_store")]
-        arrays: dict[str, Any] = {n: _array([row[n] for row in self.rows], types.get(n, np.int64)) for n in names}
-        parts = [[p["store"], p["kind"], _word(p["column"]), 1 + offsets[i]] for i, p in enumerate(self.parts)]
-        distincts = [[_word(d["column"]), _signed(d["needed"])] for d in self.distincts]
+        widths = [1 + mask_words + kept, *[1 + self.plan.tile_width] * groups, *[_DISTINCT_WIDTH] * len(of_distinct)]
+        parts = [
+            {**part, "column": _word(part["column"]), "place": 1 + offset}
+            for part, offset in zip(self.parts, offsets, strict=True)
+        ]
         return Operations(
-            **arrays,
-            span_store=_array([span["store"] for span in self.spans]),
-            span_window=_array([span["window"] for span in self.spans]),
-            span_stage=_array([span["stage"] for span in self.spans]),
-            store_width=_array(
-                [1 + mask_words + kept, *[1 + self.plan.tile_width] * groups, *[_DISTINCT_WIDTH] * len(of_distinct)]
+            steps=_records(self.rows, OPERATION),
+            spans=_records(self.spans, SPAN),
+            stores=_records(
+                [
+                    {"width": width, "tile_ms": tile_ms[of], "retention_ms": retention_ms[of]}
+                    for width, of in zip(widths, [*range(1 + groups), *of_distinct], strict=True)
+                ],
+                STORE,
             ),
-            store_tile_ms=_array(tile_ms + [tile_ms[store] for store in of_distinct]),
-            store_retention_ms=_array(retention_ms + [retention_ms[store] for store in of_distinct]),
-            parts=_array(parts).reshape(-1, 4),
-            part_needed=_array([_signed(part["needed"]) for part in self.parts]),
-            part_half_life=_array([part["half_life"] for part in self.parts], np.float64),
-            distincts=_array(distincts).reshape(-1, 2),
+            parts=_records(parts, PART),
+            distincts=_records([{**d, "column": _word(d["column"])} for d in self.distincts], DISTINCT_VALUES),
             limits=Limits(
                 pipeline.retention_ms, pipeline.lateness_ms, pipeline.exact_retention_ms, max(exact, default=0),
                 pipeline.max_events_per_entity, kept, mask_bits, mask_words, DIRECT_ROWS, self.lines,
@@ -324,8 +335,10 @@ def _half_life(aggregate: Aggregate) -> float:
     return float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0
 
 
-def _array(values: Sequence[Any], kind: Any = np.int64) -> npt.NDArray[Any]:
-    return np.array(values, kind)
+def _records(rows: Sequence[dict[str, Any]], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """One record a row, of the row's values with the names of the record's fields."""
+    kind = np.dtype(kind)
+    return np.array([tuple(row[name] for name in kind.names or ()) for row in rows], kind)
 
 
 def _word(column: int) -> int:

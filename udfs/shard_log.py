@@ -19,10 +19,13 @@ from udfs.snapshots import EntityWriter
 from udfs.state_log import EVENTS, Entry, encode
 
 _ROWS_AN_EVENT = 3
-"""Rows that a round writes for each event logged: a round is over before as many events came as a third of what is kept."""
+"""Rows that a round writes for each event logged: it is over after as many events as a third of the rows kept."""
 _LEAST_ROWS, _MOST_ROWS = 512, 4_096
 """Rows of one slice: few enough for a short stop, enough to be worth an entry of its own."""
 _REMOVED_AT_ONCE = 64
+_TOO_MANY = 4
+"""How many times too many events a log holds only where restarts come faster than rounds end: then a round is written
+in one go."""
 
 
 class ShardLog:
@@ -44,6 +47,7 @@ class ShardLog:
         self._needed_from = 0
         self._round: EntityWriter | None = None
         self._round_entry, self._rows_written, self._rows_due = 0, 0, 0
+        self._in_one_go = False
 
     def add(self, keys: bytes, events: npt.NDArray[np.int64]) -> None:
         """Log events at the next `take_changes`; the array must not change."""
@@ -62,12 +66,15 @@ class ShardLog:
         put: dict[int, bytes] = {}
         if self._pending:
             put[self._new_number()] = self._events_entry()
-        if self._round is None and self._logged > max(self._compact_after, self._rows_kept):
+        enough = max(self._compact_after, self._rows_kept)
+        if self._round is None and self._logged > enough:
+            self._in_one_go = self._logged > _TOO_MANY * enough
             self._round = EntityWriter(self._memory, self._layout)
             self._round_entry, self._rows_written, self._rows_due = self._next_entry, 0, _LEAST_ROWS
             self._logged = 0
-        if self._round is not None and self._rows_due >= _LEAST_ROWS:
+        while self._round is not None and self._rows_due >= _LEAST_ROWS:
             put[self._new_number()] = self._slice_entry(self._round)
+            self._rows_due = _MOST_ROWS if self._in_one_go else 0
         return put, self._unneeded()
 
     def _new_number(self) -> int:
@@ -89,7 +96,6 @@ class ShardLog:
     def _slice_entry(self, writer: EntityWriter) -> bytes:
         entry, rows = writer.next_entry(min(self._rows_due, _MOST_ROWS))
         self._rows_written += rows
-        self._rows_due = 0
         if writer.done:
             self._round, self._rows_kept, self._needed_from = None, self._rows_written, self._round_entry
         return entry

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from udfs.compiled import Parcel, compiled, opened
 from udfs.entity_keys import key_class, put_in_table
+from udfs.entity_slots import HEAP_FULL, PARTITION_NEW
 from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, Heap, heap_of, new_heap, words_of
 from udfs.kernel_arrays import ENTITIES, NEVER_MS, SHARD, SLOTS_USED, WANTED, Operations, Shard, new_shard
-from udfs.kernels import HEAP_FULL, PARTITION_NEW
 
 _LEAST_WORDS = 1_024
 _GROWTH = 16
@@ -27,7 +27,7 @@ def _move_blocks(address: int, words: npt.NDArray[np.int64]) -> int:
         The word after the last one.
     """
     shard = opened(address, SHARD)
-    stores, source, end = len(shard.operations.store_width), shard.heap.words, 2
+    stores, source, end = len(shard.operations.stores), shard.heap.words, 2
     for slot in range(shard.counts[SLOTS_USED]):
         entity = shard.entities[slot]
         entity.index = 0
@@ -41,8 +41,8 @@ def _move_blocks(address: int, words: npt.NDArray[np.int64]) -> int:
             rows = shard.owners[slot * stores + store]
             if rows.block == 0:
                 continue
-            begin = rows.first * shard.operations.store_width[store]
-            for word in range(rows.kept * shard.operations.store_width[store]):
+            begin = rows.first * shard.operations.stores[store].width
+            for word in range(rows.kept * shard.operations.stores[store].width):
                 words[end + word] = source[rows.block + begin + word]
             rows.block = end
             rows.first = 0
@@ -107,7 +107,7 @@ class ShardMemory:
     def events_of(self, slot: int) -> npt.NDArray[np.int64]:
         """(rows, words) int64: the kept events of an entity; valid until the next growth."""
         operations, heap = self.shard.operations, self.shard.heap
-        rows, width = self.shard.owners[slot * len(operations.store_width)], int(operations.store_width[0])
+        rows, width = self.shard.owners[slot * len(operations.stores)], int(operations.stores["width"][0])
         begin = int(rows["block"]) + int(rows["first"]) * width
         return heap.words[begin : begin + int(rows["kept"]) * width].reshape(-1, width)
 
@@ -133,7 +133,7 @@ class ShardMemory:
 
     def _grow_slots(self) -> None:
         shard = self.shard
-        table, slots, stores = shard.table, len(shard.entities), len(shard.operations.store_width)
+        table, slots, stores = shard.table, len(shard.entities), len(shard.operations.stores)
         if 3 * shard.counts[ENTITIES] >= 2 * len(table):
             table = np.zeros(2 * len(table), np.int64)
             _copy_table(shard.table, table)

@@ -1,7 +1,7 @@
 """Sorted rows of many owners in the heap, so that an entity costs no Python objects.
 
 An owner's rows lie in one block. Full blocks move to a larger one. Rows are sorted by their first word, equal ones in
-the order they were inserted. `width` is the number of words of a row.
+the order they were inserted. `rows` is an element of `Shard.owners`, `width` the number of words of a row.
 """
 
 from typing import Any
@@ -12,6 +12,12 @@ from udfs.kernel_arrays import Shard
 
 
 @inlined
+def rows_of(shard: Shard, slot: int, store: int) -> Any:
+    """The rows of an entity in one of its stores."""
+    return shard.owners[slot * len(shard.operations.stores) + store]
+
+
+@inlined
 def first_word(rows: Any, width: int) -> int:
     """Where an owner's first kept row lies in the heap."""
     word: int = rows.block + rows.first * width
@@ -19,9 +25,8 @@ def first_word(rows: Any, width: int) -> int:
 
 
 @inlined
-def clear(shard: Shard, owner: int) -> None:
+def clear(shard: Shard, rows: Any) -> None:
     """Forget all rows of an owner."""
-    rows = shard.owners[owner]
     release(shard.heap, rows.block, rows.size_class)
     rows.block = 0
     rows.first = 0
@@ -38,14 +43,13 @@ def _move_down(shard: Shard, rows: Any, width: int) -> None:
 
 
 @inlined
-def resize(shard: Shard, owner: int, width: int, needed: int) -> int:
+def resize(shard: Shard, rows: Any, width: int, needed: int) -> int:
     """Move an owner's rows to a block for that many rows.
 
     Returns:
         0, or how many words the heap lacks, having changed nothing.
     """
-    rows, words = shard.owners[owner], shard.heap.words
-    size_class = class_for(needed * width)
+    words, size_class = shard.heap.words, class_for(needed * width)
     block = allocate(shard.heap, size_class)
     if block == 0:
         return words_of(size_class)
@@ -60,27 +64,25 @@ def resize(shard: Shard, owner: int, width: int, needed: int) -> int:
 
 
 @inlined
-def make_room(shard: Shard, owner: int, width: int) -> int:
+def make_room(shard: Shard, rows: Any, width: int) -> int:
     """Make place for one more row; returns as `resize` does."""
-    rows = shard.owners[owner]
     if rows.block != 0:
         if (rows.first + rows.kept + 1) * width <= words_of(rows.size_class):
             return 0
         if 4 * rows.first > rows.kept:
             _move_down(shard, rows, width)
             return 0
-    return resize(shard, owner, width, rows.kept + 1)
+    return resize(shard, rows, width, rows.kept + 1)
 
 
 @inlined
-def insert(shard: Shard, owner: int, width: int, position: int, first: int) -> int:
+def insert(shard: Shard, rows: Any, width: int, position: int, first: int) -> int:
     """Open a row, `position` rows after the first one (room was made), that begins with the word `first`.
 
     Returns:
         Where the row lies in the heap.
     """
-    rows, words = shard.owners[owner], shard.heap.words
-    begin = first_word(rows, width)
+    words, begin = shard.heap.words, first_word(rows, width)
     row: int = begin + position * width
     word = begin + rows.kept * width - 1
     while word >= row:
@@ -100,24 +102,23 @@ def rows_below(shard: Shard, block: int, width: int, kept: int, limit: int) -> i
     below, unknown = 0, kept - 1
     while unknown > 0:
         half = (unknown + 1) >> 1
-        below += half if words[block + (below + half - 1) * width] < limit else 0
+        below += half if words[block + (below + half - 1) * width] < limit else 0  # no branch to foretell
         unknown -= half
     return below
 
 
 @inlined
-def drop_first(shard: Shard, owner: int, width: int, dropped: int) -> bool:
+def drop_first(shard: Shard, rows: Any, width: int, dropped: int) -> bool:
     """Forget the owner's first rows, and give back memory that is mostly empty.
 
     Returns:
         Whether memory was given back.
     """
-    rows = shard.owners[owner]
     rows.first += dropped
     rows.kept -= dropped
     if rows.kept == 0:
-        clear(shard, owner)
+        clear(shard, rows)
         return True
     if words_of(rows.size_class) >= 32 and 4 * rows.kept * width <= words_of(rows.size_class):
-        return resize(shard, owner, width, 2 * rows.kept) == 0
+        return resize(shard, rows, width, 2 * rows.kept) == 0
     return False

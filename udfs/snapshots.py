@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.compiled import compiled, opened
+from udfs.entity_slots import DONE, HEAP_FULL, forget_rows, is_expired
 from udfs.kernel_arrays import NEVER_MS, SHARD, SLOTS_USED, WANTED
-from udfs.kernels import DONE, HEAP_FULL, forget_rows, is_expired
 from udfs.shard_memory import ShardMemory
-from udfs.slabs import first_word, resize
-from udfs.state_log import SNAPSHOT, encode, store_widths
+from udfs.slabs import first_word, resize, rows_of
+from udfs.state_log import SNAPSHOT, encode
 
 _HEAD = 3
 """Words of an entity's head before the numbers of its rows."""
@@ -25,7 +25,7 @@ def _choose_entities(
         bytes of keys with a 0 each.
     """
     shard = opened(address, SHARD)
-    stores = len(shard.operations.store_width)
+    stores = len(shard.operations.stores)
     chosen, rows, words, octets = 0, 0, 0, 0
     while slot < end and chosen < len(slots) and rows < most_rows:
         entity = shard.entities[slot]
@@ -35,9 +35,9 @@ def _choose_entities(
             rows += 1
             octets += entity.key_octets + 1
             for store in range(stores):
-                kept = shard.owners[slot * stores + store].kept
+                kept = rows_of(shard, slot, store).kept
                 rows += kept
-                words += kept * shard.operations.store_width[store]
+                words += kept * shard.operations.stores[store].width
         slot += 1
     return slot, chosen, rows, words, octets
 
@@ -48,7 +48,7 @@ def _write_entities(
     rows: npt.NDArray[np.int64],
 ) -> None:  # fmt: skip
     shard = opened(address, SHARD)
-    stores, octet, word = len(shard.operations.store_width), 0, 0
+    stores, octet, word = len(shard.operations.stores), 0, 0
     for place in range(len(slots)):
         slot = slots[place]
         entity = shard.entities[slot]
@@ -62,7 +62,7 @@ def _write_entities(
         heads[place, 1] = entity.cut_ms
         heads[place, 2] = entity.partition
         for store in range(stores):
-            owned, width = shard.owners[slot * stores + store], shard.operations.store_width[store]
+            owned, width = rows_of(shard, slot, store), shard.operations.stores[store].width
             heads[place, _HEAD + store] = owned.kept
             begin = first_word(owned, width)
             for source in range(begin, begin + owned.kept * width):
@@ -81,19 +81,19 @@ def _load_entities(
         The place and word to go on with, and what was full.
     """
     shard = opened(address, SHARD)
-    stores = len(shard.operations.store_width)
+    stores = len(shard.operations.stores)
     for entity_place in range(place, len(slots)):
         slot, begin = slots[entity_place], word
         forget_rows(shard, slot)
         for store in range(stores):
-            kept, width = heads[entity_place, _HEAD + store], shard.operations.store_width[store]
+            kept, width = heads[entity_place, _HEAD + store], shard.operations.stores[store].width
             if kept == 0:
                 continue
-            lacking = resize(shard, slot * stores + store, width, kept)
+            lacking = resize(shard, rows_of(shard, slot, store), width, kept)
             if lacking > 0:
                 shard.counts[WANTED] = lacking
                 return entity_place, begin, HEAP_FULL
-            owned = shard.owners[slot * stores + store]
+            owned = rows_of(shard, slot, store)
             owned.kept = kept
             for offset in range(kept * width):
                 shard.heap.words[owned.block + offset] = rows[word]
@@ -124,7 +124,7 @@ class EntityWriter:
 
     def next_entry(self, most_rows: int) -> tuple[bytes, int]:
         """An entry with the next entities and the clocks, and how many rows it has (an entity counts as one, too)."""
-        memory, stores = self._memory, len(self._memory.shard.operations.store_width)
+        memory, stores = self._memory, len(self._memory.shard.operations.stores)
         slots = np.empty(most_rows, np.int64)
         self.slot, count, written, words, octets = _choose_entities(
             memory.address, self.slot, self._end, most_rows, slots

@@ -1,17 +1,18 @@
 """How many different values the rows of a window have.
 
-A few rows are looked at anew for each event. For more, a tally remembers how many of the window's rows have each value,
-in a table in the heap, and moves along with the window: it costs the rows that enter and leave. It is exact at any time,
-so it may be forgotten and made again. A NaN is no value; 0.0 and -0.0 are one.
+A few rows are looked at anew for each event. For more, a tally remembers in a table how many of the window's rows have
+each value, and moves along with the window: it costs the rows that enter and leave. It is exact at any time, so it may
+be forgotten and made again. A NaN is no value; 0.0 and -0.0 are one.
 """
 
 import math
+from typing import Any
 
 from udfs.compiled import inlined
 from udfs.heap import allocate, class_for, release, words_of
 from udfs.kernel_arrays import BLOCK, LOW, WANTED, Shard
 from udfs.partials import DISTINCT
-from udfs.slabs import first_word
+from udfs.slabs import first_word, rows_of
 from udfs.window_kernels import LINE_WORDS, MARKS, MARKS_CLASS, end_of, line_of, mask_of
 
 BEGIN, STOP, FOUND, PLACES = 0, 1, 2, 5
@@ -21,19 +22,18 @@ _FEWEST_PLACES = 8
 
 
 @inlined
-def _value(shard: Shard, operation: int, row: int) -> float:
+def _value(shard: Shard, step: Any, row: int) -> float:
     """What a row counts as; NaN if it does not count."""
-    operations = shard.operations
-    needed = operations.needed[operation]
+    needed = step.needed
     if needed != 0 and mask_of(shard, row) & needed != needed:
         return math.nan
-    return shard.heap.numbers[row + operations.column[operation]] + 0.0  # -0.0 becomes 0.0
+    return float(shard.heap.numbers[row + step.column]) + 0.0  # -0.0 becomes 0.0
 
 
 @inlined
 def _hashed(shard: Shard, value: float) -> int:
     shard.number[0] = value
-    bits = shard.bits[0]
+    bits = int(shard.bits[0])
     return ((bits ^ (bits >> 32)) * 0x9E3779B1) >> 8
 
 
@@ -119,7 +119,7 @@ def _forget(shard: Shard, line: int) -> None:
 
 
 @inlined
-def _move(shard: Shard, operation: int, line: int, row: int, width: int, low: int, end: int) -> bool:
+def _move(shard: Shard, step: Any, line: int, row: int, width: int, low: int, end: int) -> bool:
     """Count the rows low..end-1 (from word `row` on), beginning with what is counted; False if there is no room."""
     words = shard.heap.words
     begin, stop = words[line + BEGIN], words[line + STOP]
@@ -128,17 +128,17 @@ def _move(shard: Shard, operation: int, line: int, row: int, width: int, low: in
         begin = stop = low
     words[line + BEGIN], words[line + STOP] = low, end
     for left in range(begin, low):
-        value = _value(shard, operation, row + left * width)
+        value = _value(shard, step, row + left * width)
         if value == value:
             _leave(shard, line, value)
     for left in range(end, stop):
-        value = _value(shard, operation, row + left * width)
+        value = _value(shard, step, row + left * width)
         if value == value:
             _leave(shard, line, value)
     for side in range(2):
         first, last = (low, begin) if side == 0 else (max(stop, low), end)
         for entered in range(first, last):
-            value = _value(shard, operation, row + entered * width)
+            value = _value(shard, step, row + entered * width)
             if value == value and not _enter(shard, line, value):
                 _forget(shard, line)
                 return False
@@ -146,7 +146,7 @@ def _move(shard: Shard, operation: int, line: int, row: int, width: int, low: in
 
 
 @inlined
-def _count_few(shard: Shard, operation: int, row: int, width: int, count: int) -> int:
+def _count_few(shard: Shard, step: Any, row: int, width: int, count: int) -> int:
     """Look at each of the rows."""
     places, found = len(shard.values), 0
     while places > 16 and places >= 4 * count:
@@ -154,7 +154,7 @@ def _count_few(shard: Shard, operation: int, row: int, width: int, count: int) -
     for place in range(places):
         shard.values[place] = math.nan
     for _ in range(count):
-        value = _value(shard, operation, row)
+        value = _value(shard, step, row)
         row += width
         if value != value:
             continue
@@ -168,13 +168,13 @@ def _count_few(shard: Shard, operation: int, row: int, width: int, count: int) -
 
 
 @inlined
-def _count_pairs(shard: Shard, operation: int, row: int, width: int, count: int) -> int:
+def _count_pairs(shard: Shard, step: Any, row: int, width: int, count: int) -> int:
     """Compare every row with all before it: needs no memory."""
     found = 0
     for later in range(count):
-        value = _value(shard, operation, row + later * width)
+        value = _value(shard, step, row + later * width)
         earlier = 0
-        while earlier < later and _value(shard, operation, row + earlier * width) != value:
+        while earlier < later and _value(shard, step, row + earlier * width) != value:
             earlier += 1
         if value == value and earlier == later:
             found += 1
@@ -182,19 +182,18 @@ def _count_pairs(shard: Shard, operation: int, row: int, width: int, count: int)
 
 
 @inlined
-def count_distinct(shard: Shard, slot: int, operation: int) -> int:
+def count_distinct(shard: Shard, slot: int, step: Any) -> int:
     """How many different values the rows of an operation's window have."""
-    operations = shard.operations
-    span = operations.span[operation]
-    width = operations.store_width[operations.span_store[span]]
-    block, low, end = shard.windows[span, BLOCK], shard.windows[span, LOW], end_of(shard, operation)
+    operations, window = shard.operations, shard.windows[step.span]
+    width = operations.stores[operations.spans[step.span].store].width
+    block, low, end = window[BLOCK], window[LOW], end_of(shard, step)
     if end - low <= operations.limits.direct_rows:
-        return _count_few(shard, operation, block + low * width, width, end - low)
-    line = line_of(shard, slot, operation)
-    if line > 0 and _move(shard, operation, line, block, width, low, end):
+        return _count_few(shard, step, block + low * width, width, end - low)
+    line = line_of(shard, slot, step)
+    if line > 0 and _move(shard, step, line, block, width, low, end):
         found: int = shard.heap.words[line + FOUND]
         return found
-    return _count_pairs(shard, operation, block + low * width, width, end - low)
+    return _count_pairs(shard, step, block + low * width, width, end - low)
 
 
 @inlined
@@ -203,19 +202,20 @@ def row_inserted(shard: Shard, slot: int, store: int, position: int) -> None:
     entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
     if entity.index == 0:
         return
-    width = operations.store_width[store]
-    row = first_word(shard.owners[slot * len(operations.store_width) + store], width) + position * width
-    for operation in range(len(operations.kind)):
-        if operations.kind[operation] != DISTINCT or operations.span_store[operations.span[operation]] != store:
+    width = operations.stores[store].width
+    row = first_word(rows_of(shard, slot, store), width) + position * width
+    for operation in range(len(operations.steps)):
+        step = operations.steps[operation]
+        if step.kind != DISTINCT or operations.spans[step.span].store != store:
             continue
-        line = entity.index + operations.line[operation] * LINE_WORDS
+        line = entity.index + step.line * LINE_WORDS
         if position >= words[line + STOP]:
             continue
         words[line + STOP] += 1
         if position < words[line + BEGIN]:
             words[line + BEGIN] += 1
             continue
-        value = _value(shard, operation, row)
+        value = _value(shard, step, row)
         if value == value and not _enter(shard, line, value):
             _forget(shard, line)
 
@@ -226,14 +226,15 @@ def rows_leave(shard: Shard, slot: int, store: int, count: int) -> None:
     entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
     if entity.index == 0:
         return
-    width = operations.store_width[store]
-    row = first_word(shard.owners[slot * len(operations.store_width) + store], width)
-    for operation in range(len(operations.kind)):
-        if operations.kind[operation] != DISTINCT or operations.span_store[operations.span[operation]] != store:
+    width = operations.stores[store].width
+    row = first_word(rows_of(shard, slot, store), width)
+    for operation in range(len(operations.steps)):
+        step = operations.steps[operation]
+        if step.kind != DISTINCT or operations.spans[step.span].store != store:
             continue
-        line = entity.index + operations.line[operation] * LINE_WORDS
+        line = entity.index + step.line * LINE_WORDS
         for gone in range(words[line + BEGIN], min(count, words[line + STOP])):
-            value = _value(shard, operation, row + gone * width)
+            value = _value(shard, step, row + gone * width)
             if value == value:
                 _leave(shard, line, value)
         words[line + BEGIN] = max(words[line + BEGIN] - count, 0)

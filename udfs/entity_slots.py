@@ -1,0 +1,100 @@
+"""Entities and their slots: found or given by key, emptied, and freed once they are forgotten."""
+
+import numpy as np
+import numpy.typing as npt
+
+from udfs import entity_keys
+from udfs.compiled import compiled, inlined, opened
+from udfs.heap import release
+from udfs.kernel_arrays import ENTITIES, FREE_SLOT, NEVER_MS, SHARD, SLOTS_USED, SWEPT, WANTED, Shard
+from udfs.slabs import clear, rows_of
+from udfs.window_kernels import forget_index
+
+DONE, HEAP_FULL, SLOTS_FULL, PARTITION_NEW = range(4)
+"""Why a kernel stopped; `counts[WANTED]` says how much is wanted."""
+
+
+@inlined
+def forget_rows(shard: Shard, slot: int) -> None:
+    """Empty a slot's stores."""
+    forget_index(shard, slot)
+    for store in range(len(shard.operations.stores)):
+        clear(shard, rows_of(shard, slot, store))
+    entity = shard.entities[slot]
+    entity.max_time_ms = NEVER_MS
+    entity.cut_ms = NEVER_MS
+
+
+@inlined
+def is_expired(shard: Shard, slot: int) -> bool:
+    """Whether an entity is forgotten: what is left of it changes no result any more."""
+    entity = shard.entities[slot]
+    if entity.max_time_ms == NEVER_MS:
+        return False
+    reach_ms = entity.max_time_ms + shard.operations.limits.retention_ms
+    passed: bool = shard.clocks_ms[entity.partition] > reach_ms
+    return passed
+
+
+@inlined
+def sweep_slots(shard: Shard, count: int) -> None:
+    """Free the slots of forgotten entities, of the next `count` slots."""
+    counts, octets = shard.counts, shard.heap.octets
+    for _ in range(min(count, counts[SLOTS_USED])):
+        slot = counts[SWEPT] if counts[SWEPT] < counts[SLOTS_USED] else 0
+        counts[SWEPT] = slot + 1
+        entity = shard.entities[slot]
+        if entity.key == 0 or not is_expired(shard, slot):
+            continue
+        forget_rows(shard, slot)
+        begin = 8 * entity.key
+        hashed = entity_keys.hash_of(shard, octets, begin, begin + entity.key_octets)
+        entity_keys.remove_from_table(shard, slot, hashed)
+        release(shard.heap, entity.key, entity_keys.key_class(entity.key_octets))
+        entity.key = 0
+        entity.partition = counts[FREE_SLOT]
+        counts[FREE_SLOT] = slot
+        counts[ENTITIES] -= 1
+
+
+@compiled
+def sweep(address: int, count: int) -> None:
+    """Free the slots of forgotten entities, of the next `count` slots."""
+    sweep_slots(opened(address, SHARD), count)
+
+
+@compiled
+def find_slots(
+    address: int, event: int, begin: int, keys: bytes, slots: npt.NDArray[np.int64]
+) -> tuple[int, int, int]:
+    """The slots of a batch's entities; unknown ones get one.
+
+    Args:
+        address: Of the shard's parcel.
+        event: Where to begin, and
+        begin: at which byte of the keys.
+        keys: From `joined_keys`.
+        slots: (n,) int64, to be filled.
+
+    Returns:
+        The event and the byte to go on with, and what was full.
+    """
+    shard = opened(address, SHARD)
+    while event < len(slots):
+        end = begin
+        while end < len(keys) and keys[end] != 0:
+            end += 1
+        hashed = entity_keys.hash_of(shard, keys, begin, end)
+        slot = entity_keys.find(shard, keys, begin, end, hashed)
+        if slot < 0:
+            slots_used_up = shard.counts[FREE_SLOT] < 0 and shard.counts[SLOTS_USED] == len(shard.entities)
+            if slots_used_up or 3 * shard.counts[ENTITIES] >= 2 * len(shard.table):
+                return event, begin, SLOTS_FULL
+            slot = entity_keys.add(shard, keys, begin, end, hashed)
+            if slot < 0:
+                shard.counts[WANTED] = -slot
+                return event, begin, HEAP_FULL
+        slots[event] = slot
+        event += 1
+        begin = end + 1
+    return event, begin, DONE
