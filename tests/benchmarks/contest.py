@@ -28,6 +28,7 @@ START_MS = 1_760_000_000_000
 POLL_S = 0.5
 TIMEOUT_S = 600.0
 LOG = "output.txt"
+MARKERS_MARGIN = 1.02
 SETTLE_S, SETTLE_AT_MOST_S = 3.0, 15.0
 CORES_MARGIN = 1.5
 JVM_THREADS = (
@@ -67,12 +68,14 @@ class Contest:
 
     def __init__(self, broker: Broker, home: Path) -> None:
         self.bootstrap, self._broker, self._home = broker.bootstrap, broker, home
+        self._events = 0
 
     def fill(self, events: int) -> None:
         """Put the events of simulated shoppers into the topic."""
         create_topics(self.bootstrap, [TopicSpec(EVENTS_TOPIC, PARTITIONS)])
         records = as_records(shopper_events(SHOPPERS, SEED, START_MS))
         produce_events(self.bootstrap, EVENTS_TOPIC, itertools.islice(records, events))
+        self._events = events
 
     def run(self, contestant: Contestant) -> Outcome:
         """Let it score the events, stop it, and read what it committed."""
@@ -102,19 +105,21 @@ class Contest:
     def _watch(
         self, process: "subprocess.Popen[bytes]", contestant: Contestant, output: str
     ) -> tuple[float, dict[str, float]]:
-        """Wait until its output is there: seconds to the first prediction, CPU per event after the first third."""
+        """Wait until its output is there: seconds to the first prediction, CPU per event after the warm-up."""
         started = time.monotonic()
+        everything = contestant.events >= self._events
+        enough = contestant.events if everything else contestant.events * MARKERS_MARGIN
         first_s = 0.0
         warm: tuple[int, dict[str, float]] | None = None
         while True:
-            # offsets count transaction markers too, a few a second: good enough to wait by
+            # offsets count transaction markers too, a few a second
             done = sum(topic_ends(self.bootstrap, output, isolation="read_committed").values())
             now_s = time.monotonic() - started
             if done and not first_s:
                 first_s = now_s
             if warm is None and done >= contestant.events * WARM_UP_SHARE:
                 warm = done, self._cpu_s(process)
-            if done >= contestant.events:
+            if done >= enough:
                 break
             if process.poll() is not None or now_s > contestant.timeout_s:
                 how = f"is not ready after {now_s:.0f} s" if process.poll() is None else "ended"
@@ -122,13 +127,14 @@ class Contest:
                 raise ContestantError(f"it {how}, after about {done:,} of {contestant.events:,} predictions:\n{log}")
             time.sleep(POLL_S)
         cpu_s = self._cpu_s(process)
-        self._let_settle(output)
+        if everything:  # whoever has more to score goes on with it until it is stopped
+            self._let_settle(output)
         if warm is None or done == warm[0]:
             return first_s, {}
         return first_s, {kind: (cpu_s[kind] - warm[1].get(kind, 0)) / (done - warm[0]) * 1e6 for kind in cpu_s}
 
     def _let_settle(self, output: str) -> None:
-        """Wait for the last transactions: until nothing more comes, or, of a contestant that goes on, some time."""
+        """Wait for the last transactions: until nothing more comes, for some time at most."""
         unchanged_s, last = 0.0, -1
         deadline = time.monotonic() + SETTLE_AT_MOST_S
         while unchanged_s < SETTLE_S and time.monotonic() < deadline:
