@@ -35,10 +35,11 @@ JVM_THREADS = (
     (r"C[12] Compiler", "jvm_compiler"),
     (r"GC Thread|G1 ", "jvm_gc"),
     (r"Source|Kafka Fetcher", "jvm_source"),
-    (r"WindowTVF|GlobalWindow|LocalWindow|Calc|GroupWindow", "jvm_grouping"),
+    (r"Window|GlobalWindow|LocalWindow|Calc|GroupWindow", "jvm_grouping"),
     (r"score", "jvm_score_and_sink"),
     (r"grpc", "jvm_crossing"),
     (r"kafka-producer", "jvm_producer"),
+    (r"rocksdb|AsyncOperations", "jvm_state"),
 )
 
 

@@ -101,6 +101,7 @@ JVM_HOPS = {
     "crossing": "jvm_crossing",
     "score and sink": "jvm_score_and_sink",
     "producer": "jvm_producer",
+    "state": "jvm_state",
     "compiler": "jvm_compiler",
     "collector": "jvm_gc",
     "other": "jvm_other",
