@@ -38,7 +38,7 @@ class Target:
 
 TARGETS = (
     Target("ratio_bare_loop", "against the bare loop", 1.3, "x"),
-    Target("ratio_quix", "against Quix Streams, exactly once", 6, "x"),
+    Target("ratio_quix", "against Quix Streams, one process", 6, "x"),
     Target("ratio_per_record_process", "against per-record PyFlink, process mode", 30, "x"),
     Target("ratio_per_record_thread", "against per-record PyFlink, thread mode", 30, "x"),
     Target("ratio_beam", "against Apache Beam, in memory", 2.5, "x"),
