@@ -55,7 +55,16 @@ MEASURES: dict[str, Measure] = {
 }
 QUICK = {"ratios"}
 PROFILE = {"ratios", "stages"}
-CONTESTANTS = ("millrace", "bare_loop", "bare_loop_engine", "quix", "beam", "per_record_process", "per_record_thread")
+CONTESTANTS = (
+    "millrace",
+    "bare_loop",
+    "bare_loop_engine",
+    "quix",
+    "quix_per_core",
+    "beam",
+    "per_record_process",
+    "per_record_thread",
+)
 
 
 def chosen(only: Sequence[str], *, quick: bool, profile: bool) -> tuple[list[str], list[str]]:

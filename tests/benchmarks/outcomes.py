@@ -36,6 +36,7 @@ class Outcome:
         events_per_s: Start-up excluded.
         first_prediction_s: From the start of its process until the first one was visible.
         cpu_us: CPU time per event by kind of process, start-up excluded.
+        other_cores: Cores that others used meanwhile: above some tenths the machine was not the contestant's own.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Outcome:
     events_per_s: float = 0.0
     first_prediction_s: float = 0.0
     cpu_us: dict[str, float] = field(default_factory=dict)
+    other_cores: float = 0.0
 
     def add(self, value: bytes) -> None:
         """One more prediction."""

@@ -21,7 +21,8 @@ WIDTH, ROW, LEFT, RIGHT, TOP = 760, 30, 270, 70, 44
 RATIOS = {
     "ratio_bare_loop": "bare loop, no state kept",
     "ratio_beam": "Apache Beam, in memory",
-    "ratio_quix": "Quix Streams, exactly once",
+    "ratio_quix_per_core": "Quix Streams, a process a core",
+    "ratio_quix": "Quix Streams, one process",
     "ratio_per_record_thread": "PyFlink per record, thread",
     "ratio_per_record_process": "PyFlink per record, process",
 }

@@ -4,11 +4,13 @@
 
 In its favour: records cross as bytes and are decoded by msgspec instead of its JSON deserialiser, the producer batches
 and compresses as the others do, and it commits once a second like them. The state's changelog topic is on, as it is by
-default: without it a lost disk loses the state, and what the others keep survives that.
+default: without it a lost disk loses the state, and what the others keep survives that. The fifth argument says how
+many processes share the partitions, which is how it uses more than one core.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -42,15 +44,24 @@ def stop_at_the_end() -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # how Quix Streams is told to stop
 
 
+def replica_number(count: int) -> int:
+    """Become so many processes like this one; in each, its number."""
+    for number in range(1, count):
+        if os.fork() == 0:
+            return number
+    return 0
+
+
 def main() -> None:
     task = Task.from_command_line()
+    number = replica_number(int(sys.argv[5]))
     application = Application(
         broker_address=task.bootstrap,
         consumer_group="quix",
         auto_offset_reset="earliest",
         commit_interval=COMMIT_S,
         processing_guarantee="exactly-once",
-        state_dir=task.home / "state",
+        state_dir=task.home / f"state-{number}",
         producer_extra_config=BATCHING,
         loglevel="WARNING",
     )

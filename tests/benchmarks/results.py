@@ -38,7 +38,7 @@ class Target:
 
 TARGETS = (
     Target("ratio_bare_loop", "against the bare loop", 1.3, "x"),
-    Target("ratio_quix", "against Quix Streams, exactly once", 6, "x"),
+    Target("ratio_quix", "against Quix Streams, one process", 6, "x"),
     Target("ratio_per_record_process", "against per-record PyFlink, process mode", 30, "x"),
     Target("ratio_per_record_thread", "against per-record PyFlink, thread mode", 30, "x"),
     Target("ratio_beam", "against Apache Beam, in memory", 2.5, "x"),
@@ -101,6 +101,7 @@ JVM_HOPS = {
     "crossing": "jvm_crossing",
     "score and sink": "jvm_score_and_sink",
     "producer": "jvm_producer",
+    "state": "jvm_state",
     "compiler": "jvm_compiler",
     "collector": "jvm_gc",
     "other": "jvm_other",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import pytest
 from tests.benchmarks import __main__ as bench
 from tests.benchmarks import beam_run, peers, plot, ratios, results
 from tests.benchmarks.child_process import child, end_of
+from tests.benchmarks.cpu_time import cpu_s
 from tests.benchmarks.outcomes import (
     ContestantError,
     Outcome,
@@ -72,15 +74,18 @@ def test_two_sizes_without_a_difference_tell_no_speed(large, large_s):
 
 def test_every_contestant_has_a_ratio_of_its_name_and_millrace_has_none():
     outcomes = {
-        "millrace": outcome({"a": 0.5}, 30_000, cpu_us={"jvm": 12.345}),
+        "millrace": outcome({"a": 0.5}, 30_000, cpu_us={"jvm": 12.345}, other_cores=0.254),
         "quix": outcome({"a": 0.5}, 5_000),
         "per_record_thread": outcome({"a": 0.5}, 1_500),
     }
     assert ratios.as_results(outcomes) == {
         "events_per_s_millrace": 30_000,
+        "other_cores_millrace": 0.25,
         "cpu_us_per_event_millrace_jvm": 12.35,
         "events_per_s_quix": 5_000,
+        "other_cores_quix": 0.0,
         "events_per_s_per_record_thread": 1_500,
+        "other_cores_per_record_thread": 0.0,
         "ratio_quix": 6.0,
         "ratio_per_record_thread": 20.0,
     }
@@ -290,6 +295,16 @@ def main():
     with open(seconds, "w") as file:
         json.dump([9.0, 2.0, 4.0], file)
 """
+
+
+def test_cpu_time_is_told_apart_by_process(tmp_path):
+    code = "import select, sys\nwhile not select.select([sys.stdin], [], [], 0)[0]: sum(range(10_000))"
+    with child([sys.executable, "-c", code], tmp_path / "log") as process:
+        before = cpu_s(process.pid, os.getpid())
+        while (after := cpu_s(process.pid, os.getpid()))["python"] < before["python"] + 0.1:
+            time.sleep(0.02)
+    assert after["jvm"] == 0.0
+    assert after["others"] >= before["others"] - 0.2  # the clocks of processes and of the machine tick apart
 
 
 def test_beam_is_timed_by_the_difference_and_its_predictions_are_read(monkeypatch, tmp_path):
