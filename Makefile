@@ -48,10 +48,11 @@ check: $(VENV)/.ready ## Lint and type-check; changes nothing
 format: $(VENV)/.ready ## Sort imports and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json
+bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json and the README's plot
 	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks.plot
 
-bench-quick: $(VENV)/.ready ## Run the benchmarks that give the ratios, in a few minutes
+bench-quick: $(VENV)/.ready ## Run those that compare with other tools, in under 8 minutes
 	@$(BIN)/python -m tests.benchmarks --quick
 
 lock: ## Resolve pyproject.toml again into requirements.lock (needs uv)

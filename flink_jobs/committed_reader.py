@@ -8,11 +8,11 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.kafka_admin import KafkaAdminError, Properties, TopicMissingError, client_config, topic_partitions
+from udfs.wire_formats import HEADER
 
 BEGINNING, END = -2, -1  # Kafka's logical offsets
 BATCH = 1_000
 FETCH_WAIT_MS = 100
-HEADER = "millrace-"
 
 
 class CommittedReader:

@@ -89,7 +89,8 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
         "sink.delivery-guarantee": settings.guarantee,
-        "properties.linger.ms": "5",
+        # the records of a batch come all at once, so there is nothing to wait for
+        "properties.linger.ms": "1",
         "properties.batch.size": "131072",
         "properties.compression.type": "lz4",
         # the event limit, its dead letter's headers, and room for the envelope

@@ -1,208 +1,237 @@
-"""Folding the kept events of a window, in (event time, arrival) order, independent of history to the last bit.
+"""Folding the rows of a window, in (event time, arrival) order, independent of history to the last bit.
 
-A window is cut into blocks of time: block b of width w holds the times [b*w, (b+1)*w). Each block is folded from its
-first event, then the blocks are merged in order. Where a block lies wholly inside a window, its partial is a function
-of its events alone, so it may be remembered: a window of very many events then costs its blocks, not its events, and
-remembering, forgetting and restarting never change a result.
+A fold begins at the window's anchor, the roundest time in it: the rows before are folded one by one towards the past,
+the rows from it on one by one towards the future, and the two are merged. The anchor follows from the window alone and
+stays while windows slide over it. So a large window need not be folded anew for each event: after every eighth row the
+partial is remembered in the entity's index, and the next window begins from there. What is remembered is what would
+be computed: remembering, forgetting and restarting never change a result, and an event costs the same however many
+rows its window has.
 """
 
-import math
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
 from udfs.compiled import inlined
-from udfs.partials import COUNT, LAST, MAX, MEAN, MIN, SINCE, STD, SUM, Partial, add, empty, merge
-from udfs.slabs import Slabs
+from udfs.heap import allocate, class_for, release, words_of
+from udfs.kernel_arrays import ANCHOR, BLOCK, END, END_BEFORE, KEPT, LOW, MIDDLE, WANTED, Shard
+from udfs.partials import EWMA, LAST, SINCE, Partial, add, empty, load, merge, save
+from udfs.slabs import first_word, rows_below
 
-BLOCKS_PER_WINDOW = 64
-REMEMBER_FROM_ROWS = 256
-"""Windows of fewer events are folded event by event: looking blocks up costs more."""
+DIRECT_ROWS = 32
+"""Windows of at most so many rows are folded anew: remembering costs more."""
+MARK_EVERY_ROWS = 8
+_NUMBERS = 3
+"""Most numbers of a partial."""
+
+LINE_WORDS = 6
+FROM_ANCHOR, PAST_MARKS, FUTURE_MARKS, MARKS, MARKS_CLASS, MARKS_EACH = range(LINE_WORDS)
+"""An operation's line in the index: the anchor, how many partials are remembered on each side of it, the block they
+are in with its size class, and for how many there is room on each side. `tallies` has its own use of all but the block."""
 
 
-class BlockCache(NamedTuple):
-    """Partials of whole blocks, direct-mapped: a collision only costs time.
+@inlined
+def roundest(after: int, until: int) -> int:
+    """The number in (after, until] that the highest power of two divides; until >= 0."""
+    if after < 0:
+        return 0
+    differ = after ^ until
+    differ |= differ >> 1
+    differ |= differ >> 2
+    differ |= differ >> 4
+    differ |= differ >> 8
+    differ |= differ >> 16
+    differ |= differ >> 32
+    return until & ~(differ >> 1)
 
-    Attributes:
-        owners: (entries,) int64: the entity's slot and generation; -1 is free. Entries are a power of two, or 0.
-        blocks: (entries, 2) int64: operation, block.
-        rows: (entries,) int64: how many rows the block has.
-        partials: (entries, 3) float64.
+
+@inlined
+def mask_of(shard: Shard, row: int) -> int:
+    """The conditions a kept event passed."""
+    limits, words = shard.operations.limits, shard.heap.words
+    if limits.mask_words > 0:
+        mask: int = words[row + 1]
+        return mask
+    return words[row] & ((1 << limits.mask_bits) - 1)
+
+
+@inlined
+def line_of(shard: Shard, slot: int, operation: int) -> int:
+    """Where an operation's line in the entity's index lies; 0 when the heap lacks room for an index."""
+    entity, limits = shard.entities[slot], shard.operations.limits
+    index = int(entity.index)
+    if index == 0:
+        size_class = class_for(limits.lines * LINE_WORDS)
+        index = allocate(shard.heap, size_class)
+        if index == 0:
+            shard.counts[WANTED] = words_of(size_class)
+            return 0
+        for word in range(limits.lines * LINE_WORDS):
+            shard.heap.words[index + word] = 0
+        entity.index = index
+    return index + shard.operations.line[operation] * LINE_WORDS
+
+
+@inlined
+def forget_index(shard: Shard, slot: int) -> None:
+    """Forget what is remembered of an entity's windows."""
+    entity, words = shard.entities[slot], shard.heap.words
+    if entity.index != 0:
+        lines = shard.operations.limits.lines
+        for line in range(lines):
+            at = entity.index + line * LINE_WORDS
+            release(shard.heap, words[at + MARKS], words[at + MARKS_CLASS])
+        release(shard.heap, entity.index, class_for(lines * LINE_WORDS))
+        entity.index = 0
+
+
+@inlined
+def _marks_for(shard: Shard, line: int, anchor: int, rows: int) -> bool:
+    """Make the line one of this anchor with room for that many rows on each side; False if that cannot be."""
+    words, marks = shard.heap.words, rows // MARK_EVERY_ROWS
+    if anchor < words[line + FROM_ANCHOR]:
+        return False  # an event so late is seldom: fold its window without remembering
+    if words[line + MARKS] == 0 or words[line + MARKS_EACH] < marks:
+        size_class = class_for(2 * _NUMBERS * (marks + (marks >> 1) + 1))
+        block = allocate(shard.heap, size_class)
+        if block == 0:
+            shard.counts[WANTED] = words_of(size_class)
+            return False
+        release(shard.heap, words[line + MARKS], words[line + MARKS_CLASS])
+        words[line + MARKS] = block
+        words[line + MARKS_CLASS] = size_class
+        words[line + MARKS_EACH] = words_of(size_class) // (2 * _NUMBERS)
+        words[line + FROM_ANCHOR] = -1
+    if anchor > words[line + FROM_ANCHOR]:
+        words[line + FROM_ANCHOR] = anchor
+        words[line + PAST_MARKS] = 0
+        words[line + FUTURE_MARKS] = 0
+    return True
+
+
+@inlined
+def row_changed(shard: Shard, slot: int, store: int, position: int, first: int) -> None:
+    """Forget partials with a row that was changed or inserted and is not the last of its store.
+
+    Args:
+        shard: The shard.
+        slot: The entity.
+        store: Which of its stores.
+        position: The row's, now.
+        first: The row's time or tile, as anchors have it.
     """
-
-    owners: npt.NDArray[np.int64]
-    blocks: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-    partials: npt.NDArray[np.float64]
-
-
-def new_block_cache(entries: int) -> BlockCache:
-    """A cache with `entries` places, a power of two; 0 remembers nothing."""
-    return BlockCache(
-        np.full(entries, -1, np.int64),
-        np.zeros((entries, 2), np.int64),
-        np.zeros(entries, np.int64),
-        np.zeros((entries, 3)),
-    )
-
-
-@inlined
-def _place(cache: BlockCache, owner: int, operation: int, block: int) -> int:
-    mixed = owner * 0x9E3779B1 + operation * 0x85EBCA77 + block * 0xC2B2AE3D
-    return (mixed ^ (mixed >> 15)) & (len(cache.owners) - 1)
-
-
-@inlined
-def forget_block(cache: BlockCache, owner: int, operation: int, block: int) -> None:
-    """Forget a block whose events change."""
-    place = _place(cache, owner, operation, block)
-    if cache.owners[place] == owner and cache.blocks[place, 0] == operation and cache.blocks[place, 1] == block:
-        cache.owners[place] = -1
-
-
-@inlined
-def _fold_rows(kind: int, column: int, needed: int, half_life_ms: float, slabs: Slabs, begin: int, end: int) -> Partial:
-    """Fold rows begin..end-1, one after the other; the deviation in two passes."""
-    keys, masks, values = slabs.keys, slabs.masks, slabs.values
-    if kind == COUNT:
-        count = 0
-        for row in range(begin, end):
-            if masks[row] & needed == needed:
-                count += 1
-        return float(count), 0.0, 0.0
-    if kind in (SUM, MEAN, STD):
-        count, total = 0, 0.0
-        for row in range(begin, end):
-            value = values[row, column]
-            if masks[row] & needed == needed and value == value:
-                count += 1
-                total += value
-        if kind == SUM:
-            return total, 0.0, 0.0
-        if kind == MEAN or count == 0:
-            return float(count), total, 0.0
-        mean, squares = total / count, 0.0
-        for row in range(begin, end):
-            value = values[row, column]
-            if masks[row] & needed == needed and value == value:
-                squares += (value - mean) * (value - mean)
-        return float(count), mean, squares
-    if kind in (LAST, SINCE):
-        for row in range(end - 1, begin - 1, -1):
-            value = values[row, column] if kind == LAST else 0.0
-            if masks[row] & needed == needed and value == value:
-                return float(keys[row]), value, 0.0
-        return empty(kind)
-    partial = empty(kind)
-    for row in range(begin, end):
-        value = values[row, column]
-        if masks[row] & needed == needed and value == value:
-            partial = add(kind, partial, value, float(keys[row]), half_life_ms)
-    return partial
-
-
-@inlined
-def _end_of_block(keys: npt.NDArray[np.int64], begin: int, end: int, next_block: int) -> int:
-    """The first row from `begin` on whose time lies in a later block."""
-    if end - begin > 16:
-        low, high = begin, end
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] < next_block:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-    while begin < end and keys[begin] < next_block:
-        begin += 1
-    return begin
-
-
-@inlined
-def fold_window(
-    kind: int, column: int, needed: int, half_life_ms: float, block_ms: int, operation: int,
-    slabs: Slabs, begin: int, end: int, after_ms: int, until_ms: int, cache: BlockCache, owner: int,
-) -> Partial:  # fmt: skip
-    """Fold rows begin..end-1: the owner's with a time in (after_ms, until_ms], and maybe later ones at the end.
-
-    Blocks wholly inside (after_ms, until_ms] are looked up and remembered.
-    """
-    in_one_go = kind == COUNT or kind == MIN or kind == MAX or kind == LAST or kind == SINCE  # blocks change no bit
-    if kind == COUNT and needed == 0:
-        return float(end - begin), 0.0, 0.0
-    remember = end - begin > REMEMBER_FROM_ROWS and len(cache.owners) > 0
-    if in_one_go and not remember:
-        return _fold_rows(kind, column, needed, half_life_ms, slabs, begin, end)
-    partial = empty(kind)
-    row = begin
-    while row < end:
-        block = slabs.keys[row] // block_ms
-        whole = remember and block * block_ms > after_ms and (block + 1) * block_ms - 1 <= until_ms
-        place = 0
-        if whole:
-            place = _place(cache, owner, operation, block)
-            if cache.owners[place] == owner and cache.blocks[place, 0] == operation and cache.blocks[place, 1] == block:
-                kept = (cache.partials[place, 0], cache.partials[place, 1], cache.partials[place, 2])
-                partial = merge(kind, partial, kept, half_life_ms)
-                row += cache.rows[place]
-                continue
-        next_row = _end_of_block(slabs.keys, row, end, (block + 1) * block_ms)
-        folded = _fold_rows(kind, column, needed, half_life_ms, slabs, row, next_row)
-        if whole:
-            cache.owners[place] = owner
-            cache.blocks[place, 0] = operation
-            cache.blocks[place, 1] = block
-            cache.rows[place] = next_row - row
-            cache.partials[place, 0], cache.partials[place, 1], cache.partials[place, 2] = folded
-        partial = merge(kind, partial, folded, half_life_ms)
-        row = next_row
-    return partial
-
-
-class Scratch(NamedTuple):
-    """Room for intermediate results: kernels make no arrays of their own.
-
-    Attributes:
-        results: (ops,) float64.
-        table: float64, a power of two at least twice the rows of any entity whose distinct values are counted.
-        number: (1,) float64.
-        bits: (1,) int64: the same memory as `number`.
-        missing: (1,) int64.
-    """
-
-    results: npt.NDArray[np.float64]
-    table: npt.NDArray[np.float64]
-    number: npt.NDArray[np.float64]
-    bits: npt.NDArray[np.int64]
-    missing: npt.NDArray[np.int64]
-
-
-def new_scratch(operations: int) -> Scratch:
-    """Room for that many operations and small tables."""
-    number = np.zeros(1)
-    return Scratch(np.empty(operations), np.empty(1024), number, number.view(np.int64), np.zeros(1, np.int64))
-
-
-@inlined
-def count_distinct(column: int, needed: int, slabs: Slabs, begin: int, end: int, scratch: Scratch) -> float:
-    """How many different values rows begin..end-1 have, by open addressing; NaN is none."""
-    masked = len(slabs.masks) > 0
-    places, found = 8, 0
-    while places < 2 * (end - begin):
-        places *= 2
-    for place in range(places):
-        scratch.table[place] = math.nan
-    for row in range(begin, end):
-        value = slabs.values[row, column]
-        if value != value or (masked and slabs.masks[row] & needed != needed):
+    entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
+    if entity.index == 0:
+        return
+    bits = operations.limits.mask_bits if store == 0 else 0
+    rows, width = shard.owners[slot * len(operations.store_width) + store], operations.store_width[store]
+    for operation in range(len(operations.kind)):
+        if operations.line[operation] < 0 or operations.kind[operation] > EWMA:
             continue
-        scratch.number[0] = value + 0.0  # -0.0 and 0.0 are one value
-        mixed = (scratch.bits[0] ^ (scratch.bits[0] >> 32)) * 0x9E3779B1
-        place = (mixed >> 8) & (places - 1)
-        while scratch.table[place] == scratch.table[place] and scratch.table[place] != value:
-            place = (place + 1) & (places - 1)
-        if scratch.table[place] != scratch.table[place]:
-            scratch.table[place] = value
-            found += 1
-    return float(found)
+        if operations.span_store[operations.span[operation]] != store:
+            continue
+        line = entity.index + operations.line[operation] * LINE_WORDS
+        anchor = words[line + FROM_ANCHOR]
+        middle = rows_below(shard, first_word(rows, width), width, int(rows.kept), anchor << bits)
+        if first >= anchor:
+            words[line + FUTURE_MARKS] = min(words[line + FUTURE_MARKS], (position - middle) // MARK_EVERY_ROWS)
+        else:
+            words[line + PAST_MARKS] = min(words[line + PAST_MARKS], (middle - 1 - position) // MARK_EVERY_ROWS)
+
+
+@inlined
+def find_window(shard: Shard, slot: int, span: int, time_ms: int) -> None:
+    """Find the rows of a span's window as of an event, for all operations over it."""
+    operations, window, words = shard.operations, shard.windows[span], shard.heap.words
+    store = operations.span_store[span]
+    rows = shard.owners[slot * len(operations.store_width) + store]
+    entity, width, tile_ms = shard.entities[slot], operations.store_width[store], operations.store_tile_ms[store]
+    oldest, until, bits, dropped = entity.max_time_ms - operations.store_retention_ms[store], time_ms, 0, -1
+    if tile_ms > 0:
+        oldest, until = oldest // tile_ms, until // tile_ms
+    else:
+        bits, dropped = operations.limits.mask_bits, entity.cut_ms
+    after = min(max(until - operations.span_window[span], oldest, -1), until)
+    block, kept = first_word(rows, width), int(rows.kept)
+    end = rows_below(shard, block, width, kept, (until + 1) << bits)
+    low = rows_below(shard, block, width, end, (after + 1) << bits)
+    # an event that is too late is not among the rows, nor one that was dropped as the oldest of too many
+    own = tile_ms == 0 and time_ms > after and end > low and words[block + (end - 1) * width] >> bits == time_ms
+    window[BLOCK], window[LOW], window[END], window[KEPT] = block, low, end, kept
+    window[END_BEFORE] = end - 1 if own else end
+    # rows that were dropped because there were too many must not lie after the anchor
+    after = max(after, dropped)
+    if after < until:
+        window[ANCHOR] = roundest(after, until)
+        window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, window[ANCHOR] << bits)
+    else:
+        window[ANCHOR], window[MIDDLE] = -1, low
+
+
+@inlined
+def end_of(shard: Shard, operation: int) -> int:
+    """Where the rows end that an operation takes from its window."""
+    operations = shard.operations
+    end: int = shard.windows[operations.span[operation], END_BEFORE if operations.without_own[operation] else END]
+    return end
+
+
+@inlined
+def _fold_rows(shard: Shard, operation: int, partial: Partial, row: int, step: int, count: int) -> Partial:
+    """Fold further rows into a partial, towards the future (step > 0) or the past."""
+    operations, heap = shard.operations, shard.heap
+    kind, column, needed = operations.kind[operation], operations.column[operation], operations.needed[operation]
+    half_life_ms, bits = operations.half_life[operation], operations.limits.mask_bits
+    if operations.span_store[operations.span[operation]] > 0:
+        for _ in range(count):
+            tile = load(kind, heap.numbers, row + column)
+            first, second = (partial, tile) if step > 0 else (tile, partial)
+            partial = merge(kind, first, second, half_life_ms)
+            row += step
+        return partial
+    latest = kind == LAST or kind == SINCE
+    for _ in range(count):
+        if latest and step < 0 and partial[0] >= 0.0:
+            break  # the first one found towards the past is the latest
+        value = heap.numbers[row + column] if column >= 0 else 0.0
+        if mask_of(shard, row) & needed == needed and value == value:
+            partial = add(kind, partial, value, float(heap.words[row] >> bits), half_life_ms)
+        row += step
+    return partial
+
+
+@inlined
+def fold_window(shard: Shard, slot: int, operation: int) -> Partial:
+    """Fold the rows of an operation's window."""
+    operations, words, numbers = shard.operations, shard.heap.words, shard.heap.numbers
+    span, kind, half_life_ms = operations.span[operation], operations.kind[operation], operations.half_life[operation]
+    window, width = shard.windows[span], operations.store_width[operations.span_store[span]]
+    low, end = window[LOW], end_of(shard, operation)
+    middle = min(max(window[MIDDLE], low), end)
+    line = 0
+    if end - low > operations.limits.direct_rows and window[ANCHOR] >= 0:
+        line = line_of(shard, slot, operation)
+        if line > 0 and not _marks_for(shard, line, window[ANCHOR], end - low):
+            line = 0
+    past = empty(kind)
+    partial = past
+    for towards_future in (False, True):
+        count, row, step = middle - low, window[BLOCK] + (middle - 1) * width, -width
+        if towards_future:
+            count, row, step = end - middle, row + width, width
+        partial, done = empty(kind), 0
+        if line > 0:
+            side = FUTURE_MARKS if towards_future else PAST_MARKS
+            first_mark = words[line + MARKS] + (words[line + MARKS_EACH] * _NUMBERS if towards_future else 0)
+            # the last row of a store may still change: it is in no remembered partial
+            lasting = min(count, window[KEPT] - 1 - middle) if towards_future else count
+            known = words[line + side]
+            used = min(known, count // MARK_EVERY_ROWS)
+            if used > 0:
+                partial, done = load(kind, numbers, first_mark + (used - 1) * _NUMBERS), used * MARK_EVERY_ROWS
+            while done + MARK_EVERY_ROWS <= lasting:
+                partial = _fold_rows(shard, operation, partial, row + done * step, step, MARK_EVERY_ROWS)
+                save(kind, numbers, first_mark + used * _NUMBERS, partial)
+                done += MARK_EVERY_ROWS
+                used += 1
+                words[line + side] = used
+        partial = _fold_rows(shard, operation, partial, row + done * step, step, count - done)
+        if not towards_future:
+            past = partial
+    return merge(kind, past, partial, half_life_ms)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.shoppers import as_records, shopper_events
-from tests.benchmarks.outcomes import Outcome, read_outcome
+from tests.benchmarks.child_process import child, end_of
+from tests.benchmarks.outcomes import WARM_UP_SHARE, ContestantError, Outcome, read_outcome
 
 EVENTS_TOPIC = "bench-events"
 PARTITIONS = 3
@@ -27,9 +27,8 @@ SEED = 1
 START_MS = 1_760_000_000_000
 POLL_S = 0.5
 TIMEOUT_S = 600.0
-STOP_S = 60.0
+LOG = "output.txt"
 SETTLE_S, SETTLE_AT_MOST_S = 3.0, 15.0
-CPU_WARM_UP_SHARE = 0.3
 CORES_MARGIN = 1.5
 JVM_THREADS = (
     (r"C[12] Compiler", "jvm_compiler"),
@@ -51,12 +50,16 @@ class Contestant:
         module: Its `main` is run as a process.
         events: How many of the events it must score; it is stopped then.
         arguments: Further ones.
+        python: The interpreter that runs it.
+        timeout_s: How long it may take.
     """
 
     name: str
     module: str
     events: int
     arguments: tuple[str, ...] = ()
+    python: Path = Path(sys.executable)
+    timeout_s: float = TIMEOUT_S
 
 
 class Contest:
@@ -77,46 +80,24 @@ class Contest:
         by_broker = {"message.timestamp.type": "LogAppendTime"}
         create_topics(self.bootstrap, [TopicSpec(output, PARTITIONS, settings=by_broker)])
         create_topics(self.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
-        with self._process(contestant, output) as process:
+        home = self._home / contestant.name
+        home.mkdir(parents=True)
+        with child(self._command(contestant, output), home / LOG) as process:
             first_s, cpu_us = self._watch(process, contestant, output)
         outcome = read_outcome(self.bootstrap, output, contestant.events)  # when it is over: reading takes a core
         outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
         used = outcome.events_per_s * (cpu_us.get("jvm", 0.0) + cpu_us.get("python", 0.0)) / 1e6
         if used > CORES_MARGIN * len(os.sched_getaffinity(0)):
-            raise SystemExit(
-                f"{contestant.name}: {outcome.events_per_s:,.0f} events/s would take {used:.1f} cores: its outputs "
-                "come in bursts, so their times do not tell its speed; give it more events or smaller bundles"
+            raise ContestantError(
+                f"{outcome.events_per_s:,.0f} events/s would take {used:.1f} cores: its outputs come in bursts, so "
+                "their times do not tell its speed; give it more events or smaller bundles"
             )
         return outcome
 
-    @contextmanager
-    def _process(self, contestant: Contestant, output: str) -> "Iterator[subprocess.Popen[bytes]]":
-        home = self._home / contestant.name
-        home.mkdir(parents=True)
-        arguments = [self.bootstrap, str(home), EVENTS_TOPIC, output, *contestant.arguments]
-        with (home / "output.txt").open("wb") as log:
-            # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"from {contestant.module} import main; main()", *arguments],
-                cwd=PROJECT_ROOT,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
-            )
-        try:
-            yield process
-        finally:
-            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.stdin.close()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            _, alive = psutil.wait_procs(children, timeout=5)
-            for child in alive:
-                child.kill()
+    def _command(self, contestant: Contestant, output: str) -> list[str]:
+        arguments = [self.bootstrap, str(self._home / contestant.name), EVENTS_TOPIC, output, *contestant.arguments]
+        # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
+        return [str(contestant.python), "-c", f"from {contestant.module} import main; main()", *arguments]
 
     def _watch(
         self, process: "subprocess.Popen[bytes]", contestant: Contestant, output: str
@@ -131,13 +112,14 @@ class Contest:
             now_s = time.monotonic() - started
             if done and not first_s:
                 first_s = now_s
-            if warm is None and done >= contestant.events * CPU_WARM_UP_SHARE:
+            if warm is None and done >= contestant.events * WARM_UP_SHARE:
                 warm = done, self._cpu_s(process)
             if done >= contestant.events:
                 break
-            if process.poll() is not None or now_s > TIMEOUT_S:
-                log = (self._home / contestant.name / "output.txt").read_text("utf-8", "replace")
-                raise SystemExit(f"{contestant.name} ended, or hangs, after {done} predictions:\n{log[-3_000:]}")
+            if process.poll() is not None or now_s > contestant.timeout_s:
+                how = f"is not ready after {now_s:.0f} s" if process.poll() is None else "ended"
+                log = end_of(self._home / contestant.name / LOG)
+                raise ContestantError(f"it {how}, after about {done:,} of {contestant.events:,} predictions:\n{log}")
             time.sleep(POLL_S)
         cpu_s = self._cpu_s(process)
         self._let_settle(output)
