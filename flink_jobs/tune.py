@@ -14,9 +14,9 @@ THROUGHPUT_SHARE = 0.9
 NOISE_SHARE = 0.05
 """Differences below this are not worth another setting than the one there is."""
 
-SHARDS = (8, 16, 32, 64)
+SHARDS = (8, 32, 64)
 BATCH_MS = (5, 10, 20, 50, 100)
-BUNDLE_MS = (2, 5, 10, 20)
+BUNDLE_MS = (1, 3, 10)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def run_tune_command(
         raise CommandError(f"no trial succeeded: {search.problem}; see {log_file}")
     log_file.unlink(missing_ok=True)
     if as_json:
-        show_json(_document(search, chosen, sample, settings))
+        show_json({**_document(search, chosen, sample, settings), "complete": not stop.requested})
     else:
         _show(search, chosen, settings, name)
     if stop.requested:

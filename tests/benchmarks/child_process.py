@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,8 +17,10 @@ LOG_LETTERS = 3_000
 
 
 @contextmanager
-def child(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a command of this project; what it prints is in `log`.
+def child(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a command of this project, with our environment and what is given beside; what it prints is in `log`.
 
     When the block ends in order, its standard input is closed, by which it knows, and it has `STOP_S` to end. After an
     error or a Ctrl-C it is killed at once. A Ctrl-C reaches it in no other way: its session is not the terminal's.
@@ -31,7 +33,7 @@ def child(command: Sequence[str], log: Path) -> Iterator["subprocess.Popen[bytes
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **(environment or {})},
         )
     patience_s = 0.0
     try:

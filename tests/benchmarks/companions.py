@@ -1,6 +1,5 @@
-"""Processes that a measure runs beside each other: started with a module's `main`, ended by closing their input."""
+"""Processes that a measure runs beside each other, and what they have used so far."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,54 +8,33 @@ from pathlib import Path
 
 import psutil
 
-from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.kafka_admin import KafkaAdminError, topic_ends
+from tests.benchmarks.child_process import child, end_of
+from tests.benchmarks.outcomes import ContestantError
 
-STOP_S = 60.0
-LOG_TAIL = 3_000
+LOG = "output.txt"
 
 
 @contextmanager
 def companion(
     module: str, arguments: list[str], home: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `main` of a module until the block ends; what it prints is in `home/output.txt`."""
+    """Run `main` of a module until the block ends, by which its standard input is closed."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "output.txt").open("ab") as log:
-        # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import main; main()", *arguments],
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **(environment or {})},
-        )
-    try:
+    # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
+    command = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
+    with child(command, home / LOG, environment) as process:
         yield process
-    finally:
-        end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask it to end, wait, and leave none of its children."""
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.stdin.close()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    _, alive = psutil.wait_procs(children, timeout=5)
-    for child in alive:
-        child.kill()
 
 
 def raise_if_ended(process: "subprocess.Popen[bytes]", home: Path) -> None:
-    """Raise SystemExit with the end of its output if it is no longer there."""
+    """Raise with the end of its output if it is no longer there.
+
+    Raises:
+        ContestantError: It is not.
+    """
     if process.poll() is not None:
-        log = (home / "output.txt").read_text("utf-8", "replace")
-        raise SystemExit(f"{home.name} ended with status {process.returncode}:\n{log[-LOG_TAIL:]}")
+        raise ContestantError(f"{home.name} ended with status {process.returncode}:\n{end_of(home / LOG)}")
 
 
 def family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:

@@ -25,6 +25,7 @@ from flink_jobs.committed_reader import CommittedReader
 from flink_jobs.kafka_admin import TopicSpec, create_topics
 from flink_jobs.local.broker import Broker
 from tests.benchmarks.companions import committed_end, companion, cpu_s, family, raise_if_ended
+from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.visibility_reader import event_number
 
 PACKAGE = "tests.benchmarks"
@@ -159,7 +160,7 @@ class _Run:
         while not committed_end(self.broker.bootstrap, self.output):
             raise_if_ended(scoring, self.home / "job")
             if time.monotonic() > deadline:
-                raise SystemExit(f"{self.variant.name}: no prediction within {START_S:.0f} s")
+                raise ContestantError(f"{self.variant.name}: no prediction within {START_S:.0f} s")
             time.sleep(0.2)
 
     def _cpu_s(self, scoring: Process, producer: Process, reader: Process) -> dict[str, float]:
@@ -179,10 +180,10 @@ class _Run:
         wanted = sent["number"][chosen]
         number, first = np.unique(seen["number"], return_index=True)
         if self.variant.guarantee == "exactly-once" and len(number) != len(seen["number"]):
-            raise SystemExit(f"{self.variant.name}: {len(seen['number']) - len(number)} predictions came twice")
+            raise ContestantError(f"{self.variant.name}: {len(seen['number']) - len(number)} predictions came twice")
         missing = np.setdiff1d(wanted, number)
         if len(missing) or not len(wanted):
-            raise SystemExit(f"{self.variant.name}: {len(missing)} of {len(wanted)} events have no prediction")
+            raise ContestantError(f"{self.variant.name}: {len(missing)} of {len(wanted)} events have no prediction")
         row = first[np.searchsorted(number, wanted)]
         appended_ms = self._appended_ms(int(number[-1]) + 1)[wanted]
         # (5, n): the moments between which the legs lie

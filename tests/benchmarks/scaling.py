@@ -28,6 +28,7 @@ from flink_jobs.local.shoppers import ShopperEvent, as_records, shopper_events
 from tests.benchmarks.companions import committed_end, cpu_s, family, raise_if_ended
 from tests.benchmarks.contest import SEED, SHOPPERS, START_MS
 from tests.benchmarks.memory import WHOLE_HEAP, JobMemory, memory_of
+from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.startup import one_event_each
 from tests.benchmarks.steered_job import JobTask, SteeredJob, steered_job
 
@@ -130,7 +131,7 @@ class Bench:
             memory = memory_of(job)
         times_ms = np.sort(self._appended_ms(output))
         if len(times_ms) != total:
-            raise SystemExit(f"{name}: {len(times_ms)} predictions of {total} events")
+            raise ContestantError(f"{name}: {len(times_ms)} predictions of {total} events")
         begin = total - int(last * (1 - WARM_UP_SHARE))
         return memory, float((total - begin) / ((times_ms[-1] - times_ms[begin]) / 1_000))
 
@@ -160,7 +161,9 @@ class Bench:
         while (done := committed_end(self._bootstrap, output)) < predictions:
             raise_if_ended(job.process, job.home)
             if time.monotonic() > deadline:
-                raise SystemExit(f"only {done} of {predictions} predictions within {TIMEOUT_S:.0f} s; see {job.home}")
+                raise ContestantError(
+                    f"only {done} of {predictions} predictions within {TIMEOUT_S:.0f} s; see {job.home}"
+                )
             time.sleep(POLL_S)
         return done
 

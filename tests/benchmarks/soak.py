@@ -29,6 +29,7 @@ from flink_jobs.local.broker import Broker
 from flink_jobs.local.shoppers import ShopperEvent, as_records, shopper_events
 from tests.benchmarks.contest import SEED, SHOPPERS, START_MS
 from tests.benchmarks.memory import WHOLE_HEAP, JobMemory, memory_of
+from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.steered_job import JobTask, SteeredJob, steered_job
 from tests.benchmarks.visibility_reader import event_number
 
@@ -143,7 +144,7 @@ def slope(x: Samples, y: Samples) -> float:
 
 
 def _check_exactly_once(bootstrap: str, topic: str, sent: int) -> None:
-    """Raise SystemExit unless each event that was sent has exactly one prediction."""
+    """Raise ContestantError unless each event that was sent has exactly one prediction."""
     decode = msgspec.json.Decoder(_Scored).decode
     seen: list[int] = []
     reader = CommittedReader(bootstrap, [topic])
@@ -156,5 +157,7 @@ def _check_exactly_once(bootstrap: str, topic: str, sent: int) -> None:
     found = np.sort(np.array(seen, np.int64))
     if not np.array_equal(found, wanted):
         missing, unique = len(np.setdiff1d(wanted, found)), len(np.unique(found))
-        raise SystemExit(f"{sent} events: {missing} have no prediction, {len(found) - unique} predictions came twice")
+        raise ContestantError(
+            f"{sent} events: {missing} have no prediction, {len(found) - unique} predictions came twice"
+        )
     print(f"{sent:,} events, each with exactly one prediction", flush=True)

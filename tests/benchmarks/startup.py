@@ -29,6 +29,7 @@ from flink_jobs.local.jars import cache_folder
 from flink_jobs.local.shoppers import ShopperEvent, as_records, shopper_events
 from tests.benchmarks.companions import family
 from tests.benchmarks.contest import SEED, SHOPPERS, START_MS
+from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.steered_job import JobTask, SteeredJob, steered_job
 
 PARTITIONS = 3
@@ -143,7 +144,7 @@ def _phases(job: SteeredJob, broker: Broker, output: str, answers: int) -> tuple
                 seen.update(one.event_id for one in found)
             worker_s = worker_s or _first_worker_s(job)
             if job.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"only {len(seen)} of {answers} predictions came; see {job.home}")
+                raise ContestantError(f"only {len(seen)} of {answers} predictions came; see {job.home}")
     finally:
         reader.close()
     all_s = time.time() - job.started_s

@@ -18,6 +18,7 @@ from unittest import mock
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import load_settings
 from tests.benchmarks.companions import companion, raise_if_ended
+from tests.benchmarks.outcomes import ContestantError
 from udfs.pipeline import Pipeline
 
 ANSWER_S = 300.0
@@ -69,7 +70,7 @@ class SteeredJob:
                 return found[known]
             raise_if_ended(self.process, self.home)
             time.sleep(LOOK_S)
-        raise SystemExit(f"the job did not get to {what!r} within {timeout_s:.0f} s")
+        raise ContestantError(f"the job did not get to {what!r} within {timeout_s:.0f} s")
 
     def answers(self, what: str | None = None) -> list[dict[str, Any]]:
         """What it has said so far, phases included; all of it, or those of a name."""

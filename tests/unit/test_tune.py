@@ -45,7 +45,7 @@ def test_no_more_subtasks_are_tried_than_cores_or_partitions(cores, partitions, 
 
 
 def test_there_are_never_fewer_shards_than_subtasks():
-    assert candidates(16, 16)["shards"] == (16, 32, 64)
+    assert candidates(16, 16)["shards"] == (32, 64)
     assert candidates(128, 128)["shards"] == (128,)
 
 
