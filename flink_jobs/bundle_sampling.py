@@ -1,7 +1,7 @@
 """Bundles without Beam's sampling thread: for each bundle it starts one, and waits until its sleep is over to join it.
 
-Measured with Beam 2.61: 2 to 5 ms a bundle, for a statistic of time per state that Flink does not ask for. Small bundles
-are what makes Millrace's latency, so a worker does without.
+Measured with Beam 2.61: 2 to 5 ms a bundle, for a statistic of time per state that Flink does not ask for. A bundle
+costs that whatever its size, and low latency means many small ones, so a worker does without.
 """
 
 import threading

@@ -264,24 +264,83 @@ def describe(name: PipelineName, as_json: AsJson = False) -> None:
 
 @app.command()
 @command
+def backfill(
+    name: PipelineName,
+    sources: Annotated[
+        list[str],
+        typer.Option("--from", help="kafka (the pipeline's topic), or files, folders and patterns; may be repeated."),
+    ],
+    target: Annotated[Path, typer.Option("--to", help="The Parquet file to write.")],
+    start: Annotated[
+        str | None, typer.Option(help="Where the topic is read from: earliest, a time, or offsets like 0:1200,1:900.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Rows of events from this time on; earlier ones warm up.")] = None,
+    until: Annotated[str | None, typer.Option(help="Rows of events before this time.")] = None,
+    labels: Annotated[str | None, typer.Option(help="What came of entities: files or a topic.")] = None,
+    label_horizon: Annotated[
+        str | None, typer.Option(help="How long after an event a label event counts, like 30m.")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Field with the label's value. Default: label; without it each record says 1.")
+    ] = None,
+    label_absent: Annotated[
+        str | None,
+        typer.Option(help="Label without a label event: 0 or missing. Default: missing if there are values, else 0."),
+    ] = None,
+    labels_until: Annotated[
+        str | None, typer.Option(help="Label events are known until this time. Default: the last one's.")
+    ] = None,
+    order_by: Annotated[
+        str | None, typer.Option(help="Number field to take a file's rows by, if their order is not that of arrival.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away what an unfinished run left.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Replay history through the pipeline's features into a training set; goes on where a stopped run ended.
+
+    Example: millrace backfill purchase --from history.parquet --to training_set.parquet --labels buys.csv
+    --label-horizon 30m
+    """
+    from flink_jobs.backfill_command import run_backfill_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_backfill_command(
+        load_pipeline(name), name, _settings(), sources=sources, target=target, start=start, since=since, until=until,
+        labels=labels, label_horizon=label_horizon, label_column=label_column, label_absent=label_absent,
+        labels_until=labels_until, order_by=order_by, processes=processes, fresh=fresh, replace=replace,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+@command
 def train(
     name: PipelineName,
-    events: Annotated[int, typer.Option(min=1_000, help="Simulated events to learn from.")] = 400_000,
-    seed: Annotated[int, typer.Option(help="Of the simulation and of the split.")] = 1,
+    training_set: Annotated[
+        Path | None, typer.Option("--from", help="A training set of `millrace backfill`. Default: simulated shoppers.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Its column of labels. Default: _label.")] = None,
+    events: Annotated[int | None, typer.Option(min=1_000, help="Simulated events to learn from.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulation, of the split and of the fit.")] = 1,
     version: Annotated[int | None, typer.Option(min=1, help="Of the new model. Default: the first free one.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of all models. Default: the pipeline's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the pipeline's model on simulated shoppers, through the features the job computes.
+    """Train the pipeline's model, on a training set or on simulated shoppers, and check its ONNX conversion.
 
-    Example: millrace train purchase --events 200000 --version 3
+    Example: millrace train purchase --from training_set.parquet
     """
     from flink_jobs.pipelines import load_pipeline
 
     pipeline = load_pipeline(name)
     from flink_jobs.train_command import run_train_command
 
-    run_train_command(pipeline, events_total=events, seed=seed, version=version, root=root, as_json=as_json)
+    run_train_command(
+        pipeline, name, training_set=training_set, label=label, events_total=events, seed=seed, version=version,
+        root=root, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

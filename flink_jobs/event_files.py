@@ -27,6 +27,7 @@ Record = tuple[bytes | None, bytes | None]
 UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 TRUE_WORDS, FALSE_WORDS = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
 PARQUET_ROWS = 8_192
+_encode_json, _decode_json = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 LONGEST_WAIT_S = 0.25  # a pause in the file is waited for in such steps, so that Ctrl-C is heard
 
 
@@ -81,7 +82,6 @@ def _records(
     sleep: Callable[[float], None],
 ) -> Iterator[Record]:
     events = pipeline.events
-    encode = msgspec.json.Encoder().encode
     units_per_s = UNITS_PER_S[events.time_unit]
     first: tuple[float, float] | None = None
     for row in rows:
@@ -90,7 +90,7 @@ def _records(
             counts.unconverted += 1
             yield None, row
             continue
-        event, converted = _event(row, pipeline)
+        event, converted = converted_row(row, pipeline)
         counts.unconverted += not converted
         event_time = event.get(events.time)
         if speedup is not None and isinstance(event_time, int | float):
@@ -98,11 +98,29 @@ def _records(
             due = first[0] + (event_time - first[1]) / units_per_s / speedup
             while (wait_s := due - clock()) > 0:
                 sleep(min(wait_s, LONGEST_WAIT_S))
-        entity = event.get(events.entity)
-        yield None if entity is None else str(entity).encode(), encode(event)
+        yield _as_record(event, pipeline)
 
 
-def _event(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
+def record_of(row: Row | bytes, pipeline: Pipeline) -> Record:
+    """The Kafka record that `file_events` makes of a row."""
+    return (None, row) if isinstance(row, bytes) else _as_record(converted_row(row, pipeline)[0], pipeline)
+
+
+def parse_line(line: bytes) -> Row | bytes:
+    """A line of JSON as a row, or as it is when it is none."""
+    try:
+        row = _decode_json(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return line
+    return row if isinstance(row, dict) else line
+
+
+def _as_record(event: Row, pipeline: Pipeline) -> Record:
+    entity = event.get(pipeline.events.entity)
+    return None if entity is None else str(entity).encode(), _encode_json(event)
+
+
+def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
     """The row's fields converted where that is possible, and whether it was everywhere."""
     event: Row = {}
     converted = True
@@ -189,18 +207,34 @@ def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
         case ".jsonl" | ".ndjson":
             return _jsonl_rows(path)
         case ".csv":
-            with _opened(path) as file:
-                header = next(csv.reader([file.readline().decode("utf-8-sig", "replace")]), [])
-            _check_columns(path, header, pipeline)
+            check_columns(path, csv_header(path)[0], pipeline)
             return _csv_rows(path)
         case ".parquet":
             columns = pq.read_schema(path).names  # type: ignore[no-untyped-call]
-            _check_columns(path, columns, pipeline)
+            check_columns(path, columns, pipeline)
             return _parquet_rows(path, [field.name for field in pipeline.events.schema if field.name in columns])
     raise EventFileError(f"{path.name}: write a .jsonl, .csv (both also .gz) or .parquet file")
 
 
-def _check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
+def first_row(path: Path) -> Row | None:
+    """The first row of a JSONL or CSV file that is one; None if there is none."""
+    rows = _csv_rows(path) if ".csv" in [suffix.lower() for suffix in path.suffixes] else _jsonl_rows(path)
+    return next((row for row in rows if isinstance(row, dict)), None)
+
+
+def csv_header(path: Path) -> tuple[list[str], int]:
+    """The columns of a CSV file, and where its first record begins."""
+    with _opened(path) as file:
+        line = file.readline()
+    return next(csv.reader([line.decode("utf-8-sig", "replace")]), []), len(line)
+
+
+def check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
+    """Refuse a file without a column for a field that every event has.
+
+    Raises:
+        EventFileError: Names the columns.
+    """
     missing = [f.name for f in pipeline.events.schema if not f.nullable and f.name not in columns]
     if missing:
         raise EventFileError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
@@ -211,18 +245,11 @@ def _opened(path: Path) -> Any:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row | bytes]:
-    decode = msgspec.json.Decoder().decode
     with _opened(path) as file:
         for line in file:
             line = line.strip()
-            if not line:
-                continue
-            try:
-                row = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                yield line
-            else:
-                yield row if isinstance(row, dict) else line
+            if line:
+                yield parse_line(line)
 
 
 def _csv_rows(path: Path) -> Iterator[Row | bytes]:

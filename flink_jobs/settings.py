@@ -20,7 +20,7 @@ class SettingsError(ValueError):
 
 
 def _checkpoint_interval_ms(given: dict[str, Any]) -> int:
-    """Exactly-once outputs are visible with the next checkpoint; at-least-once ones wait for none, but for each a bit."""
+    """Exactly-once outputs are seen with the next checkpoint; at-least-once ones need none, and each holds them up."""
     return 1_000 if given.get("guarantee") == "exactly-once" else 10_000
 
 

@@ -6,6 +6,7 @@ Training runs the engine that scores, so a model is fitted on exactly what it wi
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ import numpy.typing as npt
 
 from flink_jobs.local.shoppers import ShopperEvent, labelled_events
 from flink_jobs.pipelines import MODELS, load_pipeline
+from flink_jobs.training_set import LABEL, read_training_set
 from models.onnx_model import OnnxModel
 from models.rule import DWELL_FEATURE, PAGE_FEATURES, build_rule_model
-from models.train import TrainingError, next_version, train_classifier
+from models.splits import split_by_time
+from models.train import Trained, TrainingError, next_version, train_classifier
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
@@ -147,8 +150,6 @@ def train_pipeline(
     Raises:
         TrainingError: The labels do not fit the events, or nothing can be learned from them.
     """
-    if root is None:
-        root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)
     rows = compute_features(pipeline, events, progress=progress)
     truth = np.asarray(labels)
     records = len(rows.places) + len(rows.refused)
@@ -162,6 +163,77 @@ def train_pipeline(
         baseline=None if baseline is None else baseline(rows.features),
         seed=seed,
     )
+    return _saved(pipeline, trained, len(rows.places), version, root, description, replace=replace)
+
+
+def train_from_set(
+    pipeline: Pipeline,
+    path: Path,
+    *,
+    label: str = LABEL,
+    version: int | None = None,
+    root: Path | None = None,
+    seed: int = 0,
+) -> TrainedReport:
+    """Train a classifier on a training set and save it as `<root>/<name>/<version>/`.
+
+    The first 70 % of the time are fitted on, the last 15 % measured on, and rows whose labels look into the next part
+    are left out.
+
+    Args:
+        pipeline: Must have the features that the set was made with.
+        path: Of the set.
+        label: Its column of labels, 0 or 1; rows without one are left out.
+        version: See `train_pipeline`.
+        root: See `train_pipeline`.
+        seed: Of the fit.
+
+    Raises:
+        TrainingSetError: It is no training set of this pipeline.
+        TrainingError: Nothing can be learned from it.
+    """
+    rows = read_training_set(path, pipeline, label)
+    if not len(rows.labels):
+        raise TrainingError(f"no row of {path.name} has a label in {label}: {rows.unlabelled} rows are missing it")
+    known = rows.facts["label"] if label == LABEL else None
+    split = split_by_time(rows.event_times_ms, known["horizon_ms"] if known else 0)
+    rule = _rule_for(pipeline)
+    share = float(rows.labels[split.training].mean()) if split.training.any() else 0.0
+    trained = train_classifier(
+        rows.features,
+        rows.labels,
+        rows.entities,
+        feature_names=pipeline.feature_names,
+        baseline=np.full(len(rows.labels), share) if rule is None else rule(rows.features),
+        split=split,
+        seed=seed,
+    )
+    compared = "the share of ones among the rows fitted on" if rule is None else f"the rule {SHIPPED}/{RULE_VERSION}"
+    description = (
+        f"Gradient-boosted trees on {len(rows.labels)} events of {path.name}, {_span(rows.event_times_ms)}; metrics "
+        f"are of the last 15 % of the rows by time, baseline is {compared}"
+    )
+    return _saved(pipeline, trained, len(rows.labels), version, root, description)
+
+
+def _span(times_ms: npt.NDArray[np.int64]) -> str:
+    first, last = (datetime.fromtimestamp(int(ms) / 1_000, UTC).date() for ms in (times_ms.min(), times_ms.max()))
+    return f"{first} to {last}"
+
+
+def _saved(
+    pipeline: Pipeline,
+    trained: Trained,
+    rows: int,
+    version: int | None,
+    root: Path | None,
+    description: str,
+    *,
+    replace: bool = False,
+) -> TrainedReport:
+    """Save a model under the pipeline's name."""
+    if root is None:
+        root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)
     name = pipeline.model.name
     version = next_version(root, name) if version is None else version
     folder = trained.save(
@@ -172,7 +244,7 @@ def train_pipeline(
         description=description,
         replace=replace,
     )
-    return TrainedReport(version, folder, dict(trained.metrics), len(rows.places))
+    return TrainedReport(version, folder, dict(trained.metrics), rows)
 
 
 def train_shipped(
@@ -201,8 +273,8 @@ def train_shipped(
     """
     if pipeline.name != SHIPPED or not set(pipeline.columns_used) <= set(ShopperEvent.__struct_fields__):
         message = (
-            f"pipeline {pipeline.name} has no labelled events: only {SHIPPED} can be trained from simulated shoppers, "
-            "and `--from training_set` is not there yet; call flink_jobs.training.train_pipeline with your own labels"
+            f"pipeline {pipeline.name} has no labelled events: only {SHIPPED} can be trained from simulated shoppers; "
+            "make a training set with `millrace backfill --labels` and give it with --from"
         )
         raise TrainingError(message)
     events, labels = labelled_events(events_total, seed)

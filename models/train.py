@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 from models.binding import manifest_for_model
 from models.manifest import MANIFEST_FILE, MODEL_FILE
 from models.onnx_model import OnnxModel, open_session
+from models.splits import Split, split_by_entity
 
 Floats = npt.NDArray[np.float64]
 Classifier = Any  # HistGradientBoostingClassifier: neither scikit-learn nor skl2onnx has types
@@ -26,7 +27,6 @@ _metrics: Any = sklearn.metrics
 _skl2onnx: Any = skl2onnx
 
 LARGEST_DIFFERENCE = 1e-5  # of a probability, between the source model and its ONNX graph
-HELD_OUT_SHARE = 0.15  # of the entities, for validation (when to stop) and again for the test (the metrics)
 LEAST_ENTITIES = 20
 
 _INPUT = "features"
@@ -121,6 +121,7 @@ def train_classifier(
     *,
     feature_names: Sequence[str],
     baseline: Floats | None = None,
+    split: Split | None = None,
     seed: int = 0,
     trees: int = 100,
     leaves: int = 16,
@@ -129,8 +130,8 @@ def train_classifier(
 ) -> Trained:
     """Fit gradient-boosted trees and convert them to ONNX.
 
-    Rows of one entity are all in one split, so the metrics say how the model does on entities it never saw. Boosting
-    stops when the validation entities gain nothing more. The same arguments give the same bytes.
+    Without a split, rows of one entity are all in one part, so the metrics say how the model does on entities it never
+    saw. Boosting stops when the validation rows gain nothing more. The same arguments give the same bytes.
 
     Args:
         features: (n_rows, n_features) float64; NaN is a missing value and takes the branch that fitted best.
@@ -138,7 +139,9 @@ def train_classifier(
         groups: (n_rows,) entity of each row, text or number.
         feature_names: The columns' names.
         baseline: (n_rows,) scores in [0, 1] to measure on the same held-out rows, for comparison.
-        seed: Of the split.
+        split: Which rows to fit and to measure on; by default by entity. With a split by time the metrics also say
+            how the model does on entities it was fitted on and on new ones.
+        seed: Of the split and of the fit.
         trees: Most trees.
         leaves: Most leaves of a tree.
         learning_rate: Share of a tree's answer that is used.
@@ -152,14 +155,19 @@ def train_classifier(
         ConversionError: The ONNX graph differs from the source model by more than `LARGEST_DIFFERENCE`.
     """
     _check_training_set(features, labels, groups, feature_names, baseline)
+    if split is None:
+        _check_entities(groups)
+        split = split_by_entity(groups, seed)
     # the graph takes float32: fitted on anything finer, a threshold could fall between a value and its rounding
     with np.errstate(over="ignore"):
         matrix = np.ascontiguousarray(features, dtype=np.float32)
     truth = labels.astype(np.int64)
-    fit, validation, test = _split_by_entity(groups, seed)
-    for part, rows in (("training", fit), ("validation", validation), ("test", test)):
+    fit, validation, test = split.training, split.validation, split.test
+    for part, rows in split.parts():
         if len(np.unique(truth[rows])) != 2:
             message = f"all {rows.sum()} {part} rows have one label: bring more entities of the other label"
+            if split.facts:
+                message = f"{rows.sum()} {part} rows do not have both labels: bring a longer history"
             raise TrainingError(message)
     for name, is_missing in zip(feature_names, np.isnan(matrix[fit]).all(axis=0), strict=True):
         if is_missing:
@@ -185,6 +193,8 @@ def train_classifier(
         "largest_conversion_difference": difference,
         "rows": {"training": int(fit.sum()), "validation": int(validation.sum()), "test": int(test.sum())},
         "test_positive_share": float(truth[test].mean()),
+        **(_scores_by_entity(groups, split, truth, probability) if split.facts else {}),
+        **split.facts,
     }
     digest = _training_data_sha256(features, truth, groups, feature_names)
     return Trained(model_bytes, tuple(feature_names), metrics, digest)
@@ -211,18 +221,13 @@ def _check_training_set(
     if baseline is not None and not ((baseline >= 0) & (baseline <= 1)).all():
         message = "baseline holds values outside 0 to 1: give probabilities"
         raise TrainingError(message)
+
+
+def _check_entities(groups: npt.NDArray[Any]) -> None:
     entities = len(np.unique(groups))
     if entities < LEAST_ENTITIES:
         message = f"{entities} entities are too few to hold some out: bring at least {LEAST_ENTITIES}"
         raise TrainingError(message)
-
-
-def _split_by_entity(groups: npt.NDArray[Any], seed: int) -> tuple[npt.NDArray[np.bool_], ...]:
-    """Masks of the training, validation and test rows; the order of the rows does not matter."""
-    entities, entity_of_row = np.unique(groups, return_inverse=True)
-    place = np.random.default_rng(seed).permutation(len(entities))[entity_of_row]
-    held_out = max(1, round(len(entities) * HELD_OUT_SHARE))
-    return place >= 2 * held_out, (place >= held_out) & (place < 2 * held_out), place < held_out
 
 
 def _round_thresholds_down(model: Classifier) -> None:
@@ -288,6 +293,19 @@ def _scores(truth: npt.NDArray[np.int64], probability: Floats) -> dict[str, floa
         "log_loss": float(_metrics.log_loss(truth, probability)),
         "brier": float(_metrics.brier_score_loss(truth, probability)),
     }
+
+
+def _scores_by_entity(
+    groups: npt.NDArray[Any], split: Split, truth: npt.NDArray[np.int64], probability: Floats
+) -> dict[str, Any]:
+    """Scores of the test rows whose entities the model was fitted on, and of the others, where both labels occur."""
+    known = np.isin(groups[split.test], np.unique(groups[split.training]))
+    found: dict[str, Any] = {}
+    for name, rows in (("known_entities", known), ("new_entities", ~known)):
+        came = truth[split.test][rows]
+        scores = _scores(came, probability[rows]) if len(np.unique(came)) == 2 else {}
+        found[name] = {"rows": int(rows.sum()), **scores}
+    return found
 
 
 def _training_data_sha256(

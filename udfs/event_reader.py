@@ -24,6 +24,9 @@ class EventReader:
         conditions: By bit.
         direct: What features of the event itself read, and where they go.
         direct_width: How many of these features there are.
+
+    Attributes:
+        fields: Names of the event fields that are read.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class EventReader:
                 self._numbers.setdefault(name, ([], []))[1].append(at)
         fields = {self._time, *self._numbers, *(name for name, *_ in self._tables)}
         fields.update(name for _, condition in self._conditions for name in condition.fields)
-        self._getters = {name: attrgetter(name) for name in sorted(fields)}
+        self.fields = tuple(sorted(fields))
+        self._getters = {name: attrgetter(name) for name in self.fields}
 
     def read(
         self, events: Sequence[Any]

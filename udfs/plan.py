@@ -102,6 +102,11 @@ class FeaturePlan:
         """The features, in order."""
         return self.pipeline.feature_names
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The event fields that `columnise` reads."""
+        return self._reader.fields
+
     def columnise(
         self, events: Sequence[Any]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.float64]]:

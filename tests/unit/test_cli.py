@@ -15,8 +15,9 @@ from flink_jobs.start_position import choose_start, parse_start
 
 COMMANDS = (
     ["up"], ["down"], ["demo"], ["topics", "create"], ["produce"],
-    ["run"], ["watch"], ["describe"], ["train"], ["tune"], ["doctor"],
+    ["run"], ["watch"], ["describe"], ["backfill"], ["train"], ["tune"], ["doctor"],
 )  # fmt: skip
+BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """
 from udfs.pipeline import Count, Events, Model, Pipeline, Value
 class Payment:
@@ -131,6 +132,52 @@ def test_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> None
 def test_training_without_labels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fraud.py").write_text(PIPELINE)
     assert "labelled events" in refusal(millrace("train", "fraud.py"))
+
+
+def test_backfill_of_an_unknown_pipeline_is_refused() -> None:
+    assert "no pipeline 'purchases'" in refusal(millrace("backfill", "purchases", "--from", "x.csv", "--to", "y"))
+
+
+def test_backfill_without_a_broker_is_one_line_with_its_address(no_broker: str) -> None:
+    assert no_broker in refusal(millrace(*BACKFILL, "--from", "kafka"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--from", "none.csv"], "none.csv is no file"),
+        (["--from", "events.csv", "--start", "earliest"], "--start is for --from kafka"),
+        (["--from", "kafka", "--from", "events.csv"], "in another backfill"),
+        (["--from", "kafka", "--order-by", "timestamp"], "--order-by is for files"),
+        (["--from", "events.csv", "--order-by", "page_id"], "name a field with a number"),
+        (["--from", "events.csv", "--order-by", "when"], "PageView has no field 'when'"),
+        (["--from", "events.csv", "--since", "monday"], "--since is 'monday'"),
+        (["--from", "events.csv", "--labels", "buys.csv"], "--labels needs --label-horizon"),
+        (["--from", "events.csv", "--label-horizon", "5m"], "give them with --labels"),
+        (["--from", "events.csv", "--labels", "b.csv", "--label-horizon", "soon"], "--label-horizon"),
+        (["--from", "events.csv", "--labels", "b.csv", "--label-horizon", "5m", "--label-absent", "1"], "0 or missing"),
+        (["--from", "events.csv", "--labels", "b.csv", "--label-horizon", "5m", "--label-column", "user_id"], "who"),
+        (["--from", "events.csv", "--labels", "none.csv", "--label-horizon", "5m"], "none.csv is no file"),
+    ],
+)
+def test_backfill_refuses_what_it_cannot_do_in_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    (tmp_path / "events.csv").write_text("event_id,user_id,page_id,dwell_time_sec,timestamp\n")
+    (tmp_path / "b.csv").write_text("user_id,timestamp\n")
+    assert said in refusal(millrace(*BACKFILL, *options))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.csv", "events.csv"]
+
+
+def test_backfill_overwrites_nothing_unasked(tmp_path: Path) -> None:
+    (tmp_path / "set.parquet").write_text("mine")
+    assert "--replace" in refusal(millrace(*BACKFILL, "--from", "events.csv"))
+    assert "is a folder" not in refusal(millrace(*BACKFILL[:-1], "nowhere/set.parquet", "--from", "events.csv"))
+    assert (tmp_path / "set.parquet").read_text() == "mine"
+
+
+def test_training_takes_either_a_set_or_shoppers() -> None:
+    assert "give one of them" in refusal(millrace("train", "purchase", "--from", "set.parquet", "--events", "5000"))
+    assert "give one with --from" in refusal(millrace("train", "purchase", "--label", "bought"))
+    assert "is not a file" in refusal(millrace("train", "purchase", "--from", "set.parquet"))
 
 
 def test_wrong_start_is_refused_with_what_can_be_written() -> None:

@@ -10,6 +10,7 @@ import pytest
 import models.train
 from models.manifest import Manifest
 from models.onnx_model import OnnxModel
+from models.splits import split_by_entity, split_by_time
 from models.train import ConversionError, Trained, TrainingError, next_version, train_classifier
 
 NAMES = ("dwell_time_sec", "count_1h", "page_id_is_checkout")
@@ -58,17 +59,21 @@ def test_the_same_seed_gives_the_same_bytes(trained: Trained, tmp_path: Path):
     assert (folders[0] / "manifest.json").read_bytes() == (folders[1] / "manifest.json").read_bytes()
 
 
+def masks_of(groups: Any, seed: int) -> list[Any]:
+    return [mask for _, mask in split_by_entity(groups, seed).parts()]
+
+
 def test_no_entity_is_in_two_splits_and_the_order_of_rows_does_not_matter():
     groups = training_set()["groups"]
-    masks = models.train._split_by_entity(groups, seed=3)
+    masks = masks_of(groups, seed=3)
     assert (sum(mask.astype(int) for mask in masks) == 1).all()
     seen = [set(groups[mask]) for mask in masks]
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]
     assert min(len(each) for each in seen) == 30
-    assert [set(groups[::-1][mask]) for mask in models.train._split_by_entity(groups[::-1], seed=3)] == seen
-    assert [set(groups[mask]) for mask in models.train._split_by_entity(groups, seed=4)] != seen
+    assert [set(groups[::-1][mask]) for mask in masks_of(groups[::-1], seed=3)] == seen
+    assert [set(groups[mask]) for mask in masks_of(groups, seed=4)] != seen
 
 
 def test_saved_model_is_opened_by_its_manifest_and_scores_missing_values(trained: Trained, tmp_path: Path):
@@ -147,3 +152,32 @@ def test_unusable_training_set_is_refused_with_what_to_change(change: dict[str, 
 def test_features_without_any_signal_still_make_a_model():
     data = training_set() | {"features": np.ones((3_000, 3))}
     assert train_classifier(**data).metrics["model"]["auc"] == 0.5
+
+
+def test_split_by_time_keeps_labels_from_reaching_into_the_next_part():
+    times = np.random.default_rng(0).permutation(np.arange(1_000)) * 10
+    split = split_by_time(times, horizon_ms=95)
+    assert split.facts["validation_from_ms"] == 7_000
+    assert split.facts["test_from_ms"] == 8_500
+    assert times[split.training].max() == 6_900
+    assert (times[split.validation].min(), times[split.validation].max()) == (7_000, 8_400)
+    assert times[split.test].min() == 8_500
+    assert split.facts["left_out_at_the_cuts"] == 18
+
+
+def test_split_by_time_measures_known_and_new_entities_apart():
+    data = training_set()
+    times = np.arange(3_000)
+    late_comers = (times >= 2_700) & (times % 3 == 0)
+    data["groups"] = np.where(late_comers, "new", data["groups"])
+    metrics = train_classifier(**data, split=split_by_time(times, 10)).metrics
+    assert metrics["new_entities"]["rows"] == 100
+    assert metrics["known_entities"]["rows"] == 350
+    assert metrics["known_entities"]["auc"] > 0.7
+    assert metrics["rows"]["test"] == 450
+    assert metrics["split"] == "time"
+
+
+def test_split_by_time_of_too_short_a_history_is_refused():
+    with pytest.raises(TrainingError, match="bring a longer history"):
+        train_classifier(**training_set(), split=split_by_time(np.arange(3_000), 10_000))

@@ -113,7 +113,7 @@ def test_a_label_too_few_is_refused(labelled, tmp_path):
 
 
 def test_a_pipeline_without_labels_is_told_so_in_one_line(tmp_path):
-    with pytest.raises(TrainingError, match=r"pipeline fraud has no labelled events.*--from training_set") as refused:
+    with pytest.raises(TrainingError, match=r"fraud has no labelled events.*millrace backfill.*--from") as refused:
         train_shipped(changed(name="fraud"), root=tmp_path)
     assert "\n" not in str(refused.value)
 

@@ -1,0 +1,260 @@
+"""A topic as history: committed records of each partition by offset, from a start to where the topic ends now."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from flink_jobs.console import CommandError
+from flink_jobs.history import HistoryBlock, Piece, letters_of
+from flink_jobs.kafka_admin import (
+    KafkaAdminError,
+    Properties,
+    client_config,
+    offsets_for_time,
+    topic_ends,
+    topic_starts,
+)
+from flink_jobs.start_position import parse_start
+from udfs.cells import TEXT, new_cells, scan_schema
+from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
+from udfs.json_scan import check_keys, scan_json
+from udfs.plan import FeaturePlan
+from udfs.wire_formats import EventDecoder
+
+PIECE_RECORDS = 524_288
+CONSUME_RECORDS = 10_000
+QUEUE_KBYTES = 16_384  # a piece ends anywhere: what was fetched beyond it is thrown away
+SILENCE_S = 60.0
+EARLIEST = "earliest"
+
+
+def topic_pieces(
+    bootstrap: str, topic: str, properties: Properties | None, start: str = EARLIEST
+) -> list[Piece]:
+    """The topic from a start to its present end, partition after partition.
+
+    Args:
+        bootstrap: Where the brokers are.
+        topic: An existing topic.
+        properties: Client properties.
+        start: earliest, a time of arrival (ISO or ms), or offsets as `partition:offset,...`; partitions that are not
+            named begin at their first record.
+
+    Raises:
+        CommandError: The start is none of these.
+    """
+    first = topic_starts(bootstrap, topic, properties)
+    ends = topic_ends(bootstrap, topic, properties, isolation="read_committed")
+    begins = {**first, **_begins(bootstrap, topic, properties, start, first)}
+    pieces = []
+    for partition in sorted(first):
+        for begin in range(begins[partition], ends[partition], PIECE_RECORDS):
+            end = min(begin + PIECE_RECORDS, ends[partition])
+            pieces.append(Piece("topic", topic, begin, end, partition=partition, weight=end - begin))
+    return pieces
+
+
+def _begins(
+    bootstrap: str, topic: str, properties: Properties | None, start: str, first: Mapping[int, int]
+) -> dict[int, int]:
+    if start == EARLIEST:
+        return {}
+    if ":" in start and all(part.replace(":", "", 1).strip().isdecimal() for part in start.split(",")):
+        pairs = [part.split(":") for part in start.split(",")]
+        offsets = {int(partition): int(offset) for partition, offset in pairs}
+        if unknown := sorted(set(offsets) - set(first)):
+            raise CommandError(f"--start names partition {unknown[0]}: {topic} has {len(first)} partitions, from 0 on")
+        return {partition: max(offset, first[partition]) for partition, offset in offsets.items()}
+    try:
+        time_ms = int(parse_start(start))
+    except (CommandError, ValueError):
+        raise CommandError(
+            f"--start is {start!r}: write earliest, a time like 2026-01-31T12:00:00Z, milliseconds since 1970, "
+            "or offsets like 0:1200,1:900"
+        ) from None
+    return offsets_for_time(bootstrap, topic, time_ms, properties)
+
+
+class _Records(NamedTuple):
+    """Raw records of a partition; lists of n."""
+
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    offsets: list[int]
+    times_ms: list[int]
+
+    def first(self, rows: int) -> "_Records":
+        return _Records(self.keys[:rows], self.values[:rows], self.offsets[:rows], self.times_ms[:rows])
+
+    def after(self, rows: int) -> "_Records":
+        return _Records(self.keys[rows:], self.values[rows:], self.offsets[rows:], self.times_ms[rows:])
+
+    def extend(self, messages: list[Message]) -> None:
+        calls: Any = messages
+        self.keys.extend([each.key() for each in calls])
+        self.values.extend([each.value() for each in calls])
+        self.offsets.extend([each.offset() for each in calls])
+        self.times_ms.extend([each.timestamp()[1] for each in calls])
+
+
+def first_value(bootstrap: str, pieces: Sequence[Piece], properties: Properties | None) -> bytes | None:
+    """The value of the first record of a topic's pieces; None if there is none."""
+    consumer = _consumer(bootstrap, properties)
+    try:
+        for piece in pieces:
+            consumer.assign([TopicPartition(piece.source, piece.partition, piece.begin)])
+            for message in consumer.consume(1, timeout=SILENCE_S):
+                if message.error() is None and message.value() is not None:
+                    return bytes(message.value() or b"")
+    finally:
+        consumer.close()
+    return None
+
+
+def _consumer(bootstrap: str, properties: Properties | None) -> Consumer:
+    """In no group, so that it disturbs nobody."""
+    return Consumer(
+        client_config(
+            bootstrap,
+            properties,
+            group_id=f"millrace-backfill-{uuid.uuid4().hex}",
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            enable_auto_offset_store=False,
+            enable_partition_eof=True,
+            auto_offset_reset="error",
+            fetch_wait_max_ms=100,
+            queued_max_messages_kbytes=QUEUE_KBYTES,
+        )
+    )
+
+
+class TopicReader:
+    """Reads pieces of topics; keeps its connection from piece to piece.
+
+    Args:
+        plan: What is needed of an event.
+        bootstrap: Where the brokers are.
+        properties: Client properties.
+        rows: Most records of a block.
+        keyed: Whether a record whose key is not its entity is refused, as the job does.
+    """
+
+    def __init__(
+        self, plan: FeaturePlan, bootstrap: str, properties: Properties | None, rows: int, *, keyed: bool = True
+    ) -> None:
+        self._plan, self._rows, self._keyed = plan, rows, keyed
+        self._decode = EventDecoder(plan.pipeline).decode
+        self._max_bytes = plan.pipeline.max_record_bytes
+        self._schema = scan_schema(plan.pipeline.events, fields_needed(plan), from_file=False)
+        self._bootstrap = bootstrap
+        self._consumer = _consumer(bootstrap, properties)
+
+    def blocks(self, piece: Piece) -> Iterator[HistoryBlock]:
+        """The events of a piece, block by block.
+
+        Raises:
+            KafkaAdminError: Records are gone, or Kafka does not let us read.
+        """
+        waiting = _Records([], [], [], [])
+        for messages in self._messages(piece):
+            waiting.extend(messages)
+            while len(waiting.values) >= self._rows:
+                yield self._block(waiting.first(self._rows))
+                waiting = waiting.after(self._rows)
+        if waiting.values:
+            yield self._block(waiting)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._consumer.close()
+
+    def _messages(self, piece: Piece) -> Iterator[list[Message]]:
+        """The piece's records, as they come."""
+        self._consumer.assign([TopicPartition(piece.source, piece.partition, piece.begin)])
+        deadline = time.monotonic() + SILENCE_S
+        following = piece.begin
+        while following < piece.end:
+            try:
+                messages = self._consumer.consume(min(CONSUME_RECORDS, piece.end - following), timeout=0.5)
+            except KafkaException as error:
+                raise KafkaAdminError(f"Kafka refused to be read: {error.args[0].str()}") from error
+            kept = [each for each in messages if each.error() is None]
+            ended = len(kept) < len(messages) and self._has_ended(piece, messages)
+            if kept:
+                deadline = time.monotonic() + SILENCE_S
+                following = (kept[-1].offset() or 0) + 1
+                # the last offsets may be a transaction's marker, which no reader sees: then a record beyond comes
+                yield kept if following <= piece.end else [each for each in kept if (each.offset() or 0) < piece.end]
+            if ended:
+                return
+            if time.monotonic() > deadline:
+                raise KafkaAdminError(
+                    f"{piece.source} at {self._bootstrap} gave nothing for {SILENCE_S:g} s: run the command again "
+                    "when the broker is well; it goes on from what is finished"
+                )
+
+    def _has_ended(self, piece: Piece, messages: list[Message]) -> bool:
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:
+                return True
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                raise KafkaAdminError(
+                    f"{piece.source}/{piece.partition} no longer has offset {piece.begin}: its retention removed "
+                    "records since the backfill began; begin anew with --fresh"
+                )
+            if not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                raise KafkaAdminError(f"{piece.source} cannot be read: {error.str()}")
+        return False
+
+    def _block(self, records: _Records) -> HistoryBlock:
+        data, begins, ends = _joined(records.values)
+        cells = new_cells(self._schema, len(begins))
+        scan_json(data, begins, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
+        cells.plain[ends - begins > self._max_bytes] = 0
+        events = self._plan.pipeline.events
+        if self._keyed:
+            place = [one.name for one in events.schema].index(events.entity)
+            whole = bool(self._schema.kinds[place] != TEXT)
+            check_keys(data, *_joined(records.keys), int(self._schema.slots[place]), whole, cells)
+        fields = fields_of_cells(events, self._schema, cells, data)
+        block = decode_block(self._plan, fields, self._slow(records))
+        offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
+        return HistoryBlock(
+            len(begins),
+            block,
+            offsets[block.rows],
+            times_ms[block.rows],
+            letters=letters_of(
+                block, lambda row: (records.keys[row], records.values[row]), lambda row: records.offsets[row]
+            ),
+        )
+
+    def _slow(self, records: _Records) -> Callable[[int], Any]:
+        if self._keyed:
+            return lambda row: self._decode(records.keys[row], records.values[row])
+        return lambda row: decode_unkeyed(self._decode, records.values[row], self._plan.pipeline.events.entity)
+
+
+def decode_unkeyed(decode: Callable[[bytes | None, bytes | None], Any], value: bytes | None, entity: str) -> Any:
+    """Decode a record whose key does not matter: it is taken to be what it must be."""
+    from flink_jobs.event_files import parse_line
+
+    row = parse_line(value or b"")
+    key = row.get(entity) if isinstance(row, dict) else None
+    return decode(None if key is None else str(key).encode(), value)
+
+
+def _joined(texts: list[bytes | None]) -> tuple[Any, Any, Any]:
+    """Bytes one after the other, and where each begins and ends; None has no length."""
+    lengths = np.array([0 if text is None else len(text) for text in texts], np.int64)
+    ends = np.cumsum(lengths)
+    data = np.frombuffer(b"".join([text for text in texts if text is not None]), np.uint8)
+    return data, ends - lengths, ends
