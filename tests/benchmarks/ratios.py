@@ -62,7 +62,7 @@ QUICK = Sizes(
         "per_record_thread": 100_000,
     },
     beam=(200_000, 450_000),
-    timeout_s=150.0,
+    timeout_s=240.0,
 )
 FULL = Sizes(
     fast=3_000_000,
