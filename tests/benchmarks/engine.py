@@ -25,7 +25,6 @@ from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import (
     Count,
     Distinct,
-    Events,
     Ewma,
     Last,
     Max,
