@@ -7,7 +7,7 @@ import builtins
 import hashlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -74,6 +74,11 @@ def inlined(function: F) -> F:
     return cast(F, _njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function))
 
 
+def called(function: F) -> F:
+    """Compile once for all callers, which hand over the address of a parcel: what is large or seldom needed."""
+    return cast(F, _njit(nogil=True, error_model="numpy", _nrt=False)(function))
+
+
 def _intrinsic(function: Callable[..., Any]) -> Any:
     """A function of kernels whose code is given as LLVM instructions."""
     return intrinsic(function)
@@ -127,13 +132,20 @@ def kind_of(content: Any) -> Any:
     return _typeof(content)
 
 
+def _form_of(content: Any) -> Any:
+    """Differs for any two contents that numba would lay out differently."""
+    if isinstance(content, np.ndarray):
+        return content.dtype, content.ndim, content.flags.carray
+    return (type(content), *map(_form_of, content)) if isinstance(content, tuple) else type(content)
+
+
 class Parcel:
     """A named tuple of arrays, taken apart once; a kernel gets its address.
 
     numba takes a tuple apart at every call, and for forty arrays that costs more than a small batch does.
 
     Args:
-        content: The tuple.
+        content: The tuple; its field `address` is filled in.
         kind: What kernels will open it as, from `kind_of`.
 
     Attributes:
@@ -141,10 +153,16 @@ class Parcel:
         address: Where its parts are; valid as long as the parcel lives.
     """
 
+    _fitting: ClassVar[set[Any]] = set()
+
     def __init__(self, content: Any, kind: Any) -> None:
-        if kind_of(content) != kind:
-            raise TypeError(f"a parcel of {kind_of(content)} cannot be opened as {kind}")
-        self.content = content
+        # numba takes a millisecond to say what a tuple is
+        form = (str(kind), _form_of(content))
+        if form not in self._fitting:
+            if kind_of(content) != kind:
+                raise TypeError(f"a parcel of {kind_of(content)} cannot be opened as {kind}")
+            self._fitting.add(form)
         self._parts = np.zeros(_size(content) // 8 + 1, np.int64)
         self.address = self._parts.ctypes.data
-        _pack(self.address, content)
+        self.content = content._replace(address=self.address)
+        _pack(self.address, self.content)

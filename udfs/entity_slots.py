@@ -4,20 +4,21 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs import entity_keys
-from udfs.compiled import compiled, inlined, opened
+from udfs.compiled import called, compiled, inlined, opened
 from udfs.heap import release
+from udfs.indexes import forget_index
 from udfs.kernel_arrays import ENTITIES, FREE_SLOT, NEVER_MS, SHARD, SLOTS_USED, SWEPT, WANTED, Shard
 from udfs.slabs import clear, rows_of
-from udfs.window_kernels import forget_index
 
 DONE, HEAP_FULL, SLOTS_FULL, PARTITION_NEW = range(4)
 """Why a kernel stopped; `counts[WANTED]` says how much is wanted."""
 
 
-@inlined
-def forget_rows(shard: Shard, slot: int) -> None:
+@called
+def forget_rows(address: int, slot: int) -> None:
     """Empty a slot's stores."""
-    forget_index(shard, slot)
+    shard = opened(address, SHARD)
+    forget_index(shard.address, slot)
     for store in range(len(shard.operations.stores)):
         clear(shard, rows_of(shard, slot, store))
     entity = shard.entities[slot]
@@ -46,7 +47,7 @@ def sweep_slots(shard: Shard, count: int) -> None:
         entity = shard.entities[slot]
         if entity.key == 0 or not is_expired(shard, slot):
             continue
-        forget_rows(shard, slot)
+        forget_rows(shard.address, slot)
         begin = 8 * entity.key
         hashed = entity_keys.hash_of(shard, octets, begin, begin + entity.key_octets)
         entity_keys.remove_from_table(shard, slot, hashed)

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
         mask_bits: Bits of a kept event's first word that hold its conditions, below its time.
         mask_words: 1 where the conditions have a word of their own, else 0.
         direct_rows: Windows of at most this many rows are folded row by row, without remembering anything.
-        lines: How many lines an entity's index has, one for each operation that remembers something.
+        lines: How many lines an entity's index has.
     """
 
     retention_ms: int
@@ -58,15 +58,24 @@ OPERATION = np.dtype(
         ("fill", np.float64),
         ("output", np.int64),  # the feature's column; -1 for parts of ratios
         ("span", np.int64),  # the window; -1 for what has none
-        ("line", np.int64),  # in the entity's index; -1 for what remembers nothing
+        ("line", np.int64),  # of a Distinct in the entity's index; else -1
+        ("mark", np.int64),  # the partial's first word among those of a mark of the span; -1 for what has no partial
         ("without_own", np.int64),  # 1: over the rows before the event's own
         ("stage", np.int64),  # BEFORE the event enters its tile, or AFTER
     ]
 )
 """One feature, or part of a ratio."""
 
-SPAN = np.dtype([("store", np.int64), ("window", np.int64), ("stage", np.int64)])
-"""A window, in ms (events) or in tiles, over one of an entity's stores of rows."""
+SPAN = np.dtype(
+    [
+        ("store", np.int64),
+        ("window", np.int64),  # in ms (events) or in tiles
+        ("stage", np.int64),  # of the operations over it
+        ("line", np.int64),  # in the entity's index; -1 where nothing is folded
+        ("mark_words", np.int64),  # words of a mark: the partials of all operations over the span
+    ]
+)
+"""A window over one of an entity's stores of rows."""
 
 STORE = np.dtype(
     [
@@ -142,10 +151,10 @@ ENTITIES, SLOTS_USED, FREE_SLOT, SWEPT, WANTED, SEED, FETCHED = range(7)
 entities stands, how much a kernel lacked, and what hashes of keys begin with: it differs from process to process, as
 for Python's own tables, so that nobody can send keys that collide; and a place that is only written."""
 
-BLOCK, LOW, MIDDLE, END, END_BEFORE, ANCHOR, KEPT = range(7)
+BLOCK, LOW, MIDDLE, END, END_BEFORE, KEPT, LINE = range(7)
 """A window as found for an event: the first kept row's word; rows counted from there: where the window begins, the
-first one at or after the anchor, where it ends, where it ends without the event's own row; the anchor or -1; rows kept.
-"""
+first one at or after its anchor, where it ends, where it ends without the event's own row; rows kept; the line of its
+marks, or 0."""
 
 
 class Shard(NamedTuple):
@@ -164,6 +173,7 @@ class Shard(NamedTuple):
         values: (4 * direct_rows,) float64, a power of two: a small table for distinct values.
         number: (1,) float64.
         bits: (1,) int64: the same memory as `number`.
+        address: Of the parcel with all this.
     """
 
     operations: Operations
@@ -178,6 +188,7 @@ class Shard(NamedTuple):
     values: npt.NDArray[np.float64]
     number: npt.NDArray[np.float64]
     bits: npt.NDArray[np.int64]
+    address: int
 
 
 def new_shard(operations: Operations) -> Shard:
@@ -189,7 +200,7 @@ def new_shard(operations: Operations) -> Shard:
     return Shard(
         operations, new_heap(64), np.zeros(0, ENTITY), np.zeros(0, OWNER), np.zeros(64, np.int64),
         np.full(1, NEVER_MS, np.int64), counts, np.empty(len(operations.steps)),
-        np.zeros((len(operations.spans), 7), np.int64), np.empty(places), number, number.view(np.int64),
+        np.zeros((len(operations.spans), 7), np.int64), np.empty(places), number, number.view(np.int64), 0,
     )  # fmt: skip
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from udfs.compiled import compiled, inlined, opened
+from udfs.compiled import called, compiled, inlined, opened
 from udfs.entity_slots import DONE, HEAP_FULL, PARTITION_NEW, forget_rows, is_expired, sweep_slots
+from udfs.indexes import forget_index, row_changed
 from udfs.kernel_arrays import (
     AFTER,
     BEFORE,
@@ -30,7 +31,7 @@ from udfs.kernel_arrays import (
 from udfs.partials import COUNT, CUSTOM, DIRECT, DISTINCT, RATIO, add, empty, finish, load, save
 from udfs.slabs import drop_first, first_word, insert, make_room, rows_below, rows_of
 from udfs.tallies import count_distinct, row_inserted, rows_leave
-from udfs.window_kernels import find_window, fold_window, forget_index, row_changed
+from udfs.window_kernels import find_window, fold_window
 
 LATE, TRUNCATED = 1, 2
 _SWEPT_AN_EVENT = 2
@@ -53,12 +54,13 @@ def write_events(
             numbers[event, COLUMNS + column] = columns[event, column]
 
 
-@inlined
-def _drop(shard: Shard, slot: int, store: int, count: int) -> None:
+@called
+def _drop(address: int, slot: int, store: int, count: int) -> None:
     """Drop a store's first rows."""
-    rows_leave(shard, slot, store, count)
+    shard = opened(address, SHARD)
+    rows_leave(shard.address, slot, store, count)
     if drop_first(shard, rows_of(shard, slot, store), shard.operations.stores[store].width, count):
-        forget_index(shard, slot)  # it was made for more rows
+        forget_index(shard.address, slot)  # it was made for more rows
 
 
 @inlined
@@ -82,7 +84,7 @@ def _evict(shard: Shard, slot: int) -> None:
             limit = (max(oldest_ms, -1) + 1) << shard.operations.limits.mask_bits
         begin = first_word(rows, store.width)
         if shard.heap.words[begin] < limit:
-            _drop(shard, slot, number, rows_below(shard, begin, store.width, int(rows.kept), limit))
+            _drop(shard.address, slot, number, rows_below(shard, begin, store.width, int(rows.kept), limit))
 
 
 @inlined
@@ -102,7 +104,8 @@ def _insert(shard: Shard, slot: int, store: int, position: int, first: int) -> i
     rows = rows_of(shard, slot, store)
     row = insert(shard, rows, shard.operations.stores[store].width, position, first)
     if position < rows.kept - 1:
-        row_changed(shard, slot, store, position, first >> (shard.operations.limits.mask_bits if store == 0 else 0))
+        bits = shard.operations.limits.mask_bits if store == 0 else 0
+        row_changed(shard.address, slot, store, position, first >> bits)
     return row
 
 
@@ -117,16 +120,17 @@ def _store_event(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None:
         words[row + 1] = event[MASK]
     for column in range(limits.kept_columns):
         words[row + 1 + limits.mask_words + column] = event[COLUMNS + column]
-    row_inserted(shard, slot, 0, position)
+    row_inserted(shard.address, slot, 0, position)
     if rows.kept > limits.most_events:
         dropped_ms = words[first_word(rows, width)] >> bits
-        _drop(shard, slot, 0, 1)
+        _drop(shard.address, slot, 0, 1)
         entity.cut_ms = max(entity.cut_ms, dropped_ms)
 
 
-@inlined
-def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, event: npt.NDArray[np.int64]) -> None:
+@called
+def _add_to_tile(address: int, slot: int, store: int, tile: int, event: npt.NDArray[np.int64]) -> None:
     """Add an event to the partials of its tile."""
+    shard = opened(address, SHARD)
     rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
     position = rows_below(shard, first_word(rows, width), width, int(rows.kept), tile + 1)
     row = first_word(rows, width) + (position - 1) * width
@@ -134,7 +138,7 @@ def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, event: npt.NDAr
     if fresh:
         row = _insert(shard, slot, store, position, tile)
     elif position < rows.kept:
-        row_changed(shard, slot, store, position - 1, tile)
+        row_changed(shard.address, slot, store, position - 1, tile)
     for number in range(len(shard.operations.parts)):
         part = shard.operations.parts[number]
         if part.store != store:
@@ -146,9 +150,10 @@ def _add_to_tile(shard: Shard, slot: int, store: int, tile: int, event: npt.NDAr
         save(part.kind, numbers, row + part.place, partial)
 
 
-@inlined
-def _add_distinct(shard: Shard, slot: int, store: int, tile: int, value: float) -> None:
+@called
+def _add_distinct(address: int, slot: int, store: int, tile: int, value: float) -> None:
     """Keep a value of a tile once; the values of a tile are sorted."""
+    shard = opened(address, SHARD)
     rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
     begin = first_word(rows, width)
     low = rows_below(shard, begin, width, int(rows.kept), tile)
@@ -164,7 +169,7 @@ def _add_distinct(shard: Shard, slot: int, store: int, tile: int, value: float) 
         return
     row = _insert(shard, slot, store, low, tile)
     numbers[row + 1] = value
-    row_inserted(shard, slot, store, low)
+    row_inserted(shard.address, slot, store, low)
 
 
 @inlined
@@ -178,12 +183,12 @@ def _update_tiles(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None
         if tile <= _oldest_tile(shard, slot, store):
             continue
         if number < first_distinct:
-            _add_to_tile(shard, slot, number, tile, event)
+            _add_to_tile(shard.address, slot, number, tile, event)
             continue
         distinct = operations.distincts[number - first_distinct]
         value = event.view(np.float64)[distinct.column]
         if value == value and event[MASK] & distinct.needed == distinct.needed:
-            _add_distinct(shard, slot, number, tile, value)
+            _add_distinct(shard.address, slot, number, tile, value)
 
 
 @inlined
@@ -195,7 +200,7 @@ def _evaluate(
     operations, results = shard.operations, shard.results
     for span in range(len(operations.spans)):
         if operations.spans[span].stage == stage:
-            find_window(shard, slot, span, time_ms)
+            find_window(shard.address, slot, span, time_ms)
     for number in range(len(operations.steps)):
         step = operations.steps[number]
         kind = step.kind
@@ -209,11 +214,11 @@ def _evaluate(
         elif kind == CUSTOM:
             result = math.nan
         elif kind == DISTINCT:
-            result = float(count_distinct(shard, slot, step))
-        elif kind == COUNT and step.line < 0:
+            result = float(count_distinct(shard.address, slot, step))
+        elif kind == COUNT and step.mark < 0:
             result = float(shard.windows[step.span, END] - shard.windows[step.span, LOW])
         else:
-            result = finish(kind, fold_window(shard, slot, step), float(time_ms))
+            result = finish(kind, fold_window(shard.address, step), float(time_ms))
         if result != result:
             result = step.fill
         results[number] = result
@@ -254,7 +259,7 @@ def advance_batch(
             shard.counts[WANTED] = partition
             return place, PARTITION_NEW
         if is_expired(shard, slot):
-            forget_rows(shard, slot)
+            forget_rows(shard.address, slot)
         max_before_ms = entity.max_time_ms
         entity.max_time_ms = max(max_before_ms, time_ms)
         _evict(shard, slot)  # before making room: it may give back whole blocks

@@ -203,14 +203,28 @@ class _Builder:
     def _add(self, kind: int, **values: Any) -> int:
         row = {
             "kind": kind, "column": -1, "other": 0, "needed": 0, "half_life_ms": 1.0, "fill": np.nan, "output": -1,
-            "span": -1, "line": -1, "without_own": False, "stage": AFTER, "part": -1, **values,
+            "span": -1, "line": -1, "mark": -1, "without_own": False, "stage": AFTER, "part": -1, **values,
         }  # fmt: skip
         row["needed"] = _signed(row["needed"])
         if row.pop("remembers", False):
-            row["line"] = self.lines
-            self.lines += 1
+            self._remember(row)
         self.rows.append(row)
         return len(self.rows) - 1
+
+    def _remember(self, row: dict[str, Any]) -> None:
+        """Give a tally its line in the index, and a partial its place in the marks of its span's line."""
+        span = self.spans[row["span"]]
+        if row["kind"] == partials.DISTINCT:
+            row["line"] = self._line()
+            return
+        if span["line"] < 0:
+            span["line"] = self._line()
+        row["mark"] = span["mark_words"]
+        span["mark_words"] += partials.WIDTHS[row["kind"]]
+
+    def _line(self) -> int:
+        self.lines += 1
+        return self.lines - 1
 
     def _one_hot(self, feature: OneHot, output: int) -> None:
         categories = self.pipeline.fields[feature.field].categories or ()
@@ -266,7 +280,11 @@ class _Builder:
         )  # fmt: skip
 
     def _span(self, store: int, window: int, stage: int) -> int:
-        return _position(self.spans, {"store": store, "window": window, "stage": stage})
+        for number, span in enumerate(self.spans):
+            if (span["store"], span["window"], span["stage"]) == (store, window, stage):
+                return number
+        self.spans.append({"store": store, "window": window, "stage": stage, "line": -1, "mark_words": 0})
+        return len(self.spans) - 1
 
     def _arrays(self) -> Operations:
         offsets = self._offsets()

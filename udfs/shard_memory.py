@@ -1,19 +1,29 @@
 """The arrays of a shard, and how they grow when a kernel finds them full."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from udfs.compiled import Parcel, compiled, opened
 from udfs.entity_keys import key_class, put_in_table
 from udfs.entity_slots import HEAP_FULL, PARTITION_NEW
-from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, Heap, heap_of, new_heap, words_of
-from udfs.kernel_arrays import ENTITIES, NEVER_MS, SHARD, SLOTS_USED, WANTED, Operations, Shard, new_shard
+from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, heap_of, words_of
+from udfs.kernel_arrays import (
+    ENTITIES,
+    ENTITY,
+    NEVER_MS,
+    OWNER,
+    SHARD,
+    SLOTS_USED,
+    WANTED,
+    Operations,
+    Shard,
+    new_shard,
+)
+from udfs.paged_array import PagedArray
 
-_LEAST_WORDS = 1_024
+_LEAST_WORDS, _LEAST_SLOTS = 8_192, 256
 _GROWTH = 16
-"""Arrays grow by this fraction: large ones are moved page by page, without a copy, so growing often costs little."""
+"""Arrays grow by this fraction: it costs no copy, so they may grow often."""
 _MOST_FREED = 8
 """Where more than this fraction of the heap is freed blocks, it is packed anew instead: owners that grow in step leave
 sizes nobody wants."""
@@ -65,13 +75,33 @@ class ShardMemory:
         address: Of the parcel with them, for kernels; another one after each growth.
     """
 
-    def __init__(self, operations: Operations) -> None:
-        self._replace(new_shard(operations))
+    shard: Shard
+    address: int
 
-    def _replace(self, shard: Shard) -> None:
-        self.shard = shard
-        self._parcel = Parcel(shard, SHARD)
-        self.address = self._parcel.address
+    def __init__(self, operations: Operations) -> None:
+        self._empty = new_shard(operations)
+        self._free, self._clocks_ms = self._empty.heap.free, self._empty.clocks_ms
+        self._words = PagedArray(np.int64, _LEAST_WORDS)
+        self._entities, self._owners = PagedArray(ENTITY, 0), PagedArray(OWNER, 0)
+        self._table = PagedArray(np.int64, _LEAST_SLOTS)
+        self._parcel: Parcel | None = None
+        self._open()
+
+    def _open(self) -> None:
+        heap = heap_of(self._words.array(), self._free)
+        self._parcel = Parcel(
+            self._empty._replace(
+                heap=heap, entities=self._entities.array(), owners=self._owners.array(), table=self._table.array(),
+                clocks_ms=self._clocks_ms,
+            ),
+            SHARD,
+        )  # fmt: skip
+        self.shard, self.address = self._parcel.content, self._parcel.address
+
+    def _close(self) -> None:
+        """Give up all arrays: pages that are looked at cannot be moved."""
+        self._parcel = None
+        del self.shard, self.address
 
     def grow(self, full: int) -> None:
         """Make room where a kernel stopped; `full` is what it returned."""
@@ -85,10 +115,10 @@ class ShardMemory:
 
     def know_partitions(self, partitions: int) -> None:
         """Have clocks for at least that many partitions."""
-        clocks_ms = self.shard.clocks_ms
-        if partitions > len(clocks_ms):
-            more = np.full(partitions - len(clocks_ms), NEVER_MS, np.int64)
-            self._replace(self.shard._replace(clocks_ms=np.concatenate([clocks_ms, more])))
+        if partitions > len(self._clocks_ms):
+            more = np.full(partitions - len(self._clocks_ms), NEVER_MS, np.int64)
+            self._clocks_ms = np.concatenate([self._clocks_ms, more])
+            self._open()
 
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -105,45 +135,44 @@ class ShardMemory:
         return int(self.shard.entities["max_time_ms"][slot])
 
     def events_of(self, slot: int) -> npt.NDArray[np.int64]:
-        """(rows, words) int64: the kept events of an entity; valid until the next growth."""
+        """(rows, words) int64: a copy of the kept events of an entity."""
         operations, heap = self.shard.operations, self.shard.heap
         rows, width = self.shard.owners[slot * len(operations.stores)], int(operations.stores["width"][0])
         begin = int(rows["block"]) + int(rows["first"]) * width
-        return heap.words[begin : begin + int(rows["kept"]) * width].reshape(-1, width)
+        return heap.words[begin : begin + int(rows["kept"]) * width].reshape(-1, width).copy()
 
     def _grow_heap(self, wanted: int) -> None:
-        heap = self.shard.heap
-        used, freed = int(heap.free[HANDED_OUT]), int(heap.free[FREED])
+        used, freed = int(self._free[HANDED_OUT]), int(self._free[FREED])
         if used > _LEAST_WORDS and freed * _MOST_FREED > used:
             self.pack(wanted)
             return
-        length = used + max(wanted, used // _GROWTH, _LEAST_WORDS)
-        if length > MOST_WORDS:
+        words = used + max(wanted, used // _GROWTH, _LEAST_WORDS)
+        if words > MOST_WORDS:
             raise MemoryError(f"a shard may keep at most {8 * MOST_WORDS:,} bytes: use more shards")
-        words = heap.words
-        del heap
-        self._replace(self.shard._replace(heap=heap_of(_resized(words, length), self.shard.heap.free)))
+        self._close()
+        self._words.grow(words)
+        self._open()
 
     def pack(self, wanted: int = 0) -> None:
         """Put all blocks side by side, with room for `wanted` words more."""
-        used = int(self.shard.heap.free[HANDED_OUT]) - int(self.shard.heap.free[FREED])
-        packed: Heap = new_heap(used + max(wanted, used // _GROWTH, _LEAST_WORDS))
-        packed.free[HANDED_OUT] = _move_blocks(self.address, packed.words)
-        self._replace(self.shard._replace(heap=packed))
+        used = int(self._free[HANDED_OUT]) - int(self._free[FREED])
+        packed = PagedArray(np.int64, used + max(wanted, used // _GROWTH, _LEAST_WORDS))
+        end = _move_blocks(self.address, packed.array())
+        self._free[:] = 0
+        self._free[HANDED_OUT] = end
+        self._words = packed
+        self._open()
 
     def _grow_slots(self) -> None:
-        shard = self.shard
-        table, slots, stores = shard.table, len(shard.entities), len(shard.operations.stores)
-        if 3 * shard.counts[ENTITIES] >= 2 * len(table):
-            table = np.zeros(2 * len(table), np.int64)
-            _copy_table(shard.table, table)
-        if shard.counts[SLOTS_USED] == slots:
-            slots += max(slots // _GROWTH, 16)
-        entities, owners = _resized(shard.entities, slots), _resized(shard.owners, slots * stores)
-        self._replace(shard._replace(entities=entities, owners=owners, table=table))
-
-
-def _resized(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """The array made longer in place, so that a large one is never in memory twice; views of it end here."""
-    array.resize((length, *array.shape[1:]), refcheck=False)
-    return array
+        counts, stores = self.shard.counts, len(self.shard.operations.stores)
+        if 3 * counts[ENTITIES] >= 2 * self._table.length:
+            larger = PagedArray(np.int64, 2 * self._table.length)
+            _copy_table(self._table.array(), larger.array())
+            self._table = larger
+        slots = self._entities.length
+        if counts[SLOTS_USED] == slots:
+            slots += max(slots // _GROWTH, _LEAST_SLOTS)
+        self._close()
+        self._entities.grow(slots)
+        self._owners.grow(slots * stores)
+        self._open()

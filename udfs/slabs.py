@@ -6,9 +6,9 @@ the order they were inserted. `rows` is an element of `Shard.owners`, `width` th
 
 from typing import Any
 
-from udfs.compiled import inlined
+from udfs.compiled import called, inlined, opened
 from udfs.heap import allocate, class_for, release, words_of
-from udfs.kernel_arrays import Shard
+from udfs.kernel_arrays import SHARD, Shard
 
 
 @inlined
@@ -42,13 +42,14 @@ def _move_down(shard: Shard, rows: Any, width: int) -> None:
     rows.first = 0
 
 
-@inlined
-def resize(shard: Shard, rows: Any, width: int, needed: int) -> int:
+@called
+def resize(address: int, rows: Any, width: int, needed: int) -> int:
     """Move an owner's rows to a block for that many rows.
 
     Returns:
         0, or how many words the heap lacks, having changed nothing.
     """
+    shard = opened(address, SHARD)
     words, size_class = shard.heap.words, class_for(needed * width)
     block = allocate(shard.heap, size_class)
     if block == 0:
@@ -72,7 +73,7 @@ def make_room(shard: Shard, rows: Any, width: int) -> int:
         if 4 * rows.first > rows.kept:
             _move_down(shard, rows, width)
             return 0
-    return resize(shard, rows, width, rows.kept + 1)
+    return resize(shard.address, rows, width, rows.kept + 1)
 
 
 @inlined
@@ -120,5 +121,5 @@ def drop_first(shard: Shard, rows: Any, width: int, dropped: int) -> bool:
         clear(shard, rows)
         return True
     if words_of(rows.size_class) >= 32 and 4 * rows.kept * width <= words_of(rows.size_class):
-        return resize(shard, rows, width, 2 * rows.kept) == 0
+        return resize(shard.address, rows, width, 2 * rows.kept) == 0
     return False

@@ -84,12 +84,12 @@ def _load_entities(
     stores = len(shard.operations.stores)
     for entity_place in range(place, len(slots)):
         slot, begin = slots[entity_place], word
-        forget_rows(shard, slot)
+        forget_rows(shard.address, slot)
         for store in range(stores):
             kept, width = heads[entity_place, _HEAD + store], shard.operations.stores[store].width
             if kept == 0:
                 continue
-            lacking = resize(shard, rows_of(shard, slot, store), width, kept)
+            lacking = resize(shard.address, rows_of(shard, slot, store), width, kept)
             if lacking > 0:
                 shard.counts[WANTED] = lacking
                 return entity_place, begin, HEAP_FULL

@@ -8,12 +8,13 @@ be forgotten and made again. A NaN is no value; 0.0 and -0.0 are one.
 import math
 from typing import Any
 
-from udfs.compiled import inlined
+from udfs.compiled import called, inlined, opened
 from udfs.heap import allocate, class_for, release, words_of
-from udfs.kernel_arrays import BLOCK, LOW, WANTED, Shard
+from udfs.indexes import BLOCK_CLASS, LINE_BLOCK, LINE_WORDS, line_of
+from udfs.kernel_arrays import BLOCK, LOW, SHARD, WANTED, Shard
 from udfs.partials import DISTINCT
 from udfs.slabs import first_word, rows_of
-from udfs.window_kernels import LINE_WORDS, MARKS, MARKS_CLASS, end_of, line_of, mask_of
+from udfs.window_kernels import end_of, mask_of
 
 BEGIN, STOP, FOUND, PLACES = 0, 1, 2, 5
 """Words of the operation's line: the rows counted, from the first kept one; how many values they have; places of the
@@ -51,7 +52,7 @@ def _place_of(shard: Shard, block: int, places: int, value: float) -> int:
 def _grow(shard: Shard, line: int) -> bool:
     """Give the table twice the places; False if that cannot be."""
     words, numbers = shard.heap.words, shard.heap.numbers
-    before, block_before = words[line + PLACES], words[line + MARKS]
+    before, block_before = words[line + PLACES], words[line + LINE_BLOCK]
     places = max(2 * before, _FEWEST_PLACES)
     size_class = class_for(2 * places)
     block = allocate(shard.heap, size_class)
@@ -65,20 +66,21 @@ def _grow(shard: Shard, line: int) -> bool:
             target = _place_of(shard, block, places, numbers[block_before + 2 * place])
             words[target] = words[block_before + 2 * place]
             words[target + 1] = words[block_before + 2 * place + 1]
-    release(shard.heap, block_before, words[line + MARKS_CLASS])
-    words[line + MARKS] = block
-    words[line + MARKS_CLASS] = size_class
+    release(shard.heap, block_before, words[line + BLOCK_CLASS])
+    words[line + LINE_BLOCK] = block
+    words[line + BLOCK_CLASS] = size_class
     words[line + PLACES] = places
     return True
 
 
-@inlined
-def _enter(shard: Shard, line: int, value: float) -> bool:
+@called
+def _enter(address: int, line: int, value: float) -> bool:
     """Count a row; False if the table has no room for it."""
+    shard = opened(address, SHARD)
     words = shard.heap.words
     if 2 * (words[line + FOUND] + 1) > words[line + PLACES] and not _grow(shard, line):
         return False
-    place = _place_of(shard, words[line + MARKS], words[line + PLACES], value)
+    place = _place_of(shard, words[line + LINE_BLOCK], words[line + PLACES], value)
     if words[place + 1] == 0:
         shard.heap.numbers[place] = value
         words[line + FOUND] += 1
@@ -89,7 +91,7 @@ def _enter(shard: Shard, line: int, value: float) -> bool:
 @inlined
 def _leave(shard: Shard, line: int, value: float) -> None:
     """Count a row no more; a value without rows frees its place, and others move up."""
-    words, block, last = shard.heap.words, shard.heap.words[line + MARKS], shard.heap.words[line + PLACES] - 1
+    words, block, last = shard.heap.words, shard.heap.words[line + LINE_BLOCK], shard.heap.words[line + PLACES] - 1
     hole = _place_of(shard, block, last + 1, value)
     words[hole + 1] -= 1
     if words[hole + 1] > 0:
@@ -113,7 +115,7 @@ def _leave(shard: Shard, line: int, value: float) -> None:
 @inlined
 def _forget(shard: Shard, line: int) -> None:
     words = shard.heap.words
-    release(shard.heap, words[line + MARKS], words[line + MARKS_CLASS])
+    release(shard.heap, words[line + LINE_BLOCK], words[line + BLOCK_CLASS])
     for word in range(LINE_WORDS):
         words[line + word] = 0
 
@@ -139,7 +141,7 @@ def _move(shard: Shard, step: Any, line: int, row: int, width: int, low: int, en
         first, last = (low, begin) if side == 0 else (max(stop, low), end)
         for entered in range(first, last):
             value = _value(shard, step, row + entered * width)
-            if value == value and not _enter(shard, line, value):
+            if value == value and not _enter(shard.address, line, value):
                 _forget(shard, line)
                 return False
     return True
@@ -181,24 +183,26 @@ def _count_pairs(shard: Shard, step: Any, row: int, width: int, count: int) -> i
     return found
 
 
-@inlined
-def count_distinct(shard: Shard, slot: int, step: Any) -> int:
+@called
+def count_distinct(address: int, slot: int, step: Any) -> int:
     """How many different values the rows of an operation's window have."""
+    shard = opened(address, SHARD)
     operations, window = shard.operations, shard.windows[step.span]
     width = operations.stores[operations.spans[step.span].store].width
     block, low, end = window[BLOCK], window[LOW], end_of(shard, step)
     if end - low <= operations.limits.direct_rows:
         return _count_few(shard, step, block + low * width, width, end - low)
-    line = line_of(shard, slot, step)
+    line = line_of(shard, slot, step.line)
     if line > 0 and _move(shard, step, line, block, width, low, end):
         found: int = shard.heap.words[line + FOUND]
         return found
     return _count_pairs(shard, step, block + low * width, width, end - low)
 
 
-@inlined
-def row_inserted(shard: Shard, slot: int, store: int, position: int) -> None:
+@called
+def row_inserted(address: int, slot: int, store: int, position: int) -> None:
     """Count a new row of a store where it lies among counted ones."""
+    shard = opened(address, SHARD)
     entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
     if entity.index == 0:
         return
@@ -216,13 +220,14 @@ def row_inserted(shard: Shard, slot: int, store: int, position: int) -> None:
             words[line + BEGIN] += 1
             continue
         value = _value(shard, step, row)
-        if value == value and not _enter(shard, line, value):
+        if value == value and not _enter(shard.address, line, value):
             _forget(shard, line)
 
 
-@inlined
-def rows_leave(shard: Shard, slot: int, store: int, count: int) -> None:
+@called
+def rows_leave(address: int, slot: int, store: int, count: int) -> None:
     """Stop counting a store's first rows, which are about to be dropped."""
+    shard = opened(address, SHARD)
     entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
     if entity.index == 0:
         return

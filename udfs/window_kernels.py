@@ -2,30 +2,37 @@
 
 A fold begins at the window's anchor, the roundest time in it: the rows before are folded one by one towards the past,
 the rows from it on one by one towards the future, and the two are merged. The anchor follows from the window alone and
-stays while windows slide over it. So a large window need not be folded anew for each event: after every eighth row the
-partial is remembered in the entity's index, and the next window begins from there. What is remembered is what would
-be computed: remembering, forgetting and restarting never change a result, and an event costs the same however many
-rows its window has.
+stays while windows slide over it. So a large window need not be folded anew for each event: the entity's index has
+marks on the way, and a fold goes on from the last one. A mark has what folding would give: remembering, forgetting and
+restarting never change a result, and an event costs the same however many rows its window has.
 """
 
 from typing import Any
 
-from udfs.compiled import inlined
-from udfs.heap import allocate, class_for, release, words_of
-from udfs.kernel_arrays import ANCHOR, BLOCK, END, END_BEFORE, KEPT, LOW, MIDDLE, WANTED, Shard
-from udfs.partials import EWMA, LAST, SINCE, Partial, add, empty, load, merge, save
+from udfs.compiled import called, inlined, opened
+from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, marks_at
+from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
+from udfs.partials import (
+    COUNT,
+    EWMA,
+    LAST,
+    MAX,
+    MEAN,
+    MIN,
+    SINCE,
+    STD,
+    SUM,
+    Partial,
+    add,
+    empty,
+    load,
+    merge,
+    save,
+)
 from udfs.slabs import first_word, rows_below, rows_of
 
 DIRECT_ROWS = 32
 """Windows of at most so many rows are folded anew: remembering costs more."""
-MARK_EVERY_ROWS = 8
-_NUMBERS = 3
-"""Most numbers of a partial."""
-
-LINE_WORDS = 6
-FROM_ANCHOR, PAST_MARKS, FUTURE_MARKS, MARKS, MARKS_CLASS, MARKS_EACH = range(LINE_WORDS)
-"""An operation's line in the index: the anchor, how many partials are remembered on each side of it, the block they
-are in with its size class, and for how many there is room on each side. `tallies` has its own use of the others."""
 
 
 @inlined
@@ -51,90 +58,10 @@ def mask_of(shard: Shard, row: int) -> int:
     return mask
 
 
-@inlined
-def line_of(shard: Shard, slot: int, step: Any) -> int:
-    """Where an operation's line in the entity's index lies; 0 when the heap lacks room for an index."""
-    entity, lines = shard.entities[slot], shard.operations.limits.lines
-    index = int(entity.index)
-    if index == 0:
-        size_class = class_for(lines * LINE_WORDS)
-        index = allocate(shard.heap, size_class)
-        if index == 0:
-            shard.counts[WANTED] = words_of(size_class)
-            return 0
-        for word in range(lines * LINE_WORDS):
-            shard.heap.words[index + word] = 0
-        entity.index = index
-    return index + int(step.line) * LINE_WORDS
-
-
-@inlined
-def forget_index(shard: Shard, slot: int) -> None:
-    """Forget what is remembered of an entity's windows."""
-    entity, words, lines = shard.entities[slot], shard.heap.words, shard.operations.limits.lines
-    if entity.index != 0:
-        for line in range(entity.index, entity.index + lines * LINE_WORDS, LINE_WORDS):
-            release(shard.heap, words[line + MARKS], words[line + MARKS_CLASS])
-        release(shard.heap, entity.index, class_for(lines * LINE_WORDS))
-        entity.index = 0
-
-
-@inlined
-def _marks_for(shard: Shard, line: int, anchor: int, rows: int) -> bool:
-    """Make the line one of this anchor with room for that many rows on each side; False if that cannot be."""
-    words, marks = shard.heap.words, rows // MARK_EVERY_ROWS
-    if anchor < words[line + FROM_ANCHOR]:
-        return False  # an event so late is seldom: fold its window without remembering
-    if words[line + MARKS] == 0 or words[line + MARKS_EACH] < marks:
-        size_class = class_for(2 * _NUMBERS * (marks + (marks >> 1) + 1))
-        block = allocate(shard.heap, size_class)
-        if block == 0:
-            shard.counts[WANTED] = words_of(size_class)
-            return False
-        release(shard.heap, words[line + MARKS], words[line + MARKS_CLASS])
-        words[line + MARKS] = block
-        words[line + MARKS_CLASS] = size_class
-        words[line + MARKS_EACH] = words_of(size_class) // (2 * _NUMBERS)
-        words[line + FROM_ANCHOR] = -1
-    if anchor > words[line + FROM_ANCHOR]:
-        words[line + FROM_ANCHOR] = anchor
-        words[line + PAST_MARKS] = 0
-        words[line + FUTURE_MARKS] = 0
-    return True
-
-
-@inlined
-def row_changed(shard: Shard, slot: int, store: int, position: int, first: int) -> None:
-    """Forget partials with a row that was changed or inserted and is not the last of its store.
-
-    Args:
-        shard: The shard.
-        slot: The entity.
-        store: Which of its stores.
-        position: The row's, now.
-        first: The row's time or tile, as anchors have it.
-    """
-    entity, operations, words = shard.entities[slot], shard.operations, shard.heap.words
-    if entity.index == 0:
-        return
-    bits = operations.limits.mask_bits if store == 0 else 0
-    rows, width = rows_of(shard, slot, store), operations.stores[store].width
-    for operation in range(len(operations.steps)):
-        step = operations.steps[operation]
-        if step.line < 0 or step.kind > EWMA or operations.spans[step.span].store != store:
-            continue
-        line = entity.index + step.line * LINE_WORDS
-        anchor = words[line + FROM_ANCHOR]
-        middle = rows_below(shard, first_word(rows, width), width, int(rows.kept), anchor << bits)
-        if first >= anchor:
-            words[line + FUTURE_MARKS] = min(words[line + FUTURE_MARKS], (position - middle) // MARK_EVERY_ROWS)
-        else:
-            words[line + PAST_MARKS] = min(words[line + PAST_MARKS], (middle - 1 - position) // MARK_EVERY_ROWS)
-
-
-@inlined
-def find_window(shard: Shard, slot: int, number: int, time_ms: int) -> None:
-    """Find the rows of a span's window as of an event, for all operations over it."""
+@called
+def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
+    """Find the rows of a span's window as of an event, and marks for it, for all operations over it."""
+    shard = opened(address, SHARD)
     operations, window, words = shard.operations, shard.windows[number], shard.heap.words
     span, entity = operations.spans[number], shard.entities[slot]
     store, rows = operations.stores[span.store], rows_of(shard, slot, span.store)
@@ -151,13 +78,15 @@ def find_window(shard: Shard, slot: int, number: int, time_ms: int) -> None:
     own = store.tile_ms == 0 and time_ms > after and end > low and words[block + (end - 1) * width] >> bits == time_ms
     window[BLOCK], window[LOW], window[END], window[KEPT] = block, low, end, kept
     window[END_BEFORE] = end - 1 if own else end
+    window[MIDDLE], window[LINE] = low, 0
     # rows that were dropped because there were too many must not lie after the anchor
     after = max(after, dropped)
     if after < until:
-        window[ANCHOR] = roundest(after, until)
-        window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, window[ANCHOR] << bits)
-    else:
-        window[ANCHOR], window[MIDDLE] = -1, low
+        anchor = roundest(after, until)
+        window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, anchor << bits)
+        if span.line >= 0 and end - low > operations.limits.direct_rows:
+            window[LINE] = marks_at(shard.address, slot, span, anchor, end - low)
+            _mark(shard.address, number)
 
 
 @inlined
@@ -168,61 +97,95 @@ def end_of(shard: Shard, step: Any) -> int:
     return end
 
 
+@called
+def _mark(address: int, number: int) -> None:
+    """Make the marks that a span's window lacks."""
+    shard = opened(address, SHARD)
+    window, span = shard.windows[number], shard.operations.spans[number]
+    words, numbers = shard.heap.words, shard.heap.numbers
+    line, middle, width = window[LINE], window[MIDDLE], shard.operations.stores[span.store].width
+    if line == 0:
+        return
+    for side in (PAST_MARKS, FUTURE_MARKS):
+        rows, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
+        if side == FUTURE_MARKS:
+            # the last row of a store may still change: no mark has it
+            rows, row, stride = min(window[END], window[KEPT] - 1) - middle, row + width, width
+        while (words[line + side] + 1) * ROWS_A_MARK <= rows:
+            made = words[line + side]
+            before, place = mark_place(shard, line, span, side, made - 1), mark_place(shard, line, span, side, made)
+            for operation in range(len(shard.operations.steps)):
+                step = shard.operations.steps[operation]
+                if step.span == number and step.mark >= 0:
+                    partial = load(step.kind, numbers, before + step.mark) if made > 0 else empty(step.kind)
+                    partial = _fold_rows(shard, step, partial, row + made * ROWS_A_MARK * stride, stride, ROWS_A_MARK)
+                    save(step.kind, numbers, place + step.mark, partial)
+            words[line + side] = made + 1
+
+
+@called
+def fold_window(address: int, step: Any) -> Partial:
+    """Fold the rows of an operation's window."""
+    shard = opened(address, SHARD)
+    words, window, span = shard.heap.words, shard.windows[step.span], shard.operations.spans[step.span]
+    end, line, width = end_of(shard, step), window[LINE], shard.operations.stores[span.store].width
+    middle = min(window[MIDDLE], end)
+    past = partial = empty(step.kind)
+    for side in (PAST_MARKS, FUTURE_MARKS):
+        count, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
+        if side == FUTURE_MARKS:
+            past = partial
+            count, row, stride = end - middle, row + width, width
+        partial, done = empty(step.kind), 0
+        if line > 0:
+            marks = min(words[line + side], count // ROWS_A_MARK)
+            if marks > 0:
+                place = mark_place(shard, line, span, side, marks - 1) + step.mark
+                partial, done = load(step.kind, shard.heap.numbers, place), marks * ROWS_A_MARK
+        partial = _fold_rows(shard, step, partial, row + done * stride, stride, count - done)
+    return merge(step.kind, past, partial, step.half_life_ms)
+
+
 @inlined
 def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int, count: int) -> Partial:
     """Fold further rows into a partial, towards the future (stride > 0) or the past."""
-    heap, kind, needed, bits = shard.heap, step.kind, step.needed, shard.operations.limits.mask_bits
-    if shard.operations.spans[step.span].store > 0:
-        for _ in range(count):
-            tile = load(kind, heap.numbers, row + step.column)
-            first, second = (partial, tile) if stride > 0 else (tile, partial)
-            partial = merge(kind, first, second, step.half_life_ms)
-            row += stride
-        return partial
-    latest = kind in (LAST, SINCE)
-    for _ in range(count):
-        if latest and stride < 0 and partial[0] >= 0.0:
-            break  # the first one found towards the past is the latest
-        value = heap.numbers[row + step.column] if step.column >= 0 else 0.0
-        if mask_of(shard, row) & needed == needed and value == value:
-            partial = add(kind, partial, value, float(heap.words[row] >> bits), step.half_life_ms)
-        row += stride
-    return partial
+    # a loop for each kind: told which it is, the compiler leaves out all that is for others
+    kind = step.kind
+    if kind == COUNT:
+        return _fold_kind(COUNT, shard, step, partial, row, stride, count)
+    if kind == SUM:
+        return _fold_kind(SUM, shard, step, partial, row, stride, count)
+    if kind == MEAN:
+        return _fold_kind(MEAN, shard, step, partial, row, stride, count)
+    if kind == MIN:
+        return _fold_kind(MIN, shard, step, partial, row, stride, count)
+    if kind == MAX:
+        return _fold_kind(MAX, shard, step, partial, row, stride, count)
+    if kind == STD:
+        return _fold_kind(STD, shard, step, partial, row, stride, count)
+    if kind == LAST:
+        return _fold_kind(LAST, shard, step, partial, row, stride, count)
+    if kind == SINCE:
+        return _fold_kind(SINCE, shard, step, partial, row, stride, count)
+    return _fold_kind(EWMA, shard, step, partial, row, stride, count)
 
 
 @inlined
-def fold_window(shard: Shard, slot: int, step: Any) -> Partial:
-    """Fold the rows of an operation's window."""
-    words, numbers, kind = shard.heap.words, shard.heap.numbers, step.kind
-    window, width = shard.windows[step.span], shard.operations.stores[shard.operations.spans[step.span].store].width
-    low, end = window[LOW], end_of(shard, step)
-    middle = min(max(window[MIDDLE], low), end)
-    line = 0
-    if end - low > shard.operations.limits.direct_rows and window[ANCHOR] >= 0:
-        line = line_of(shard, slot, step)
-        if line > 0 and not _marks_for(shard, line, window[ANCHOR], end - low):
-            line = 0
-    past = partial = empty(kind)
-    for towards_future in (False, True):
-        count, row, stride = middle - low, window[BLOCK] + (middle - 1) * width, -width
-        if towards_future:
-            count, row, stride = end - middle, row + width, width
-        partial, done = empty(kind), 0
-        if line > 0:
-            side = FUTURE_MARKS if towards_future else PAST_MARKS
-            first_mark = words[line + MARKS] + (words[line + MARKS_EACH] * _NUMBERS if towards_future else 0)
-            # the last row of a store may still change: it is in no remembered partial
-            lasting = min(count, window[KEPT] - 1 - middle) if towards_future else count
-            used = min(words[line + side], count // MARK_EVERY_ROWS)
-            if used > 0:
-                partial, done = load(kind, numbers, first_mark + (used - 1) * _NUMBERS), used * MARK_EVERY_ROWS
-            while done + MARK_EVERY_ROWS <= lasting:
-                partial = _fold_rows(shard, step, partial, row + done * stride, stride, MARK_EVERY_ROWS)
-                save(kind, numbers, first_mark + used * _NUMBERS, partial)
-                done += MARK_EVERY_ROWS
-                used += 1
-                words[line + side] = used
-        partial = _fold_rows(shard, step, partial, row + done * stride, stride, count - done)
-        if not towards_future:
-            past = partial
-    return merge(kind, past, partial, step.half_life_ms)
+def _fold_kind(kind: int, shard: Shard, step: Any, partial: Partial, row: int, stride: int, count: int) -> Partial:
+    numbers, needed, column, half_life_ms = shard.heap.numbers, step.needed, step.column, step.half_life_ms
+    if shard.operations.spans[step.span].store > 0:
+        for _ in range(count):
+            tile = load(kind, numbers, row + column)
+            first, second = (partial, tile) if stride > 0 else (tile, partial)
+            partial = merge(kind, first, second, half_life_ms)
+            row += stride
+        return partial
+    for _ in range(count):
+        if kind in (LAST, SINCE) and stride < 0 and partial[0] >= 0.0:
+            break  # the first one found towards the past is the latest
+        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + column]
+        if mask_of(shard, row) & needed == needed and value == value:
+            time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
+            partial = add(kind, partial, value, time_ms, half_life_ms)
+        row += stride
+    return partial
