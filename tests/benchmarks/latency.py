@@ -14,19 +14,19 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import psutil
 
 from flink_jobs.committed_reader import read_all
 from flink_jobs.kafka_admin import TopicSpec, create_topics
 from flink_jobs.local.broker import Broker
-from tests.benchmarks.companions import committed_end, companion, cpu_s, family, raise_if_ended
+from tests.benchmarks.companions import committed_end, companion, raise_if_ended
+from tests.benchmarks.cpu_time import cpu_s
+from tests.benchmarks.moments import Times, moments_of
 from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.visibility_reader import event_number
 
@@ -35,10 +35,10 @@ RATE = 5_000.0
 PARTITIONS = 3
 START_S = 120.0
 THROUGH_S = 4.0  # three checkpoints and what they take
+HOP = "jvm_"
 LEGS = ("send", "score", "write", "show")
 LEG_TEXTS = ("sent -> in the events topic", "-> scored", "-> in the output topic", "-> visible")
 
-Times = npt.NDArray[np.float64]
 Process = subprocess.Popen[bytes]
 
 
@@ -150,7 +150,7 @@ class _Run:
             raise_if_ended(scoring, self.home / "job")
             time.sleep(THROUGH_S)
         seconds = (end_ns - begin_ns) / 1e9
-        cores = {kind: (after[kind] - before[kind]) / seconds for kind in after}
+        cores = {kind: (spent - before.get(kind, 0.0)) / seconds for kind, spent in after.items()}
         moments, lag = moments_of(
             np.load(sent), np.load(seen), self._appended_ms(), (begin_ns, end_ns), once=self.variant.once
         )
@@ -172,62 +172,18 @@ class _Run:
                 raise ContestantError(f"{self.variant.name}: no prediction within {START_S:.0f} s")
             time.sleep(0.2)
 
-    def _cpu_s(self, scoring: Process, producer: Process, reader: Process) -> dict[str, float]:
+    def _cpu_s(self, scoring: Process, *ours: Process) -> dict[str, float]:
         """CPU seconds so far, by who used them; `others` have nothing to do with the measure and disturb it."""
-        spent = cpu_s(family(scoring))
-        spent["broker"] = cpu_s([psutil.Process(self.broker.state.pid)])["jvm"]
-        spent["producer_and_reader"] = cpu_s([*family(producer), *family(reader)])["python"]
-        machine = psutil.cpu_times()
-        busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-        return spent | {"others": busy - sum(spent.values())}
+        spent = cpu_s(scoring.pid, self.broker.state.pid)
+        spent["producer_and_reader"] = sum(sum(psutil.Process(one.pid).cpu_times()[:2]) for one in ours)
+        spent["others"] -= spent["producer_and_reader"]
+        return spent
 
     def _appended_ms(self) -> dict[int, int]:
         """When the broker got each event, by its number."""
         decode = msgspec.json.Decoder(_Numbered).decode
         events = read_all(self.broker.bootstrap, [self.events])
         return {event_number(decode(event.value()).event_id): event.timestamp()[1] for event in events}
-
-
-def moments_of(
-    sent: Mapping[str, npt.NDArray[np.int64]],
-    seen: Mapping[str, npt.NDArray[np.int64]],
-    appended_ms: Mapping[int, int],
-    span_ns: tuple[int, int],
-    *,
-    once: bool,
-) -> tuple[Times, Times]:
-    """The moments of each event that was sent within the span, and how late its producer was.
-
-    Args:
-        sent: `number`, `sent_ns` and `due_ns` of each event.
-        seen: `number`, `scored_ms`, `appended_ms` and `visible_ns` of each prediction in the order of reading.
-        appended_ms: When the broker got an event, by its number.
-        span_ns: Begin and end.
-        once: Whether a second prediction of an event is an error; otherwise the first one counts.
-
-    Returns:
-        (5, n) ms since 1970: sent, in the events topic, scored, in the output topic, visible; and (n,) ms of lag.
-
-    Raises:
-        ContestantError: An event of the span has no prediction, or two.
-    """
-    chosen = np.flatnonzero((sent["sent_ns"] >= span_ns[0]) & (sent["sent_ns"] < span_ns[1]))
-    wanted = sent["number"][chosen]
-    number, first = np.unique(seen["number"], return_index=True)
-    if once and len(number) != len(seen["number"]):
-        raise ContestantError(f"{len(seen['number']) - len(number)} predictions came twice")
-    missing = np.setdiff1d(wanted, number)
-    if len(missing) or not len(wanted):
-        raise ContestantError(f"{len(missing)} of {len(wanted)} events have no prediction")
-    row = first[np.searchsorted(number, wanted)]
-    moments = np.stack([
-        sent["sent_ns"][chosen] / 1e6,
-        [appended_ms[event] for event in wanted.tolist()],
-        seen["scored_ms"][row],
-        seen["appended_ms"][row],
-        seen["visible_ns"][row] / 1e6,
-    ])  # fmt: skip
-    return moments, (sent["sent_ns"] - sent["due_ns"])[chosen] / 1e6
 
 
 class _Numbered(msgspec.Struct, gc=False):
@@ -244,7 +200,11 @@ def _print(variant: Variant, found: Latencies) -> None:
     rows += [("  the producer behind its schedule", found.lag)]
     for text, times in rows:
         print(f"{text:40}" + "".join(f"{value:>9.1f}" for value in _three(times)), flush=True)
-    print("  cores used: " + ", ".join(f"{kind} {used:.2f}" for kind, used in found.cores.items()), flush=True)
+    whole = {kind: used for kind, used in found.cores.items() if not kind.startswith(HOP)}
+    hops = sorted(((kind, used) for kind, used in found.cores.items() if kind.startswith(HOP)), key=lambda hop: -hop[1])
+    print("  cores used: " + ", ".join(f"{kind} {used:.2f}" for kind, used in whole.items()), flush=True)
+    if hops:
+        print("  of the JVM: " + ", ".join(f"{kind[len(HOP) :]} {used:.2f}" for kind, used in hops), flush=True)
 
 
 def _figures(variant: Variant, found: Latencies) -> dict[str, float]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.latency import VARIANTS, moments_of
+from tests.benchmarks.latency import VARIANTS
+from tests.benchmarks.moments import moments_of
 from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.soak import slope
 from tests.benchmarks.visibility_reader import event_number
