@@ -46,18 +46,6 @@ def family(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
         return []
 
 
-def cpu_s(processes: list[psutil.Process]) -> dict[str, float]:
-    """CPU seconds so far of Java machines and of Python processes."""
-    spent = {"jvm": 0.0, "python": 0.0}
-    for one in processes:
-        try:
-            times = one.cpu_times()
-            spent["jvm" if one.name() == "java" else "python"] += times.user + times.system
-        except psutil.NoSuchProcess:
-            continue
-    return spent
-
-
 def committed_end(bootstrap: str, topic: str) -> int:
     """How many records a reader of committed ones could see; offsets count a few transaction markers, too."""
     try:

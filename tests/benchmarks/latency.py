@@ -16,17 +16,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import psutil
 
-from flink_jobs.committed_reader import CommittedReader
+from flink_jobs.committed_reader import read_all
 from flink_jobs.kafka_admin import TopicSpec, create_topics
 from flink_jobs.local.broker import Broker
-from tests.benchmarks.companions import committed_end, companion, cpu_s, family, raise_if_ended
+from tests.benchmarks.companions import committed_end, companion, raise_if_ended
+from tests.benchmarks.cpu_time import cpu_s
+from tests.benchmarks.moments import Times, moments_of
 from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.visibility_reader import event_number
 
@@ -35,10 +35,10 @@ RATE = 5_000.0
 PARTITIONS = 3
 START_S = 120.0
 THROUGH_S = 4.0  # three checkpoints and what they take
+HOP = "jvm_"
 LEGS = ("send", "score", "write", "show")
 LEG_TEXTS = ("sent -> in the events topic", "-> scored", "-> in the output topic", "-> visible")
 
-Times = npt.NDArray[np.float64]
 Process = subprocess.Popen[bytes]
 
 
@@ -50,7 +50,8 @@ class Span:
     measured_s: float
 
 
-QUICK, FULL = Span(15.0, 20.0), Span(30.0, 60.0)
+# the Java machine still compiles with half a core 15 s after the first prediction, with a twentieth after 60
+QUICK, FULL = Span(30.0, 20.0), Span(60.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ class Variant:
         return f"{self.job} {self.guarantee}"
 
     @property
+    def once(self) -> bool:
+        return self.guarantee == "exactly-once"
+
+    @property
     def key(self) -> str:
         """How the figures are called in `bench.json`."""
         job = "" if self.job == "millrace" else f"_{self.job}"
-        return f"latency{job}{'_exactly_once' if self.guarantee == 'exactly-once' else ''}"
+        return f"latency{job}{'_exactly_once' if self.once else ''}"
 
 
 VARIANTS = [
@@ -145,8 +150,11 @@ class _Run:
             raise_if_ended(scoring, self.home / "job")
             time.sleep(THROUGH_S)
         seconds = (end_ns - begin_ns) / 1e9
-        cores = {kind: (after[kind] - before[kind]) / seconds for kind in after}
-        return self._evaluate(begin_ns, end_ns, np.load(sent), np.load(seen), cores)
+        cores = {kind: (spent - before.get(kind, 0.0)) / seconds for kind, spent in after.items()}
+        moments, lag = moments_of(
+            np.load(sent), np.load(seen), self._appended_ms(), (begin_ns, end_ns), once=self.variant.once
+        )
+        return Latencies(moments[-1] - moments[0], tuple(np.diff(moments, axis=0)), lag, cores)
 
     def _job(self) -> tuple[str, list[str], dict[str, str]]:
         arguments = [self.broker.bootstrap, str(self.home / "job"), self.events, self.output]
@@ -164,52 +172,18 @@ class _Run:
                 raise ContestantError(f"{self.variant.name}: no prediction within {START_S:.0f} s")
             time.sleep(0.2)
 
-    def _cpu_s(self, scoring: Process, producer: Process, reader: Process) -> dict[str, float]:
+    def _cpu_s(self, scoring: Process, *ours: Process) -> dict[str, float]:
         """CPU seconds so far, by who used them; `others` have nothing to do with the measure and disturb it."""
-        spent = cpu_s(family(scoring))
-        spent["broker"] = cpu_s([psutil.Process(self.broker.state.pid)])["jvm"]
-        spent["producer_and_reader"] = cpu_s([*family(producer), *family(reader)])["python"]
-        machine = psutil.cpu_times()
-        busy = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-        return spent | {"others": busy - sum(spent.values())}
+        spent = cpu_s(scoring.pid, self.broker.state.pid)
+        spent["producer_and_reader"] = sum(sum(psutil.Process(one.pid).cpu_times()[:2]) for one in ours)
+        spent["others"] -= spent["producer_and_reader"]
+        return spent
 
-    def _evaluate(
-        self, begin_ns: int, end_ns: int, sent: "dict[str, Any]", seen: "dict[str, Any]", cores: dict[str, float]
-    ) -> Latencies:
-        sent_ns, due_ns = sent["sent_ns"], sent["due_ns"]
-        chosen = np.flatnonzero((sent_ns >= begin_ns) & (sent_ns < end_ns))
-        wanted = sent["number"][chosen]
-        number, first = np.unique(seen["number"], return_index=True)
-        if self.variant.guarantee == "exactly-once" and len(number) != len(seen["number"]):
-            raise ContestantError(f"{self.variant.name}: {len(seen['number']) - len(number)} predictions came twice")
-        missing = np.setdiff1d(wanted, number)
-        if len(missing) or not len(wanted):
-            raise ContestantError(f"{self.variant.name}: {len(missing)} of {len(wanted)} events have no prediction")
-        row = first[np.searchsorted(number, wanted)]
-        appended_ms = self._appended_ms(int(number[-1]) + 1)[wanted]
-        # (5, n): the moments between which the legs lie
-        moments = np.stack([
-            sent_ns[chosen] / 1e6,
-            appended_ms,
-            seen["scored_ms"][row],
-            seen["appended_ms"][row],
-            seen["visible_ns"][row] / 1e6,
-        ])  # fmt: skip
-        legs = tuple(np.diff(moments, axis=0))
-        return Latencies(moments[-1] - moments[0], legs, (sent_ns - due_ns)[chosen] / 1e6, cores)
-
-    def _appended_ms(self, numbers: int) -> Times:
+    def _appended_ms(self) -> dict[int, int]:
         """When the broker got each event, by its number."""
         decode = msgspec.json.Decoder(_Numbered).decode
-        found = np.full(numbers, np.nan)
-        reader = CommittedReader(self.broker.bootstrap, [self.events])
-        try:
-            while not reader.at_end:
-                for message in reader.read(0.2):
-                    found[event_number(decode(message.value()).event_id)] = message.timestamp()[1]
-        finally:
-            reader.close()
-        return found
+        events = read_all(self.broker.bootstrap, [self.events])
+        return {event_number(decode(event.value()).event_id): event.timestamp()[1] for event in events}
 
 
 class _Numbered(msgspec.Struct, gc=False):
@@ -226,7 +200,11 @@ def _print(variant: Variant, found: Latencies) -> None:
     rows += [("  the producer behind its schedule", found.lag)]
     for text, times in rows:
         print(f"{text:40}" + "".join(f"{value:>9.1f}" for value in _three(times)), flush=True)
-    print("  cores used: " + ", ".join(f"{kind} {used:.2f}" for kind, used in found.cores.items()), flush=True)
+    whole = {kind: used for kind, used in found.cores.items() if not kind.startswith(HOP)}
+    hops = sorted(((kind, used) for kind, used in found.cores.items() if kind.startswith(HOP)), key=lambda hop: -hop[1])
+    print("  cores used: " + ", ".join(f"{kind} {used:.2f}" for kind, used in whole.items()), flush=True)
+    if hops:
+        print("  of the JVM: " + ", ".join(f"{kind[len(HOP) :]} {used:.2f}" for kind, used in hops), flush=True)
 
 
 def _figures(variant: Variant, found: Latencies) -> dict[str, float]:

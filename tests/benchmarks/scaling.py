@@ -25,8 +25,9 @@ from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.shoppers import ShopperEvent, as_records, shopper_events
-from tests.benchmarks.companions import committed_end, cpu_s, family, raise_if_ended
+from tests.benchmarks.companions import committed_end, raise_if_ended
 from tests.benchmarks.contest import SEED, SHOPPERS, START_MS
+from tests.benchmarks.cpu_time import cpu_s
 from tests.benchmarks.memory import WHOLE_HEAP, JobMemory, memory_of
 from tests.benchmarks.outcomes import ContestantError
 from tests.benchmarks.startup import one_event_each
@@ -58,7 +59,7 @@ def scaling_bench() -> Iterator["Bench"]:
         broker = Broker.start(Path(name) / "broker", die_with_parent=True)
         try:
             create_topics(broker.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
-            yield Bench(broker.bootstrap, Path(name))
+            yield Bench(broker, Path(name))
         finally:
             broker.stop()
 
@@ -112,8 +113,8 @@ def measure_parallelism(bench: "Bench", events: int) -> dict[str, float]:
 class Bench:
     """Jobs that score a topic from start to end, one after the other on one broker."""
 
-    def __init__(self, bootstrap: str, folder: Path) -> None:
-        self._bootstrap, self._folder = bootstrap, folder
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self._broker, self._bootstrap, self._folder = broker, broker.bootstrap, folder
 
     def fill(self, topic: str, events: Iterable[ShopperEvent]) -> str:
         """A new topic with these events."""
@@ -139,10 +140,10 @@ class Bench:
         """CPU seconds by kind of process, the start left out."""
         with self._job(topic, f"{topic}-{parallelism}", {"parallelism": parallelism}) as (job, output):
             begin = self._wait_until(job, output, int(events * WARM_UP_SHARE))
-            before = cpu_s(family(job.process))
+            before = cpu_s(job.process.pid, self._broker.state.pid)
             end = self._wait_until(job, output, events)
-            after = cpu_s(family(job.process))
-        return {kind: (after[kind] - before[kind]) / (end - begin) * 1e6 for kind in after}
+            after = cpu_s(job.process.pid, self._broker.state.pid)
+        return {kind: (after[kind] - before[kind]) / (end - begin) * 1e6 for kind in ("jvm", "python")}
 
     @contextmanager
     def _job(
