@@ -20,7 +20,7 @@ from udfs.cells import ScanSchema, new_cells, scan_schema
 from udfs.csv_scan import START_RECORD, csv_record_ends, scan_csv
 from udfs.event_blocks import RecordFields, decode_block, fields_needed, fields_of_cells
 from udfs.field_columns import FieldColumn, Numbers, Texts
-from udfs.json_scan import scan_json
+from udfs.json_scan import line_ends, scan_json
 from udfs.pipeline import EventField
 from udfs.plan import FeaturePlan
 from udfs.wire_formats import EventDecoder
@@ -97,7 +97,7 @@ class FileReader:
         else:
             scan_json(bytes_of, begins, ends, schema, cells, np.zeros(len(schema.kinds), np.int64))
         cells.plain[6 * (ends - begins) + self._margin > self._pipeline.max_record_bytes] = 0
-        fields = fields_of_cells(self._pipeline.events, schema, cells, bytes_of)
+        fields = fields_of_cells(self._plan, schema, cells, bytes_of)
 
         def raw(row: int) -> bytes:
             return data[begins[row] : ends[row]]
@@ -185,11 +185,9 @@ def sortable(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def _spans(data: bytes, kind: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where the records of a stretch begin and end, without the ends of lines."""
     cells = np.frombuffer(data, np.uint8)
-    if kind == "csv":
-        ends = np.empty(int(np.count_nonzero(cells == ord("\n"))), np.int64)
-        ends = ends[: csv_record_ends(cells, START_RECORD, ends)[0]]
-    else:
-        ends = np.flatnonzero(cells == ord("\n")) + 1
+    ends = np.empty(data.count(b"\n"), np.int64)
+    count = csv_record_ends(cells, START_RECORD, ends)[0] if kind == "csv" else line_ends(cells, ends)
+    ends = ends[:count]
     if len(data) and (len(ends) == 0 or ends[-1] < len(data)):
         ends = np.append(ends, len(data) + 1)  # the last line of a file may have no end
     begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])

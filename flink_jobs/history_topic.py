@@ -224,7 +224,7 @@ class TopicReader:
             place = [one.name for one in events.schema].index(events.entity)
             whole = bool(self._schema.kinds[place] != TEXT)
             check_keys(data, *_joined(records.keys), int(self._schema.slots[place]), whole, cells)
-        fields = fields_of_cells(events, self._schema, cells, data)
+        fields = fields_of_cells(self._plan, self._schema, cells, data)
         block = decode_block(self._plan, fields, self._slow(records))
         offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
         return HistoryBlock(

@@ -167,7 +167,10 @@ def train_classifier(
         if len(np.unique(truth[rows])) != 2:
             message = f"all {rows.sum()} {part} rows have one label: bring more entities of the other label"
             if split.facts:
-                message = f"{rows.sum()} {part} rows do not have both labels: bring a longer history"
+                message = (
+                    f"{rows.sum()} {part} rows do not have both labels (rows whose labels look into the next part of "
+                    "the time are left out): bring a longer history, or labels with a shorter horizon"
+                )
             raise TrainingError(message)
     for name, is_missing in zip(feature_names, np.isnan(matrix[fit]).all(axis=0), strict=True):
         if is_missing:

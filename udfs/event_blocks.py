@@ -17,7 +17,7 @@ from udfs.compiled import compiled
 from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
 from udfs.field_columns import FieldColumn, Numbers, Texts, columnise, times_ms
 from udfs.plan import FeaturePlan
-from udfs.text_scan import LONG_NUMBER, VALUE, Bytes
+from udfs.text_scan import LONG_NUMBER, VALUE, Bytes, same_bytes
 from udfs.wire_formats import Refused
 
 pa: Any = pyarrow  # its compiled part has no types
@@ -82,8 +82,9 @@ def fields_needed(plan: FeaturePlan, order_by: str | None = None) -> set[str]:
     return {*plan.fields, events.entity, events.id, events.time, *literal, *((order_by,) if order_by else ())}
 
 
-def fields_of_cells(events: Events, schema: ScanSchema, cells: Cells, data: Bytes) -> RecordFields:
+def fields_of_cells(plan: FeaturePlan, schema: ScanSchema, cells: Cells, data: Bytes) -> RecordFields:
     """Scanned cells as columns."""
+    events, needed = plan.pipeline.events, {*plan._fields, plan.pipeline.events.entity}
     plain = cells.plain.astype(np.bool_)
     columns: dict[str, FieldColumn] = {}
     ids: ArrowArray | None = None
@@ -92,11 +93,11 @@ def fields_of_cells(events: Events, schema: ScanSchema, cells: Cells, data: Byte
             continue
         there = plain & (cells.states[slot] == VALUE)
         if one.kind == "str":
-            texts = _text_array(data, cells.wholes[slot], np.where(there, cells.lengths[slot], 0))
+            begins, lengths = cells.wholes[slot], np.where(there, cells.lengths[slot], 0)
             if one.name == events.id:
-                ids = texts
-            if one.name != events.id or one.name == events.entity:
-                columns[one.name] = texts_of(texts, there)
+                ids = _text_array(data, begins, lengths)
+            if one.name != events.id or one.name in needed:
+                columns[one.name] = _texts(data, begins, lengths, there)
             continue
         columns[one.name] = _numbers(one, slot, cells, data, there, plain)
         if one.name == events.id:
@@ -137,6 +138,45 @@ def _text_array(data: Bytes, begins: npt.NDArray[np.int64], lengths: npt.NDArray
     copied = np.empty(int(offsets[-1]), np.uint8)
     _copy_spans(data, np.ascontiguousarray(begins), offsets, copied)
     return pa.StringArray.from_buffers(len(begins), pa.py_buffer(offsets), pa.py_buffer(copied))
+
+
+@compiled
+def _code_spans(
+    data: Bytes, begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32], there: Truths,
+    table: npt.NDArray[np.int32], codes: npt.NDArray[np.int32], firsts: npt.NDArray[np.int64],
+) -> int:  # fmt: skip
+    """Number texts by first occurrence, with a table of twice as many places, a power of two; how many there are."""
+    found, last = 0, len(table) - 1
+    for row in range(len(begins)):
+        if not there[row]:
+            codes[row] = -1
+            continue
+        begin, length = begins[row], lengths[row]
+        mixed = np.uint64(0xCBF29CE484222325)  # FNV-1a
+        for at in range(begin, begin + length):
+            mixed = (mixed ^ np.uint64(data[at])) * np.uint64(0x100000001B3)
+        place = np.int64(mixed ^ (mixed >> np.uint64(32))) & last
+        while table[place] >= 0:
+            first = firsts[table[place]]
+            if lengths[first] == length and same_bytes(data, begins[first], data, begin, length):
+                break
+            place = (place + 1) & last
+        if table[place] < 0:
+            table[place] = found
+            firsts[found] = row
+            found += 1
+        codes[row] = table[place]
+    return found
+
+
+def _texts(data: Bytes, begins: npt.NDArray[np.int64], lengths: npt.NDArray[np.int32], there: Truths) -> Texts:
+    """The texts at some places of valid UTF-8, as codes and values."""
+    rows = len(begins)
+    codes, firsts = np.empty(rows, np.int32), np.empty(rows, np.int64)
+    table = np.full(1 << (2 * rows).bit_length(), -1, np.int32)
+    found = _code_spans(data, np.ascontiguousarray(begins), lengths, there, table, codes, firsts)
+    first = firsts[:found]
+    return Texts(codes, _text_array(data, begins[first], lengths[first]).to_pylist())
 
 
 def texts_of(texts: ArrowArray, there: Truths) -> Texts:

@@ -83,7 +83,7 @@ def as_block(pipeline, records, *, keyed=True):
         whole = pipeline.events.schema[place].kind == "int"
         check_keys(data, *joined([key for key, _ in records]), int(schema.slots[place]), whole, cells)
     plain = int(cells.plain.sum())
-    fields = fields_of_cells(pipeline.events, schema, cells, data)
+    fields = fields_of_cells(plan, schema, cells, data)
     return decode_block(plan, fields, lambda row: decode(*records[row])), plain
 
 
