@@ -23,6 +23,15 @@ def joined_keys(entities: Sequence[str]) -> bytes:
 
 
 @inlined
+def end_of(keys: bytes, begin: int) -> int:
+    """Where the key ends that begins at a byte."""
+    end = begin
+    while end < len(keys) and keys[end] != 0:
+        end += 1
+    return end
+
+
+@inlined
 def hash_of(shard: Shard, keys: bytes | npt.NDArray[np.uint8], begin: int, end: int) -> int:
     """31 bits from bytes begin..end-1."""
     mixed = int(shard.counts[SEED])

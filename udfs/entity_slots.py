@@ -7,7 +7,7 @@ from udfs import entity_keys
 from udfs.compiled import called, compiled, inlined, opened
 from udfs.heap import release
 from udfs.indexes import forget_index
-from udfs.kernel_arrays import ENTITIES, FREE_SLOT, NEVER_MS, SHARD, SLOTS_USED, SWEPT, WANTED, Shard
+from udfs.kernel_arrays import ENTITIES, FETCHED, FREE_SLOT, NEVER_MS, SHARD, SLOTS_USED, SWEPT, WANTED, Shard
 from udfs.slabs import clear, rows_of
 
 DONE, HEAP_FULL, SLOTS_FULL, PARTITION_NEW = range(4)
@@ -64,6 +64,29 @@ def sweep(address: int, count: int) -> None:
     sweep_slots(opened(address, SHARD), count)
 
 
+@inlined
+def _hash_keys(shard: Shard, event: int, begin: int, keys: bytes, hashes: npt.NDArray[np.int64]) -> None:
+    """Hash the keys from an event on, and bring what is looked up by them into the caches.
+
+    Loads that do not wait for each other overlap: a step of the way for all keys, then the next one.
+    """
+    table, last = shard.table, len(shard.table) - 1
+    for place in range(event, len(hashes)):
+        end = entity_keys.end_of(keys, begin)
+        hashes[place] = entity_keys.hash_of(shard, keys, begin, end)
+        begin = end + 1
+    fetched = 0
+    for place in range(event, len(hashes)):
+        fetched += table[hashes[place] & last]
+    for place in range(event, len(hashes)):
+        slot = (table[hashes[place] & last] & 0xFFFFFFFF) - 1
+        fetched += shard.entities[max(slot, 0)].key
+    for place in range(event, len(hashes)):
+        slot = (table[hashes[place] & last] & 0xFFFFFFFF) - 1
+        fetched += shard.heap.octets[8 * shard.entities[max(slot, 0)].key]
+    shard.counts[FETCHED] = fetched  # or the compiler would leave the loads out
+
+
 @compiled
 def find_slots(
     address: int, event: int, begin: int, keys: bytes, slots: npt.NDArray[np.int64]
@@ -81,11 +104,9 @@ def find_slots(
         The event and the byte to go on with, and what was full.
     """
     shard = opened(address, SHARD)
+    _hash_keys(shard, event, begin, keys, slots)
     while event < len(slots):
-        end = begin
-        while end < len(keys) and keys[end] != 0:
-            end += 1
-        hashed = entity_keys.hash_of(shard, keys, begin, end)
+        end, hashed = entity_keys.end_of(keys, begin), slots[event]
         slot = entity_keys.find(shard, keys, begin, end, hashed)
         if slot < 0:
             slots_used_up = shard.counts[FREE_SLOT] < 0 and shard.counts[SLOTS_USED] == len(shard.entities)

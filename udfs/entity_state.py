@@ -124,13 +124,17 @@ class ShardState:
             StateCorruptError: If an entry's bytes do not add up.
         """
         state = cls(plan, log_changes=log_changes, compact_after=compact_after)
-        for number, data in sorted(entries, key=lambda entry: entry[0]):
+        in_order = sorted(entries, key=lambda entry: entry[0])
+        events_logged = 0
+        for _, data in in_order:
             entry = decode(data)
             if entry.kind == EVENTS:
                 state._replay(entry)
+                events_logged += entry.count
             else:
                 state._load(entry)
-            state._log.restored(number, entry)
+        if in_order:
+            state._log.resume(in_order[0][0], in_order[-1][0] + 1, events_logged)
         return state
 
     def forget_expired(self) -> None:

@@ -9,14 +9,12 @@ slice is needed. Reading takes the entries in order, and a slice replaces what w
 became of an entity whose earlier events are gone already, its slice puts right, or its partition's clock forgets it.
 """
 
-from collections import deque
-
 import numpy as np
 import numpy.typing as npt
 
 from udfs.shard_memory import ShardMemory
 from udfs.snapshots import EntityWriter
-from udfs.state_log import EVENTS, Entry, encode
+from udfs.state_log import EVENTS, encode
 
 _ROWS_AN_EVENT = 3
 """Rows that a round writes for each event logged: it is over after as many events as a third of the rows kept."""
@@ -40,8 +38,7 @@ class ShardLog:
     def __init__(self, memory: ShardMemory, layout: bytes, compact_after: int) -> None:
         self._memory, self._layout, self._compact_after = memory, layout, compact_after
         self._pending: list[tuple[bytes, npt.NDArray[np.int64]]] = []
-        self._entries: deque[int] = deque()
-        self._next_entry = 0
+        self._first_entry = self._next_entry = 0
         self._logged = 0
         self._rows_kept = 0
         self._needed_from = 0
@@ -53,13 +50,10 @@ class ShardLog:
         """Log events at the next `take_changes`; the array must not change."""
         self._pending.append((keys, events))
 
-    def restored(self, number: int, entry: Entry) -> None:
-        """Know an entry that was read; they come in order."""
-        self._entries.append(number)
-        self._next_entry = number + 1
-        if entry.kind == EVENTS:
-            self._logged += entry.count
-            self._rows_kept = self._memory.rows_kept()
+    def resume(self, first_entry: int, next_entry: int, events_logged: int) -> None:
+        """Go on with a log that was read; its entries have the numbers first_entry..next_entry-1."""
+        self._first_entry, self._next_entry = first_entry, next_entry
+        self._logged, self._rows_kept = events_logged, self._memory.rows_kept()
 
     def take_changes(self) -> tuple[dict[int, bytes], list[int]]:
         """Entries to put, and numbers of entries to remove."""
@@ -78,10 +72,8 @@ class ShardLog:
         return put, self._unneeded()
 
     def _new_number(self) -> int:
-        number = self._next_entry
-        self._entries.append(number)
         self._next_entry += 1
-        return number
+        return self._next_entry - 1
 
     def _events_entry(self) -> bytes:
         keys, events = self._pending[0]
@@ -101,7 +93,6 @@ class ShardLog:
         return entry
 
     def _unneeded(self) -> list[int]:
-        removed: list[int] = []
-        while self._entries and self._entries[0] < self._needed_from and len(removed) < _REMOVED_AT_ONCE:
-            removed.append(self._entries.popleft())
-        return removed
+        first = self._first_entry
+        self._first_entry = max(first, min(self._needed_from, first + _REMOVED_AT_ONCE))
+        return list(range(first, self._first_entry))

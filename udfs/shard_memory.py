@@ -82,7 +82,8 @@ class ShardMemory:
         self._empty = new_shard(operations)
         self._free, self._clocks_ms = self._empty.heap.free, self._empty.clocks_ms
         self._words = PagedArray(np.int64, _LEAST_WORDS)
-        self._entities, self._owners = PagedArray(ENTITY, 0), PagedArray(OWNER, 0)
+        self._entities = PagedArray(ENTITY, _LEAST_SLOTS)
+        self._owners = PagedArray(OWNER, _LEAST_SLOTS * len(operations.stores))
         self._table = PagedArray(np.int64, _LEAST_SLOTS)
         self._parcel: Parcel | None = None
         self._open()

@@ -10,6 +10,9 @@ from udfs.compiled import called, inlined, opened
 from udfs.heap import allocate, class_for, release, words_of
 from udfs.kernel_arrays import SHARD, Shard
 
+_FEW_WORDS = 128
+"""So many words are moved within a block rather than to a larger one."""
+
 
 @inlined
 def rows_of(shard: Shard, slot: int, store: int) -> Any:
@@ -70,7 +73,7 @@ def make_room(shard: Shard, rows: Any, width: int) -> int:
     if rows.block != 0:
         if (rows.first + rows.kept + 1) * width <= words_of(rows.size_class):
             return 0
-        if 4 * rows.first > rows.kept:
+        if rows.first > 0 and (4 * rows.first > rows.kept or rows.kept * width <= _FEW_WORDS):
             _move_down(shard, rows, width)
             return 0
     return resize(shard.address, rows, width, rows.kept + 1)

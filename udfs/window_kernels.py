@@ -14,14 +14,8 @@ from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, mark
 from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
 from udfs.partials import (
     COUNT,
-    EWMA,
     LAST,
-    MAX,
-    MEAN,
-    MIN,
     SINCE,
-    STD,
-    SUM,
     Partial,
     add,
     empty,
@@ -149,33 +143,10 @@ def fold_window(address: int, step: Any) -> Partial:
 @inlined
 def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int, count: int) -> Partial:
     """Fold further rows into a partial, towards the future (stride > 0) or the past."""
-    # a loop for each kind: told which it is, the compiler leaves out all that is for others
-    kind = step.kind
-    if kind == COUNT:
-        return _fold_kind(COUNT, shard, step, partial, row, stride, count)
-    if kind == SUM:
-        return _fold_kind(SUM, shard, step, partial, row, stride, count)
-    if kind == MEAN:
-        return _fold_kind(MEAN, shard, step, partial, row, stride, count)
-    if kind == MIN:
-        return _fold_kind(MIN, shard, step, partial, row, stride, count)
-    if kind == MAX:
-        return _fold_kind(MAX, shard, step, partial, row, stride, count)
-    if kind == STD:
-        return _fold_kind(STD, shard, step, partial, row, stride, count)
-    if kind == LAST:
-        return _fold_kind(LAST, shard, step, partial, row, stride, count)
-    if kind == SINCE:
-        return _fold_kind(SINCE, shard, step, partial, row, stride, count)
-    return _fold_kind(EWMA, shard, step, partial, row, stride, count)
-
-
-@inlined
-def _fold_kind(kind: int, shard: Shard, step: Any, partial: Partial, row: int, stride: int, count: int) -> Partial:
-    numbers, needed, column, half_life_ms = shard.heap.numbers, step.needed, step.column, step.half_life_ms
+    kind, numbers, needed, half_life_ms = step.kind, shard.heap.numbers, step.needed, step.half_life_ms
     if shard.operations.spans[step.span].store > 0:
         for _ in range(count):
-            tile = load(kind, numbers, row + column)
+            tile = load(kind, numbers, row + step.column)
             first, second = (partial, tile) if stride > 0 else (tile, partial)
             partial = merge(kind, first, second, half_life_ms)
             row += stride
@@ -183,7 +154,7 @@ def _fold_kind(kind: int, shard: Shard, step: Any, partial: Partial, row: int, s
     for _ in range(count):
         if kind in (LAST, SINCE) and stride < 0 and partial[0] >= 0.0:
             break  # the first one found towards the past is the latest
-        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + column]
+        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + step.column]
         if mask_of(shard, row) & needed == needed and value == value:
             time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
             partial = add(kind, partial, value, time_ms, half_life_ms)

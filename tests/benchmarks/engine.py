@@ -10,6 +10,7 @@ a worker that has compiled its kernels and made its shards, but seen no event.
 import argparse
 import itertools
 import json
+import math
 import subprocess
 import sys
 import time
@@ -46,6 +47,8 @@ SMALL_BATCHES = (2, 10)
 HOUR_S, DAY_S = 3_600, 86_400
 KEPT = (1, 10, 100, 1_000)
 KEPT_EVENTS_AN_ENTITY = 10
+SETTLING_WAVES = 2
+TIMED_EVENTS = 400_000
 WINDOWS: dict[str, tuple[int, dict[str, str]]] = {
     "1h": (HOUR_S, {"window": "1h"}),
     "24h": (DAY_S, {"window": "24h"}),
@@ -169,38 +172,37 @@ def measure_kept(entities: int, rounds: int) -> dict[str, float]:
 
 
 def _worker_with(entities: int) -> dict[str, float]:
-    """In a process of its own: a worker whose entities keep about ten events each; memory, speed and the worst batch.
+    """In a process of its own: memory, speed and the worst batch of a worker whose entities keep ten events each.
 
-    Each gets ten events within the last hour, in an order of their own, so that all of them are in the window.
+    Every entity has an event a wave, at a time of its own, and the shipped pipeline keeps events for as long as ten
+    waves: each further event of an entity drops one.
     """
     warm_up()
-    shards = Shards(load_pipeline("purchase"), SHARDS)
-    process, rng = psutil.Process(), np.random.default_rng(3)
+    pipeline = load_pipeline("purchase")
+    shards, rng = Shards(pipeline, SHARDS), np.random.default_rng(3)
+    wave_s = pipeline.exact_retention_ms / 1_000 / KEPT_EVENTS_AN_ENTITY
     mine = [np.arange(shard, entities, SHARDS) for shard in range(SHARDS)]
-    spent, longest_ns = [], 0
-    wave_s = HOUR_S / KEPT_EVENTS_AN_ENTITY
-    shards.take([ShopperEvent("0", "user-0000000", PAGES[0], 1.0, START_MS)])
-    empty = process.memory_info().rss
-    timed_rounds = max(KEPT_EVENTS_AN_ENTITY // 5, 1)
-    for wave in range(KEPT_EVENTS_AN_ENTITY + timed_rounds):
-        for part in _parts_of_wave(mine, rng):
-            for shard, numbers in part:
-                batch = _visits(numbers, wave, wave_s, rng)
-                cost_ns = sum(shards.take(batch, shard))
-                longest_ns = max(longest_ns, cost_ns)
-                if wave >= KEPT_EVENTS_AN_ENTITY:
-                    spent.append(cost_ns / len(batch))
-        if wave == KEPT_EVENTS_AN_ENTITY - 1:
+    process = psutil.Process()
+    shards.take(_visits(mine[0][:1], 0, wave_s, rng))
+    empty, held, longest_ns = process.memory_info().rss, 0, 0
+    spent: list[float] = []
+    untimed = KEPT_EVENTS_AN_ENTITY + SETTLING_WAVES
+    for wave in range(untimed + math.ceil(TIMED_EVENTS / entities)):
+        if wave == untimed:
             held = process.memory_info().rss - empty
+        for shard, numbers in _batches_of_wave(mine, rng):
+            cost_ns = sum(shards.take(_visits(numbers, wave, wave_s, rng), shard))
+            longest_ns = max(longest_ns, cost_ns)
+            if wave >= untimed:
+                spent.append(cost_ns / len(numbers))
     return {"bytes": held / entities, "us": float(np.mean(spent)) / 1_000, "longest_ms": longest_ns / 1e6}
 
 
-def _parts_of_wave(mine: list[Any], rng: Any) -> Iterator[list[tuple[int, Any]]]:
-    """Batches of a wave, shard by shard in turn, each entity once, in random order."""
+def _batches_of_wave(mine: list[Any], rng: Any) -> Iterator[tuple[int, Any]]:
+    """Each shard's entities in an order of their own, a batch of one shard after one of another."""
     orders = [rng.permutation(numbers) for numbers in mine]
-    longest = max(len(order) for order in orders)
-    for begin in range(0, longest, BATCH):
-        yield [(shard, order[begin : begin + BATCH]) for shard, order in enumerate(orders) if begin < len(order)]
+    for begin in range(0, max(map(len, orders)), BATCH):
+        yield from ((shard, order[begin : begin + BATCH]) for shard, order in enumerate(orders) if begin < len(order))
 
 
 def _visits(numbers: Any, wave: int, wave_s: float, rng: Any) -> list[ShopperEvent]:
