@@ -84,7 +84,7 @@ def fields_needed(plan: FeaturePlan, order_by: str | None = None) -> set[str]:
 
 def fields_of_cells(plan: FeaturePlan, schema: ScanSchema, cells: Cells, data: Bytes) -> RecordFields:
     """Scanned cells as columns."""
-    events, needed = plan.pipeline.events, {*plan._fields, plan.pipeline.events.entity}
+    events, needed = plan.pipeline.events, {*plan.fields, plan.pipeline.events.entity}
     plain = cells.plain.astype(np.bool_)
     columns: dict[str, FieldColumn] = {}
     ids: ArrowArray | None = None
