@@ -22,7 +22,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 		2> >(grep -v DEPRECATION >&2) | sed -u -n -E 's/^(Collecting|Building) ([^ ]+).*/  \1 \2/p; s/^Installing collected.*/  Installing; this takes a minute/p'
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@echo "Compiling the feature kernels: once, about a minute."
-	@$(BIN)/python -c 'from udfs.entity_state import warm_up; warm_up()'
+	@$(BIN)/python -m flink_jobs.local.kernels
 	@$(BIN)/python -m flink_jobs.local.jars
 	@touch $@
 
