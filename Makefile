@@ -22,7 +22,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 		2> >(grep -v DEPRECATION >&2) | sed -u -n -E 's/^(Collecting|Building) ([^ ]+).*/  \1 \2/p; s/^Installing collected.*/  Installing; this takes a minute/p'
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@echo "Compiling the feature kernels: once, about a minute."
-	@$(BIN)/python -m flink_jobs.local.kernels
+	@$(BIN)/python -c 'from flink_jobs.backfill_warm_up import warm_up_backfill; warm_up_backfill()'
 	@$(BIN)/python -m flink_jobs.local.jars
 	@touch $@
 
@@ -48,11 +48,10 @@ check: $(VENV)/.ready ## Lint and type-check; changes nothing
 format: $(VENV)/.ready ## Sort imports and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json and the README's plot
+bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json
 	@$(BIN)/python -m tests.benchmarks
-	@$(BIN)/python -m tests.benchmarks.plot
 
-bench-quick: $(VENV)/.ready ## Run those that compare with other tools, in under 8 minutes
+bench-quick: $(VENV)/.ready ## Run the benchmarks that give the ratios, in a few minutes
 	@$(BIN)/python -m tests.benchmarks --quick
 
 lock: ## Resolve pyproject.toml again into requirements.lock (needs uv)

@@ -25,9 +25,11 @@ from udfs.json_scan import check_keys, scan_json
 from udfs.plan import FeaturePlan
 from udfs.wire_formats import EventDecoder
 
-PIECE_RECORDS = 524_288
+PIECE_RECORDS = 262_144
 CONSUME_RECORDS = 10_000
-QUEUE_KBYTES = 16_384  # a piece ends anywhere: what was fetched beyond it is thrown away
+QUEUE_KBYTES = 8_192  # a piece ends anywhere: what was fetched beyond it is thrown away
+FETCH_BYTES = 2_097_152
+FETCH_BACKOFF_MS = 1  # by default a full queue stops fetching for a second
 SILENCE_S = 60.0
 EARLIEST = "earliest"
 
@@ -79,7 +81,7 @@ def _begins(
     return offsets_for_time(bootstrap, topic, time_ms, properties)
 
 
-class _Records(NamedTuple):
+class RawRecords(NamedTuple):
     """Raw records of a partition; lists of n."""
 
     keys: list[bytes | None]
@@ -87,13 +89,16 @@ class _Records(NamedTuple):
     offsets: list[int]
     times_ms: list[int]
 
-    def first(self, rows: int) -> "_Records":
-        return _Records(self.keys[:rows], self.values[:rows], self.offsets[:rows], self.times_ms[:rows])
+    def first(self, rows: int) -> "RawRecords":
+        """So many of them."""
+        return RawRecords(self.keys[:rows], self.values[:rows], self.offsets[:rows], self.times_ms[:rows])
 
-    def after(self, rows: int) -> "_Records":
-        return _Records(self.keys[rows:], self.values[rows:], self.offsets[rows:], self.times_ms[rows:])
+    def after(self, rows: int) -> "RawRecords":
+        """The others."""
+        return RawRecords(self.keys[rows:], self.values[rows:], self.offsets[rows:], self.times_ms[rows:])
 
     def extend(self, messages: list[Message]) -> None:
+        """Append what a consumer gave."""
         calls: Any = messages
         self.keys.extend([each.key() for each in calls])
         self.values.extend([each.value() for each in calls])
@@ -129,6 +134,8 @@ def _consumer(bootstrap: str, properties: Properties | None) -> Consumer:
             auto_offset_reset="error",
             fetch_wait_max_ms=100,
             queued_max_messages_kbytes=QUEUE_KBYTES,
+            fetch_queue_backoff_ms=FETCH_BACKOFF_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
         )
     )
 
@@ -160,14 +167,14 @@ class TopicReader:
         Raises:
             KafkaAdminError: Records are gone, or Kafka does not let us read.
         """
-        waiting = _Records([], [], [], [])
+        waiting = RawRecords([], [], [], [])
         for messages in self._messages(piece):
             waiting.extend(messages)
             while len(waiting.values) >= self._rows:
-                yield self._block(waiting.first(self._rows))
+                yield self.block(waiting.first(self._rows))
                 waiting = waiting.after(self._rows)
         if waiting.values:
-            yield self._block(waiting)
+            yield self.block(waiting)
 
     def close(self) -> None:
         """End the connection."""
@@ -214,7 +221,8 @@ class TopicReader:
                 raise KafkaAdminError(f"{piece.source} cannot be read: {error.str()}")
         return False
 
-    def _block(self, records: _Records) -> HistoryBlock:
+    def block(self, records: RawRecords) -> HistoryBlock:
+        """The events of raw records of a partition."""
         data, begins, ends = _joined(records.values)
         cells = new_cells(self._schema, len(begins))
         scan_json(data, begins, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
@@ -237,7 +245,7 @@ class TopicReader:
             ),
         )
 
-    def _slow(self, records: _Records) -> Callable[[int], Any]:
+    def _slow(self, records: RawRecords) -> Callable[[int], Any]:
         if self._keyed:
             return lambda row: self._decode(records.keys[row], records.values[row])
         return lambda row: decode_unkeyed(self._decode, records.values[row], self._plan.pipeline.events.entity)
