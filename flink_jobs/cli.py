@@ -344,6 +344,33 @@ def train(
 
 @app.command()
 @command
+def tune(
+    name: PipelineName,
+    events: Annotated[
+        Path | None, typer.Option("--events", help="File of events to try with. Default: what is in the topic.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1.0, help="Events a second to find latency at. Default: 30 % of what goes.")
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(min=1.0, help="Most ms the slowest percent may take; then throughput decides.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find batch time, bundle, shards and parallelism for this pipeline and this machine. Changes nothing.
+
+    Example: millrace tune purchase --latency 100
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.tune_command import run_tune_command
+
+    run_tune_command(
+        load_pipeline(name), name, _settings(), file=events, rate=rate, most_latency_ms=latency, as_json=as_json
+    )
+
+
+@app.command()
+@command
 def doctor(as_json: AsJson = False) -> None:
     """Look whether everything is here: versions, Java, jars, ports, broker, folders. Changes nothing.
 

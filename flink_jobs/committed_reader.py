@@ -2,17 +2,17 @@
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.kafka_admin import KafkaAdminError, Properties, TopicMissingError, client_config, topic_partitions
+from udfs.wire_formats import HEADER
 
 BEGINNING, END = -2, -1  # Kafka's logical offsets
 BATCH = 1_000
 FETCH_WAIT_MS = 100
-HEADER = "millrace-"
 
 
 class CommittedReader:
@@ -23,13 +23,20 @@ class CommittedReader:
         topics: Existing topics.
         properties: Client properties.
         from_start: Begin with the first record kept; otherwise with what comes from now on.
+        begin: Offsets to begin with by partition, the same for all topics; they win over `from_start`.
 
     Raises:
         TopicMissingError: One of the topics does not exist.
     """
 
     def __init__(
-        self, bootstrap: str, topics: Iterable[str], properties: Properties | None = None, *, from_start: bool = True
+        self,
+        bootstrap: str,
+        topics: Iterable[str],
+        properties: Properties | None = None,
+        *,
+        from_start: bool = True,
+        begin: Mapping[int, int] | None = None,
     ) -> None:
         wanted = list(topics)
         found = topic_partitions(bootstrap, wanted, properties)
@@ -48,8 +55,10 @@ class CommittedReader:
             fetch_wait_max_ms=FETCH_WAIT_MS,
         )
         self._consumer = Consumer(config)
-        start = BEGINNING if from_start else END
-        self._consumer.assign([TopicPartition(topic, number, start) for topic, number in sorted(self._partitions)])
+        start, places = BEGINNING if from_start else END, begin or {}
+        self._consumer.assign(
+            [TopicPartition(topic, number, places.get(number, start)) for topic, number in sorted(self._partitions)]
+        )
 
     def read(self, wait_s: float) -> list[Message]:
         """What is visible now, at most a thousand records; waits for the first one.

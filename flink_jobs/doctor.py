@@ -1,6 +1,5 @@
 """Is everything here that Millrace needs? Looks only; changes nothing and downloads nothing."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -10,7 +9,6 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
@@ -99,7 +97,8 @@ def _java(_settings: Settings) -> Iterator[Finding]:
 def _jars(_settings: Settings) -> Iterator[Finding]:
     locked, folder = jars.read_lock(), jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).is_file()]
-    wrong = [jar.filename for jar in locked if jar not in missing and _sha256(folder / jar.filename) != jar.sha256]
+    fetched = [jar for jar in locked if jar not in missing]
+    wrong = [jar.filename for jar in fetched if jars.file_sha256(folder / jar.filename) != jar.sha256]
     if wrong:
         advice = f"delete them from {folder}; `millrace up` fetches them again"
         yield Finding("jars", "broken", f"not what jars.lock says: {', '.join(wrong)}", advice)
@@ -108,11 +107,6 @@ def _jars(_settings: Settings) -> Iterator[Finding]:
         yield Finding("jars", "warning", found, "`millrace up` or `millrace demo` fetches them (needs the network)")
     else:
         yield Finding("jars", "ok", f"{len(locked)} in {folder}, digests as in jars.lock")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mode(settings: Settings) -> Iterator[Finding]:

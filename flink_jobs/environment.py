@@ -47,9 +47,13 @@ def flink_options(settings: Settings, checkpoints: Path, restore_from: str | Non
         "python.fn-execution.bundle.time": str(settings.bundle_ms),
         "python.fn-execution.bundle.size": str(settings.bundle_size),
         "python.execution-mode": "process",
+        # PyFlink would keep a copy of each written entry of a map
+        "python.map-state.read-cache-size": "0",
         "python.executable": sys.executable,
         "python.client.executable": sys.executable,
         "pipeline.object-reuse": "true",
+        # what crosses between tasks are batches, gathered already: the default would hold each for up to 100 ms
+        "execution.buffer-timeout.interval": "0 ms",
         "pipeline.max-parallelism": str(MAX_PARALLELISM),
         # added operators find their state only if the others are named from the first release on
         "table.exec.uid.generation": "ALWAYS",

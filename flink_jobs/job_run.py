@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flink_jobs.environment import create_environment
 from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
-from flink_jobs.rest_client import CheckpointStats, RestClient, RestError
+from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_cause_line
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
 from flink_jobs.topics import COMMITTED, EARLIEST, group_id
@@ -59,8 +59,6 @@ class JobRun:
             return self._failure_of_an_ended_job()
 
     def _failure_of_an_ended_job(self) -> str | None:
-        from flink_jobs.rest_client import root_cause_line
-
         try:
             self._client.get_job_execution_result().result()
         except Exception as error:

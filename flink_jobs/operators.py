@@ -3,38 +3,30 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pyflink.common import Row, Types
+from pyflink.common import Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
-from models.onnx_model import OnnxModel
+from flink_jobs.bundle_sampling import stop_sampling_bundles
+from flink_jobs.pipeline_model import open_model
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RECORDS, WRITE, RecordBatch
 from udfs.scoring import Scorer
-from udfs.wire_formats import PredictionEncoder, RecordBatch
+from udfs.wire_formats import PredictionEncoder
 
 STATE_LOG = "shard-state-log"
 
 
-def open_model(pipeline: Pipeline, folder: Path) -> OnnxModel:
-    """The pipeline's model from its version folder, checked against the pipeline's features."""
-    return OnnxModel.load(
-        folder,
-        feature_names=pipeline.feature_names,
-        feature_set_hash=pipeline.feature_set_hash,
-        name=pipeline.model.name,
-        version=pipeline.model.version,
-    )
-
-
 class ScoreBatches(KeyedProcessFunction):
-    """(shard key, batch of raw records) -> one row with the batch's output records.
+    """(shard key, batch of raw records) -> the batch's output records, both as bytes.
 
-    The state of a shard lives in this process and is written behind to Flink as a log of batches (`ShardState`); it is
-    read back once, when the shard's first batch arrives after a start or a restore.
+    The states of this subtask's shards live in this process. Each is written behind to Flink as a log of events
+    (`ShardState`), under its own key, when told to: before each checkpoint, because every write is a round trip to the
+    JVM. With several sources each tells, and the last one to do so has sent its last records before the checkpoint. At
+    the start all states are read back before the first record comes.
     """
 
     def __init__(self, pipeline: Pipeline, model_folder: Path) -> None:
@@ -45,6 +37,7 @@ class ScoreBatches(KeyedProcessFunction):
         self._log = runtime_context.get_map_state(
             MapStateDescriptor(STATE_LOG, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
         )
+        stop_sampling_bundles()
         warm_up()
         model = open_model(self._pipeline, self._model_folder)
         manifest = model.manifest
@@ -56,17 +49,24 @@ class ScoreBatches(KeyedProcessFunction):
         self._scorer = Scorer(FeaturePlan.build(self._pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
         self._shards: dict[int, ShardState] = {}
 
-    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
-        """Score one batch of one shard."""
-        key = ctx.get_current_key()
-        state = self._shards.get(key)
-        if state is None:
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
+        """Score a batch of records, or read or write the state of the shard whose key this came under."""
+        records = RecordBatch(value)
+        if records.command == RECORDS:
+            outputs = self._scorer.score(records, self._shards)
+            if outputs:
+                yield outputs
+            return
+        shard: int = ctx.get_current_key()
+        if records.command == WRITE:
+            self._write(self._shards[shard])
+        elif shard not in self._shards:
             entries = ((number, bytes(entry)) for number, entry in self._log.items())
-            state = self._shards[key] = ShardState.restore(self._scorer.plan, entries)
-        outputs = self._scorer.score(RecordBatch(*value), state)
+            self._shards[shard] = ShardState.restore(self._scorer.plan, entries)
+
+    def _write(self, state: ShardState) -> None:
         put, removed = state.take_changes()
         for number, entry in put.items():
             self._log.put(number, entry)
         for number in removed:
             self._log.remove(number)
-        yield Row([tuple(output) for output in outputs])

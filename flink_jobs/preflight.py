@@ -10,6 +10,7 @@ from flink_jobs.kafka_admin import (
     transaction_max_timeout_ms,
     wait_for_broker,
 )
+from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
@@ -62,13 +63,7 @@ def check_model(pipeline: Pipeline) -> OnnxModel:
             f"train it with `millrace train {pipeline.name}` or name another version in the pipeline"
         )
     try:
-        return OnnxModel.load(
-            folder,
-            feature_names=pipeline.feature_names,
-            feature_set_hash=pipeline.feature_set_hash,
-            name=pipeline.model.name,
-            version=pipeline.model.version,
-        )
+        return open_model(pipeline, folder)
     except (ModelMismatchError, ModelRefusedError) as error:
         raise PreflightError(str(error)) from error
 

@@ -1,7 +1,7 @@
 """Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -17,6 +17,11 @@ ENVIRONMENT_PREFIX = "MILLRACE_"
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it."""
+
+
+def _checkpoint_interval_ms(given: dict[str, Any]) -> int:
+    """Exactly-once outputs are seen with the next checkpoint; at-least-once ones need none, and each holds them up."""
+    return 1_000 if given.get("guarantee") == "exactly-once" else 10_000
 
 
 class Settings(BaseSettings):
@@ -36,13 +41,19 @@ class Settings(BaseSettings):
     shards: int = Field(
         32, ge=1, le=128, description="groups entities are split into; a savepoint keeps its number for ever"
     )
-    batch_ms: int = Field(50, ge=1, le=10_000, description="how long the JVM gathers records of a shard into a batch")
-    bundle_ms: int = Field(10, ge=1, le=10_000, description="longest a batch waits on its way into Python")
+    batch_ms: int = Field(
+        20, ge=1, le=10_000, description="how long the JVM gathers records into a batch; ten times as long in a backlog"
+    )
+    bundle_ms: int = Field(3, ge=1, le=10_000, description="longest a batch waits on its way into Python")
     bundle_size: int = Field(64, ge=1, description="most batches that go into Python together")
     guarantee: Literal["exactly-once", "at-least-once"] = Field(
         "exactly-once", description="exactly-once: visible with the next checkpoint; at-least-once: visible at once"
     )
-    checkpoint_interval_ms: int = Field(1_000, ge=50, description="time between checkpoints")
+    checkpoint_interval_ms: int = Field(
+        default_factory=_checkpoint_interval_ms,
+        ge=50,
+        description="time between checkpoints; default: 1,000 for exactly-once, 10,000 for at-least-once",
+    )
     checkpoint_timeout_ms: int = Field(60_000, ge=1_000, description="a checkpoint that takes longer is given up")
     transaction_timeout_ms: int = Field(
         600_000, ge=10_000, description="Kafka aborts a transaction older than this; above any outage to survive"

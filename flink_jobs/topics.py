@@ -89,7 +89,8 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
         "sink.delivery-guarantee": settings.guarantee,
-        "properties.linger.ms": "5",
+        # exactly-once records are seen at the next checkpoint, however long the producer gathers them
+        "properties.linger.ms": "20" if settings.guarantee == "exactly-once" else "2",
         "properties.batch.size": "131072",
         "properties.compression.type": "lz4",
         # the event limit, its dead letter's headers, and room for the envelope

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from udfs.compiled import compiled
+from udfs.conditions import Condition
+
 
 @functools.lru_cache(maxsize=65_536)
 def hash_text(text: str) -> float:
@@ -53,3 +56,63 @@ class Column:
         if not self.hashed:
             return numbers(values)
         return np.array([float("nan") if value is None else hash_text(value) for value in values])
+
+
+class ValueTable(dict[Any, int]):
+    """What follows from the value of one field alone, looked up by the value: values of texts and categories repeat.
+
+    The dictionary holds the row of each value seen; an unknown one is added when it is looked up.
+
+    Args:
+        hashed: The column of the field's hash, or None.
+        conditions: Conditions that read only this field, by bit.
+        categories: The place of each category among the field's one-hot features.
+
+    Attributes:
+        conditions: As given.
+        rows: (values or more, 2 + categories) float64: the hash, bits of the conditions passed, one-hot features.
+    """
+
+    _MOST_VALUES = 65_536
+
+    def __init__(self, hashed: Column | None, conditions: dict[int, Condition], categories: dict[Any, int]) -> None:
+        super().__init__()
+        self.conditions, self._hashed, self._categories = conditions, hashed, categories
+        self.rows = np.zeros((0, 2 + len(categories)))
+
+    def rows_of(self, values: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """(n,) rows of n values; they are valid until the next call."""
+        if len(self) > self._MOST_VALUES:
+            self.clear()
+        return np.array([self[value] for value in values], np.int64)
+
+    def __missing__(self, value: Any) -> int:
+        row = len(self)
+        if row == len(self.rows):
+            self.rows = np.concatenate([self.rows, np.zeros((row + 8, self.rows.shape[1]))])
+        mask = 0
+        for bit, condition in self.conditions.items():
+            mask |= condition.passes({condition.fields[0]: [value]})[0] << bit
+        self.rows[row, 0] = self._hashed.read([value])[0] if self._hashed is not None else 0.0
+        self.rows.view(np.uint64)[row, 1] = mask
+        self.rows[row, 2:] = 0.0
+        if value in self._categories:
+            self.rows[row, 2 + self._categories[value]] = 1.0
+        self[value] = row
+        return row
+
+
+@compiled
+def look_up(
+    known: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], column: int, first_direct: int,
+    columns: npt.NDArray[np.float64], masks: npt.NDArray[np.uint64], direct: npt.NDArray[np.float64],
+) -> None:  # fmt: skip
+    """Put what a table knows of n values into the arrays of a batch; with a negative column, no hash."""
+    bits = known.view(np.uint64)
+    for event in range(len(rows)):
+        row = rows[event]
+        masks[event] |= bits[row, 1]
+        if column >= 0:
+            columns[event, column] = known[row, 0]
+        for place in range(2, known.shape[1]):
+            direct[event, first_direct + place - 2] = known[row, place]

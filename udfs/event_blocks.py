@@ -79,12 +79,12 @@ def fields_needed(plan: FeaturePlan, order_by: str | None = None) -> set[str]:
     """The event fields whose values a block needs."""
     events = plan.pipeline.events
     literal = {one.name for one in events.schema if one.categories is not None}
-    return {*plan._fields, events.entity, events.id, events.time, *literal, *((order_by,) if order_by else ())}
+    return {*plan.fields, events.entity, events.id, events.time, *literal, *((order_by,) if order_by else ())}
 
 
 def fields_of_cells(plan: FeaturePlan, schema: ScanSchema, cells: Cells, data: Bytes) -> RecordFields:
     """Scanned cells as columns."""
-    events, needed = plan.pipeline.events, {*plan._fields, plan.pipeline.events.entity}
+    events, needed = plan.pipeline.events, {*plan.fields, plan.pipeline.events.entity}
     plain = cells.plain.astype(np.bool_)
     columns: dict[str, FieldColumn] = {}
     ids: ArrowArray | None = None

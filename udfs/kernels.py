@@ -5,333 +5,283 @@ because a batch of one shard has tens of events, too few for numpy's cost per ca
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from udfs import slabs as slab_functions
-from udfs.compiled import compiled, inlined
-from udfs.kernel_arrays import NEVER_MS, Batch, Entities, Operations, Stores
-from udfs.partials import (
-    CUSTOM,
-    DIRECT,
-    DISTINCT,
-    LAST,
-    PREVIOUS,
-    RATIO,
-    SINCE,
-    WIDTHS,
-    Partial,
-    add,
-    empty,
-    finish,
-    merge,
+from udfs.compiled import called, compiled, inlined, opened
+from udfs.entity_slots import DONE, HEAP_FULL, PARTITION_NEW, forget_rows, is_expired, sweep_slots
+from udfs.indexes import forget_index, row_changed
+from udfs.kernel_arrays import (
+    AFTER,
+    BEFORE,
+    CLOCK,
+    COLUMNS,
+    END,
+    FETCHED,
+    LOW,
+    MASK,
+    PARTITION,
+    SHARD,
+    TIME,
+    WANTED,
+    Shard,
 )
-from udfs.slabs import Slabs
-from udfs.window_kernels import BlockCache, Scratch, count_distinct, fold_window, forget_block
+from udfs.partials import COUNT, CUSTOM, DIRECT, DISTINCT, RATIO, add, empty, finish, load, save
+from udfs.slabs import drop_first, first_word, insert, make_room, rows_below, rows_of
+from udfs.tallies import count_distinct, row_inserted, rows_leave
+from udfs.window_kernels import find_window, fold_window
 
 LATE, TRUNCATED = 1, 2
-DONE, EXACT_FULL, TILES_FULL, DISTINCTS_FULL = range(4)
-
-_WIDTHS = np.array(WIDTHS, np.int64)
-
-
-@inlined
-def forget_entity(slot: int, operations: Operations, entities: Entities, stores: Stores) -> None:
-    """Empty a slot."""
-    slab_functions.clear(stores.events, slot)
-    groups, distincts = len(operations.tile_ms), len(operations.distincts)
-    for group in range(groups):
-        slab_functions.clear(stores.tiles, slot * groups + group)
-    for distinct in range(distincts):
-        slab_functions.clear(stores.distincts, slot * distincts + distinct)
-    entities.max_time_ms[slot] = NEVER_MS
-    entities.cut_ms[slot] = NEVER_MS
-    entities.generation[slot] += 1
+_SWEPT_AN_EVENT = 2
+"""Slots looked at for each event: each comes up before the number of entities has doubled."""
 
 
 @compiled
-def forget_entities(slots: npt.NDArray[np.int64], operations: Operations, entities: Entities, stores: Stores) -> None:
-    """Empty slots."""
-    for slot in slots:
-        forget_entity(slot, operations, entities, stores)
+def write_events(
+    times_ms: npt.NDArray[np.int64], record_times_ms: npt.NDArray[np.int64], partitions: npt.NDArray[np.int32],
+    columns: npt.NDArray[np.float64], masks: npt.NDArray[np.uint64], events: npt.NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Fill (n, COLUMNS + columns) words of a batch's events."""
+    numbers = events.view(np.float64)
+    for event in range(len(times_ms)):
+        events[event, TIME] = times_ms[event]
+        events[event, CLOCK] = min(times_ms[event], record_times_ms[event])
+        events[event, PARTITION] = partitions[event]
+        events[event, MASK] = np.int64(masks[event])
+        for column in range(columns.shape[1]):
+            numbers[event, COLUMNS + column] = columns[event, column]
+
+
+@called
+def _drop(address: int, slot: int, store: int, count: int) -> None:
+    """Drop a store's first rows."""
+    shard = opened(address, SHARD)
+    rows_leave(shard.address, slot, store, count)
+    if drop_first(shard, rows_of(shard, slot, store), shard.operations.stores[store].width, count):
+        forget_index(shard.address, slot)  # it was made for more rows
 
 
 @inlined
-def _forget_blocks(time_ms: int, slot: int, operations: Operations, entities: Entities, cache: BlockCache) -> None:
-    owner = slot + (entities.generation[slot] << 32)
-    for operation in range(len(operations.kind)):
-        if operations.block[operation] > 0:
-            forget_block(cache, owner, operation, time_ms // operations.block[operation])
+def _oldest_tile(shard: Shard, slot: int, store: Any) -> int:
+    """The latest tile that no window of the entity may reach any more."""
+    oldest: int = (shard.entities[slot].max_time_ms - store.retention_ms) // store.tile_ms
+    return oldest
 
 
 @inlined
-def _store_event(
-    event: int, batch: Batch, operations: Operations, entities: Entities, slabs: Slabs, cache: BlockCache
-) -> None:
-    """Keep an event for exact windows; the oldest goes when there are too many."""
-    slot, time_ms = batch.slots[event], batch.times[event]
-    position = slab_functions.rows_up_to(slabs, slot, time_ms)
-    row = slab_functions.insert(slabs, slot, position, time_ms)
-    slabs.masks[row] = batch.masks[event]
-    for column in range(slabs.values.shape[1]):
-        slabs.values[row, column] = batch.columns[event, column]
-    if len(cache.owners) > 0:
-        _forget_blocks(time_ms, slot, operations, entities, cache)
-    if slabs.kept[slot] > operations.limits[4]:
-        dropped_ms = slabs.keys[slabs.start[slot] + slabs.first[slot]]
-        if len(cache.owners) > 0:
-            _forget_blocks(dropped_ms, slot, operations, entities, cache)
-        slab_functions.drop_first(slabs, slot, 1)
-        entities.cut_ms[slot] = max(entities.cut_ms[slot], dropped_ms)
-
-
-@inlined
-def _load_partial(kind: int, numbers: npt.NDArray[np.float64], offset: int) -> Partial:
-    second = numbers[offset + 1] if _WIDTHS[kind] > 1 else 0.0
-    third = numbers[offset + 2] if _WIDTHS[kind] > 2 else 0.0
-    return numbers[offset], second, third
-
-
-@inlined
-def _save_partial(kind: int, numbers: npt.NDArray[np.float64], offset: int, partial: Partial) -> None:
-    numbers[offset] = partial[0]
-    if _WIDTHS[kind] > 1:
-        numbers[offset + 1] = partial[1]
-    if _WIDTHS[kind] > 2:
-        numbers[offset + 2] = partial[2]
-
-
-@inlined
-def _add_to_tile(event: int, group: int, tile: int, batch: Batch, operations: Operations, slabs: Slabs) -> None:
-    """Add an event to the partials of its tile."""
-    owner = batch.slots[event] * len(operations.tile_ms) + group
-    position = slab_functions.rows_up_to(slabs, owner, tile)
-    row = slabs.start[owner] + slabs.first[owner] + position - 1
-    fresh = position == 0 or slabs.keys[row] != tile
-    if fresh:
-        row = slab_functions.insert(slabs, owner, position, tile)
-    for part in range(len(operations.parts)):
-        if operations.parts[part, 0] != group:
+def _evict(shard: Shard, slot: int) -> None:
+    """Drop what no window of the entity may reach any more."""
+    for number in range(len(shard.operations.stores)):
+        rows, store = rows_of(shard, slot, number), shard.operations.stores[number]
+        if rows.kept == 0:
             continue
-        kind, column, offset = operations.parts[part, 1], operations.parts[part, 2], operations.parts[part, 3]
-        partial = empty(kind) if fresh else _load_partial(kind, slabs.values[row], offset)
-        value = batch.columns[event, column] if column >= 0 else 0.0
-        needed = operations.part_needed[part]
-        if batch.masks[event] & needed == needed and value == value:
-            half_life = operations.part_half_life[part]
-            partial = add(kind, partial, value, float(batch.times[event]), half_life)
-        _save_partial(kind, slabs.values[row], offset, partial)
+        if store.tile_ms > 0:
+            limit = max(_oldest_tile(shard, slot, store), -1) + 1
+        else:
+            oldest_ms = shard.entities[slot].max_time_ms - store.retention_ms
+            limit = (max(oldest_ms, -1) + 1) << shard.operations.limits.mask_bits
+        begin = first_word(rows, store.width)
+        if shard.heap.words[begin] < limit:
+            _drop(shard.address, slot, number, rows_below(shard, begin, store.width, int(rows.kept), limit))
 
 
 @inlined
-def _add_distinct(owner: int, tile: int, value: float, slabs: Slabs) -> None:
+def _make_room(shard: Shard, slot: int) -> int:
+    """Make place for one more row in every store; otherwise how many words the heap lacks."""
+    for store in range(len(shard.operations.stores)):
+        if store > 0 or shard.operations.limits.exact_window_ms > 0:
+            lacking = make_room(shard, rows_of(shard, slot, store), shard.operations.stores[store].width)
+            if lacking > 0:
+                return lacking
+    return 0
+
+
+@inlined
+def _insert(shard: Shard, slot: int, store: int, position: int, first: int) -> int:
+    """Open a row in a store; its word."""
+    rows = rows_of(shard, slot, store)
+    row = insert(shard, rows, shard.operations.stores[store].width, position, first)
+    if position < rows.kept - 1:
+        bits = shard.operations.limits.mask_bits if store == 0 else 0
+        row_changed(shard.address, slot, store, position, first >> bits)
+    return row
+
+
+@inlined
+def _store_event(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None:
+    """Keep an event for exact windows; the oldest goes when there are too many."""
+    limits, words, width = shard.operations.limits, shard.heap.words, shard.operations.stores[0].width
+    rows, entity, bits = rows_of(shard, slot, 0), shard.entities[slot], limits.mask_bits
+    position = rows_below(shard, first_word(rows, width), width, int(rows.kept), (event[TIME] + 1) << bits)
+    row = _insert(shard, slot, 0, position, event[TIME] << bits | (event[MASK] if bits > 0 else 0))
+    if limits.mask_words > 0:
+        words[row + 1] = event[MASK]
+    for column in range(limits.kept_columns):
+        words[row + 1 + limits.mask_words + column] = event[COLUMNS + column]
+    row_inserted(shard.address, slot, 0, position)
+    if rows.kept > limits.most_events:
+        dropped_ms = words[first_word(rows, width)] >> bits
+        _drop(shard.address, slot, 0, 1)
+        entity.cut_ms = max(entity.cut_ms, dropped_ms)
+
+
+@called
+def _add_to_tile(address: int, slot: int, store: int, tile: int, event: npt.NDArray[np.int64]) -> None:
+    """Add an event to the partials of its tile."""
+    shard = opened(address, SHARD)
+    rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
+    position = rows_below(shard, first_word(rows, width), width, int(rows.kept), tile + 1)
+    row = first_word(rows, width) + (position - 1) * width
+    fresh = position == 0 or shard.heap.words[row] != tile
+    if fresh:
+        row = _insert(shard, slot, store, position, tile)
+    elif position < rows.kept:
+        row_changed(shard.address, slot, store, position - 1, tile)
+    for number in range(len(shard.operations.parts)):
+        part = shard.operations.parts[number]
+        if part.store != store:
+            continue
+        partial = empty(part.kind) if fresh else load(part.kind, numbers, row + part.place)
+        value = event.view(np.float64)[part.column] if part.column >= 0 else 0.0
+        if event[MASK] & part.needed == part.needed and value == value:
+            partial = add(part.kind, partial, value, float(event[TIME]), part.half_life_ms)
+        save(part.kind, numbers, row + part.place, partial)
+
+
+@called
+def _add_distinct(address: int, slot: int, store: int, tile: int, value: float) -> None:
     """Keep a value of a tile once; the values of a tile are sorted."""
-    begin = slabs.start[owner] + slabs.first[owner]
-    low, high = slab_functions.rows_up_to(slabs, owner, tile - 1), slab_functions.rows_up_to(slabs, owner, tile)
+    shard = opened(address, SHARD)
+    rows, width, numbers = rows_of(shard, slot, store), shard.operations.stores[store].width, shard.heap.numbers
+    begin = first_word(rows, width)
+    low = rows_below(shard, begin, width, int(rows.kept), tile)
+    last = low + rows_below(shard, begin + low * width, width, rows.kept - low, tile + 1)
+    high = last
     while low < high:
         middle = (low + high) >> 1
-        if slabs.values[begin + middle, 0] < value:
+        if numbers[begin + middle * width + 1] < value:
             low = middle + 1
         else:
             high = middle
-    last = slab_functions.rows_up_to(slabs, owner, tile)
-    if low < last and slabs.values[begin + low, 0] == value:
+    if low < last and numbers[begin + low * width + 1] == value:
         return
-    row = slab_functions.insert(slabs, owner, low, tile)
-    slabs.values[row, 0] = value
+    row = _insert(shard, slot, store, low, tile)
+    numbers[row + 1] = value
+    row_inserted(shard.address, slot, store, low)
 
 
 @inlined
-def _fold_tiles(kind: int, offset: int, half_life: float, slabs: Slabs, owner: int, after: int, until: int) -> Partial:
-    begin = slabs.start[owner] + slabs.first[owner]
-    partial = empty(kind)
-    for position in range(
-        slab_functions.rows_up_to(slabs, owner, after), slab_functions.rows_up_to(slabs, owner, until)
-    ):
-        partial = merge(kind, partial, _load_partial(kind, slabs.values[begin + position], offset), half_life)
-    return partial
-
-
-@inlined
-def _tiled(
-    operation: int, slot: int, time_ms: int, operations: Operations, entities: Entities, stores: Stores,
-    scratch: Scratch,
-) -> float:  # fmt: skip
-    """A tiled aggregate as of a time."""
-    kind, group = operations.kind[operation], operations.group[operation]
-    tile_ms = operations.tile_ms[group]
-    until = time_ms // tile_ms
-    oldest = (entities.max_time_ms[slot] - operations.tile_retention_ms[group]) // tile_ms
-    after = max(until - operations.window[operation], oldest)
-    if after >= until:
-        after = until
-    if kind == DISTINCT:
-        slabs = stores.distincts
-        owner = slot * len(operations.distincts) + operations.column[operation]
-        begin = slabs.start[owner] + slabs.first[owner]
-        low, high = slab_functions.rows_up_to(slabs, owner, after), slab_functions.rows_up_to(slabs, owner, until)
-        return count_distinct(0, 0, slabs, begin + low, begin + high, scratch)
-    folded = LAST if kind == PREVIOUS else kind
-    owner = slot * len(operations.tile_ms) + group
-    half_life, offset = operations.half_life[operation], operations.column[operation]
-    partial = _fold_tiles(folded, offset, half_life, stores.tiles, owner, after, until)
-    return finish(folded, partial, float(time_ms))
-
-
-@inlined
-def _exact(
-    operation: int, slot: int, time_ms: int, operations: Operations, entities: Entities, slabs: Slabs,
-    cache: BlockCache, scratch: Scratch,
-) -> float:  # fmt: skip
-    """An exact aggregate as of the event just stored, the last one with a time <= its own."""
-    kind, column, needed = operations.kind[operation], operations.column[operation], operations.needed[operation]
-    cut_ms = entities.max_time_ms[slot] - operations.limits[2]
-    after_ms = max(time_ms - operations.window[operation], cut_ms)
-    begin = slabs.start[slot] + slabs.first[slot]
-    end = begin + slab_functions.rows_up_to(slabs, slot, time_ms)
-    low = begin + slab_functions.rows_up_to(slabs, slot, after_ms)
-    until_ms = time_ms
-    if kind in (PREVIOUS, SINCE):
-        until_ms -= 1  # blocks up to the event's own time may hold the event itself
-        # an event that was itself dropped, being the oldest of too many, is not among the rows
-        if end > begin and time_ms > cut_ms and slabs.keys[end - 1] == time_ms:
-            end -= 1
-    end = max(end, low)
-    if kind == DISTINCT:
-        return count_distinct(column, needed, slabs, low, end, scratch)
-    folded = LAST if kind == PREVIOUS else kind
-    owner = slot + (entities.generation[slot] << 32)
-    half_life, block_ms = operations.half_life[operation], operations.block[operation]
-    partial = fold_window(
-        folded, column, needed, half_life, block_ms, operation, slabs, low, end, after_ms, until_ms, cache, owner
-    )
-    return finish(folded, partial, float(time_ms))
+def _update_tiles(shard: Shard, slot: int, event: npt.NDArray[np.int64]) -> None:
+    """Add an event to its tiles, unless they are forgotten already."""
+    operations = shard.operations
+    first_distinct = len(operations.stores) - len(operations.distincts)
+    for number in range(1, len(operations.stores)):
+        store = operations.stores[number]
+        tile = event[TIME] // store.tile_ms
+        if tile <= _oldest_tile(shard, slot, store):
+            continue
+        if number < first_distinct:
+            _add_to_tile(shard.address, slot, number, tile, event)
+            continue
+        distinct = operations.distincts[number - first_distinct]
+        value = event.view(np.float64)[distinct.column]
+        if value == value and event[MASK] & distinct.needed == distinct.needed:
+            _add_distinct(shard.address, slot, number, tile, value)
 
 
 @inlined
 def _evaluate(
-    before: bool, event: int, batch: Batch, operations: Operations, entities: Entities, stores: Stores,
-    cache: BlockCache, scratch: Scratch,
+    shard: Shard, slot: int, stage: int, time_ms: int, direct: npt.NDArray[np.float64],
     features: npt.NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Compute the operations of one stage for an event."""
-    slot, time_ms = batch.slots[event], batch.times[event]
-    for operation in range(len(operations.kind)):
-        if operations.before[operation] != before:
+    operations, results = shard.operations, shard.results
+    for span in range(len(operations.spans)):
+        if operations.spans[span].stage == stage:
+            find_window(shard.address, slot, span, time_ms)
+    for number in range(len(operations.steps)):
+        step = operations.steps[number]
+        kind = step.kind
+        if step.stage != stage:
             continue
-        kind, column = operations.kind[operation], operations.column[operation]
         if kind == DIRECT:
-            result = batch.direct[event, column]
+            result = direct[step.column]
         elif kind == RATIO:
-            divisor = scratch.results[operations.other[operation]]
-            result = scratch.results[column] / divisor if divisor != 0.0 else math.nan
+            divisor = results[step.other]
+            result = results[step.column] / divisor if divisor != 0.0 else math.nan
         elif kind == CUSTOM:
             result = math.nan
-        elif operations.group[operation] >= 0:
-            result = _tiled(operation, slot, time_ms, operations, entities, stores, scratch)
+        elif kind == DISTINCT:
+            result = float(count_distinct(shard.address, slot, step))
+        elif kind == COUNT and step.mark < 0:
+            result = float(shard.windows[step.span, END] - shard.windows[step.span, LOW])
         else:
-            result = _exact(operation, slot, time_ms, operations, entities, stores.events, cache, scratch)
+            result = finish(kind, fold_window(shard.address, step), float(time_ms))
         if result != result:
-            result = operations.fill[operation]
-        scratch.results[operation] = result
-        if operations.output[operation] >= 0:
-            features[event, operations.output[operation]] = result
+            result = step.fill
+        results[number] = result
+        if step.output >= 0:
+            features[step.output] = result
 
 
 @inlined
-def _make_room(slot: int, operations: Operations, stores: Stores, missing: npt.NDArray[np.int64]) -> int:
-    """Make place for one more row in every store; otherwise which one is full, and in `missing` by how much."""
-    groups, distincts = len(operations.tile_ms), len(operations.distincts)
-    missing[0] = slab_functions.make_room(stores.events, slot) if operations.limits[3] > 0 else 0
-    if missing[0] > 0:
-        return EXACT_FULL
-    for group in range(groups):
-        missing[0] = slab_functions.make_room(stores.tiles, slot * groups + group)
-        if missing[0] > 0:
-            return TILES_FULL
-    for distinct in range(distincts):
-        missing[0] = slab_functions.make_room(stores.distincts, slot * distincts + distinct)
-        if missing[0] > 0:
-            return DISTINCTS_FULL
-    return DONE
-
-
-@inlined
-def _evict(slot: int, max_time_ms: int, operations: Operations, stores: Stores) -> None:
-    """Drop what no window of the entity may reach any more."""
-    groups, distincts = len(operations.tile_ms), len(operations.distincts)
-    old = slab_functions.rows_up_to(stores.events, slot, max_time_ms - operations.limits[2])
-    if old > 0:
-        slab_functions.drop_first(stores.events, slot, old)
-    for group in range(groups):
-        oldest = (max_time_ms - operations.tile_retention_ms[group]) // operations.tile_ms[group]
-        owner = slot * groups + group
-        old = slab_functions.rows_up_to(stores.tiles, owner, oldest)
-        if old > 0:
-            slab_functions.drop_first(stores.tiles, owner, old)
-        for distinct in range(distincts):
-            if operations.distincts[distinct, 0] == group:
-                owner = slot * distincts + distinct
-                old = slab_functions.rows_up_to(stores.distincts, owner, oldest)
-                if old > 0:
-                    slab_functions.drop_first(stores.distincts, owner, old)
-
-
-@inlined
-def _update_tiles(event: int, batch: Batch, operations: Operations, entities: Entities, stores: Stores) -> None:
-    """Add an event to its tiles, unless they are forgotten already."""
-    slot, distincts = batch.slots[event], len(operations.distincts)
-    for group in range(len(operations.tile_ms)):
-        tile = batch.times[event] // operations.tile_ms[group]
-        oldest = (entities.max_time_ms[slot] - operations.tile_retention_ms[group]) // operations.tile_ms[group]
-        if tile <= oldest:
-            continue
-        if operations.parts.shape[0] > 0:
-            _add_to_tile(event, group, tile, batch, operations, stores.tiles)
-        for distinct in range(distincts):
-            value = batch.columns[event, operations.distincts[distinct, 1]]
-            needed = operations.distinct_needed[distinct]
-            if operations.distincts[distinct, 0] == group and value == value and batch.masks[event] & needed == needed:
-                _add_distinct(slot * distincts + distinct, tile, value, stores.distincts)
+def _fetch(shard: Shard, slots: npt.NDArray[np.int64], begin: int, end: int) -> None:
+    """Bring what a batch needs into the caches: loads that do not wait for each other overlap."""
+    fetched = 0
+    for event in range(begin, end):
+        fetched += shard.entities[slots[event]].partition + rows_of(shard, slots[event], 0).kept
+    for event in range(begin, end):
+        fetched += shard.heap.words[rows_of(shard, slots[event], 0).block]
+    shard.counts[FETCHED] = fetched  # or the compiler would leave the loads out
 
 
 @compiled
 def advance_batch(
-    begin: int, end: int, evaluate: bool, batch: Batch, operations: Operations, entities: Entities,
-    clocks_ms: npt.NDArray[np.int64], stores: Stores, cache: BlockCache,
-    scratch: Scratch, features: npt.NDArray[np.float64], flags: npt.NDArray[np.uint8],
+    address: int, begin: int, end: int, slots: npt.NDArray[np.int64], events: npt.NDArray[np.int64],
+    direct: npt.NDArray[np.float64], features: npt.NDArray[np.float64], flags: npt.NDArray[np.uint8],
 ) -> tuple[int, int]:  # fmt: skip
-    """Take in events begin..end-1 and, if `evaluate`, fill their rows of `features` and `flags`.
+    """Take in events begin..end-1 and fill their rows of `features` and `flags`, unless these are empty.
 
     Returns:
-        The next event, and what was full before it could be taken in: then it can be tried again.
+        The next event, and what was full before it could be taken in: then it can be tried again. When all were taken
+        in, HEAP_FULL says that there was no room to remember partials: later events would be faster with more.
     """
-    retention_ms, lateness_ms = operations.limits[0], operations.limits[1]
-    for event in range(begin, end):
-        slot, time_ms, partition = batch.slots[event], batch.times[event], batch.partitions[event]
-        known_ms = entities.max_time_ms[slot]
-        if known_ms != NEVER_MS and clocks_ms[entities.partition[slot]] > known_ms + retention_ms:
-            forget_entity(slot, operations, entities, stores)
-        max_time_ms = max(entities.max_time_ms[slot], time_ms)
-        _evict(slot, max_time_ms, operations, stores)  # before making room: it may give back whole slabs
-        full = _make_room(slot, operations, stores, scratch.missing)
-        if full != DONE:
-            return event, full
-        entities.max_time_ms[slot] = max_time_ms
-        entities.partition[slot] = partition
-        clocks_ms[partition] = max(clocks_ms[partition], batch.clocks[event])
-        cut_ms = max_time_ms - operations.limits[2]
-        if evaluate:
-            _evaluate(True, event, batch, operations, entities, stores, cache, scratch, features)
-        if operations.limits[3] > 0 and time_ms > cut_ms:
-            _store_event(event, batch, operations, entities, stores.events, cache)
-        _update_tiles(event, batch, operations, entities, stores)
-        if evaluate:
-            _evaluate(False, event, batch, operations, entities, stores, cache, scratch, features)
-            dropped_ms = entities.cut_ms[slot]
-            flag = LATE if time_ms < max_time_ms - lateness_ms else 0
-            if dropped_ms > cut_ms and time_ms - operations.limits[3] < dropped_ms:
+    shard = opened(address, SHARD)
+    limits, clocks_ms = shard.operations.limits, shard.clocks_ms
+    _fetch(shard, slots, begin, end)
+    shard.counts[WANTED] = 0
+    for place in range(begin, end):
+        event, slot = events[place], slots[place]
+        time_ms, partition, entity = event[TIME], event[PARTITION], shard.entities[slot]
+        if partition >= len(clocks_ms):
+            shard.counts[WANTED] = partition
+            return place, PARTITION_NEW
+        if is_expired(shard, slot):
+            forget_rows(shard.address, slot)
+        max_before_ms = entity.max_time_ms
+        entity.max_time_ms = max(max_before_ms, time_ms)
+        _evict(shard, slot)  # before making room: it may give back whole blocks
+        lacking = _make_room(shard, slot)
+        if lacking > 0:
+            entity.max_time_ms = max_before_ms
+            shard.counts[WANTED] = lacking
+            return place, HEAP_FULL
+        entity.partition = partition
+        clocks_ms[partition] = max(clocks_ms[partition], event[CLOCK])
+        cut_ms = entity.max_time_ms - limits.exact_retention_ms
+        for stage in (BEFORE, AFTER):
+            if stage == AFTER:
+                if limits.exact_window_ms > 0 and time_ms > cut_ms:
+                    _store_event(shard, slot, event)
+                _update_tiles(shard, slot, event)
+            if len(features) > 0:
+                _evaluate(shard, slot, stage, time_ms, direct[place], features[place])
+        if len(features) > 0:
+            flag = LATE if time_ms < entity.max_time_ms - limits.lateness_ms else 0
+            if entity.cut_ms > cut_ms and time_ms - limits.exact_window_ms < entity.cut_ms:
                 flag |= TRUNCATED
-            flags[event] = flag
-    return end, DONE
+            flags[place] = flag
+    sweep_slots(shard, _SWEPT_AN_EVENT * (end - begin))
+    return end, HEAP_FULL if shard.counts[WANTED] > 0 else DONE

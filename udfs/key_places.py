@@ -10,29 +10,43 @@ from udfs.compiled import compiled
 
 
 @compiled
-def _java_hashes(units: npt.NDArray[np.uint16], ends: npt.NDArray[np.int64], hashes: npt.NDArray[np.int32]) -> None:
+def _java_hashes(octets: npt.NDArray[np.int8], ends: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint32]) -> None:
+    """Java's `Arrays.hashCode(byte[])` of each key: h = 31 h + octet from 1 on, in 32 bits."""
     at = 0
     for key in range(len(ends)):
-        total = 0
+        total = 1
         while at < ends[key]:
-            total = (31 * total + units[at]) & 0xFFFFFFFF
+            total = (31 * total + octets[at]) & 0xFFFFFFFF
             at += 1
-        hashes[key] = total if total < 2**31 else total - 2**32
+        hashes[key] = total
 
 
 def key_shards(keys: Sequence[str], shards: int) -> npt.NDArray[np.int64]:
-    """(n,) int64: the shards of keys, as the job's SQL finds them: `ABS(MOD(HASH_CODE(key), shards))`.
+    """(n,) int64: the shards of keys, as the job's `SubtaskBatches` finds them.
 
-    HASH_CODE of a text is Java's `String.hashCode`: over its UTF-16 units, h = 31 h + unit, in 32 bits.
+    That is Flink's `MathUtils.murmurHash` of the hash of the key's bytes, modulo the number of shards.
     """
-    units = np.frombuffer("".join(keys).encode("utf-16-le", "surrogatepass"), np.uint16)
-    lengths = [len(key) for key in keys]
-    if len(units) != sum(lengths):  # characters of two units
-        lengths = [len(key.encode("utf-16-le", "surrogatepass")) // 2 for key in keys]
-    hashes = np.empty(len(keys), np.int32)
-    _java_hashes(units, np.cumsum(lengths, dtype=np.int64), hashes)
-    places: npt.NDArray[np.int64] = np.abs(np.fmod(hashes.astype(np.int64), shards))
+    octets = [key.encode("utf-8", "surrogatepass") for key in keys]
+    hashes = np.empty(len(keys), np.uint32)
+    ends = np.cumsum([len(each) for each in octets], dtype=np.int64)
+    _java_hashes(np.frombuffer(b"".join(octets), np.int8), ends, hashes)
+    places: npt.NDArray[np.int64] = _murmur(hashes) % shards
     return places
+
+
+def _murmur(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Flink's mixing of a hash code, in 32 bits; never negative."""
+    code = _rotated(hashes * np.uint32(0xCC9E2D51), 15)
+    code = _rotated(code * np.uint32(0x1B873593), 13)
+    code = (code * np.uint32(5) + np.uint32(0xE6546B64)) ^ np.uint32(4)
+    code = (code ^ (code >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    code = (code ^ (code >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    signed = (code ^ (code >> np.uint32(16))).astype(np.int32).astype(np.int64)
+    return np.where(signed == -(2**31), 0, np.abs(signed))
+
+
+def _rotated(code: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.uint32]:
+    return (code << np.uint32(bits)) | (code >> np.uint32(32 - bits))
 
 
 def key_partitions(keys: Sequence[str], partitions: int) -> npt.NDArray[np.int32]:

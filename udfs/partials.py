@@ -8,12 +8,17 @@ in numba's cache on disk.
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
 from udfs.compiled import inlined
 
-COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, DISTINCT, PREVIOUS, DIRECT, RATIO, CUSTOM = range(14)
+COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, DISTINCT, DIRECT, RATIO, CUSTOM = range(13)
 
 WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3)
 """How many of the three numbers a kept partial of a kind needs, by kind, COUNT to EWMA."""
+
+_WIDTHS = np.array(WIDTHS, np.int64)
 
 Partial = tuple[float, float, float]
 
@@ -29,6 +34,24 @@ def empty(kind: int) -> Partial:
 
 
 @inlined
+def load(kind: int, numbers: npt.NDArray[np.float64], place: int) -> Partial:
+    """A kept partial."""
+    second = numbers[place + 1] if _WIDTHS[kind] > 1 else 0.0
+    third = numbers[place + 2] if _WIDTHS[kind] > 2 else 0.0
+    return numbers[place], second, third
+
+
+@inlined
+def save(kind: int, numbers: npt.NDArray[np.float64], place: int, partial: Partial) -> None:
+    """Keep a partial."""
+    numbers[place] = partial[0]
+    if _WIDTHS[kind] > 1:
+        numbers[place + 1] = partial[1]
+    if _WIDTHS[kind] > 2:
+        numbers[place + 2] = partial[2]
+
+
+@inlined
 def _decay(age_ms: float, half_life_ms: float) -> float:
     decay: float = 2.0 ** (-age_ms / half_life_ms)
     return decay
@@ -36,7 +59,7 @@ def _decay(age_ms: float, half_life_ms: float) -> float:
 
 @inlined
 def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms: float) -> Partial:
-    """The partial after one more value, given in order of arrival (event times may go back)."""
+    """The partial after one more value, given in any order of time; of equal times, the later arrival last."""
     a, b, c = partial
     if kind == COUNT:
         return a + 1.0, b, c
@@ -51,7 +74,7 @@ def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms:
     if kind == STD:  # Welford (1962)
         n = a + 1.0
         delta = value - b
-        mean = b + delta / n
+        mean = b + delta * (1.0 / n)  # the division waits for nothing
         return n, mean, c + delta * (value - mean)
     if kind in (LAST, SINCE):
         return (time_ms, value, c) if time_ms >= a else (a, b, c)

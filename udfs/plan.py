@@ -4,8 +4,7 @@ The plan also turns decoded events into the arrays the kernels take.
 """
 
 import json
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +13,39 @@ import numpy.typing as npt
 
 from udfs import partials
 from udfs.aggregates import Aggregate, Count, Custom, Distinct, Ewma, Feature, OneHot, Ratio, Value, aggregates_of
-from udfs.columns import Column, numbers
+from udfs.columns import Column
 from udfs.conditions import Condition, IsNull, Negation
 from udfs.errors import DefinitionError
-from udfs.kernel_arrays import Operations
+from udfs.event_reader import EventReader, OneHotPlace
+from udfs.kernel_arrays import (
+    AFTER,
+    BEFORE,
+    COLUMNS,
+    DISTINCT_VALUES,
+    ENTITY,
+    OPERATION,
+    OWNER,
+    PART,
+    SPAN,
+    STORE,
+    Limits,
+    Operations,
+)
 from udfs.pipeline import Pipeline
-from udfs.window_kernels import BLOCKS_PER_WINDOW
+from udfs.window_kernels import DIRECT_ROWS
 
 _KINDS = {
     "count": partials.COUNT, "sum": partials.SUM, "mean": partials.MEAN, "min": partials.MIN, "max": partials.MAX,
-    "std": partials.STD, "last": partials.LAST, "previous": partials.PREVIOUS, "sincelast": partials.SINCE,
-    "ewma": partials.EWMA, "distinct": partials.DISTINCT,
+    "std": partials.STD, "last": partials.LAST, "sincelast": partials.SINCE, "ewma": partials.EWMA,
+    "distinct": partials.DISTINCT,
 }  # fmt: skip
+_PART_NAMES = ("count", "sum", "mean", "min", "max", "std", "last", "since", "ewma")
 _MOST_CONDITIONS = 64
-_ENTITY_BYTES = 28 + 2 * 17
+_MOST_BITS_BESIDE_TIME = 15
+"""MAX_EVENT_TIME_MS has 48 bits, and a word has a sign."""
+_DISTINCT_WIDTH = 2
+_KEY_BYTES = 16 + 12
+"""A key's block in the heap and its place in the hash table."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +82,8 @@ class FeaturePlan:
     layout: dict[str, Any] = field(default_factory=dict)
     tile_width: int = 0
     direct_width: int = 0
-    _direct: list[tuple[int, str, dict[Any, int] | None]] = field(default_factory=list)
-    _fields: tuple[str, ...] = ()
-    _getter: Callable[[Any], tuple[Any, ...]] = field(init=False)
+    _direct: list[OneHotPlace] = field(default_factory=list)
+    _reader: EventReader = field(init=False)
 
     @classmethod
     def build(cls, pipeline: Pipeline) -> "FeaturePlan":
@@ -76,21 +93,19 @@ class FeaturePlan:
             DefinitionError: If it has more than 64 different conditions.
         """
         plan = cls(pipeline)
-        builder = _Builder(plan)
-        plan.operations = builder.build()
-        read = {pipeline.events.time, *(column.field for column in plan.columns)}
-        read.update(name for _, name, _ in plan._direct)
-        read.update(name for condition in plan.conditions for name in condition.fields)
-        plan._fields = tuple(sorted(read))
-        if len(plan._fields) == 1:  # attrgetter of one name gives no tuple
-            plan._fields *= 2
-        plan._getter = operator.attrgetter(*plan._fields)
+        plan.operations = _Builder(plan).build()
+        plan._reader = EventReader(pipeline, plan.columns, plan.conditions, plan._direct, plan.direct_width)
         return plan
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The features, in order."""
         return self.pipeline.feature_names
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The event fields that `columnise` reads."""
+        return self._reader.fields
 
     def columnise(
         self, events: Sequence[Any]
@@ -104,36 +119,21 @@ class FeaturePlan:
             Event times (n,) int64 in ms; the columns aggregates read (n, len(columns)) float64; the conditions passed
             (n,) uint64, a bit each; the features of the event itself (n, direct_width) float64.
         """
-        count = len(events)
-        sequences = zip(*map(self._getter, events), strict=True) if count else ((),) * len(self._fields)
-        values: dict[str, Sequence[Any]] = dict(zip(self._fields, sequences, strict=True))
-        columns = np.empty((count, len(self.columns)))
-        for index, column in enumerate(self.columns):
-            columns[:, index] = column.read(values[column.field])
-        masks = np.zeros(count, dtype=np.uint64)
-        for bit, condition in enumerate(self.conditions):
-            masks |= np.array(condition.passes(values), dtype=np.uint64) << np.uint64(bit)
-        direct = np.zeros((count, self.direct_width))
-        for index, name, categories in self._direct:
-            if categories is None:
-                direct[:, index] = numbers(values[name])
-                continue
-            for row, value in enumerate(values[name]):
-                place = categories.get(value)
-                if place is not None:
-                    direct[row, index + place] = 1.0
-        return self.pipeline.events.times_ms(values[self.pipeline.events.time]), columns, masks, direct
+        return self._reader.read(events)
 
     def state_description(self) -> dict[str, Any]:
         """What is kept per entity, as plain data."""
+        operations, limits = self.operations, self.operations.limits
         tiles = []
-        for group, tile_ms in enumerate(self.operations.tile_ms.tolist()):
+        first_distinct = 1 + len(self.layout["tiles"])
+        for tile_ms in self.layout["tiles"]:
             kept = self.pipeline.tile_retention_ms(tile_ms) // tile_ms + 1
             tiles.append({"tile_ms": tile_ms, "most_tiles": kept, "bytes_per_tile": 8 + 8 * self.tile_width})
-            tiles[-1]["distinct_features"] = int((self.operations.distincts[:, 0] == group).sum())
+            tiles[-1]["distinct_features"] = int((operations.stores["tile_ms"][first_distinct:] == tile_ms).sum())
+        stores = len(operations.stores)
         return {
-            "bytes_per_entity": _ENTITY_BYTES,
-            "bytes_per_event": 16 + 8 * self.kept_columns if self.operations.limits[3] > 0 else 0,
+            "bytes_per_entity": ENTITY.itemsize + OWNER.itemsize * stores + _KEY_BYTES,
+            "bytes_per_event": 8 * int(operations.stores["width"][0]) if limits.exact_window_ms > 0 else 0,
             "most_events": self.pipeline.max_events_per_entity,
             "kept_columns": [column.name for column in self.columns[: self.kept_columns]],
             "tiles": tiles,
@@ -148,6 +148,8 @@ class _Builder:
         self.rows: list[dict[str, Any]] = []
         self.known: dict[str, int] = {}
         self.tiles: list[int] = []
+        self.spans: list[dict[str, int]] = []
+        self.lines = 0
         self.parts: list[dict[str, Any]] = []
         self.distincts: list[dict[str, Any]] = []
 
@@ -176,9 +178,9 @@ class _Builder:
         return aggregates_of(tuple(self.pipeline.features))
 
     def _column(self, aggregate: Aggregate) -> int:
-        """Index of the column an aggregate reads; 0 for those that read conditions only."""
+        """Index of the column an aggregate reads; -1 for those that read conditions only."""
         if aggregate.input is None or isinstance(aggregate, Count):
-            return 0
+            return -1
         column = Column(aggregate.input, self.pipeline.fields[aggregate.input].kind == "str")
         if column not in self.plan.columns:
             self.plan.columns.append(column)
@@ -200,11 +202,29 @@ class _Builder:
 
     def _add(self, kind: int, **values: Any) -> int:
         row = {
-            "kind": kind, "column": 0, "other": 0, "needed": 0, "window": 0, "block": 0, "group": -1, "half_life": 1.0,
-            "fill": np.nan, "output": -1, "before": False, **values,
+            "kind": kind, "column": -1, "other": 0, "needed": 0, "half_life_ms": 1.0, "fill": np.nan, "output": -1,
+            "span": -1, "line": -1, "mark": -1, "without_own": False, "stage": AFTER, "part": -1, **values,
         }  # fmt: skip
+        row["needed"] = _signed(row["needed"])
+        if row.pop("remembers", False):
+            self._remember(row)
         self.rows.append(row)
         return len(self.rows) - 1
+
+    def _remember(self, row: dict[str, Any]) -> None:
+        """Give a tally its line in the index, and a partial its place in the marks of its span's line."""
+        span = self.spans[row["span"]]
+        if row["kind"] == partials.DISTINCT:
+            row["line"] = self._line()
+            return
+        if span["line"] < 0:
+            span["line"] = self._line()
+        row["mark"] = span["mark_words"]
+        span["mark_words"] += partials.WIDTHS[row["kind"]]
+
+    def _line(self) -> int:
+        self.lines += 1
+        return self.lines - 1
 
     def _one_hot(self, feature: OneHot, output: int) -> None:
         categories = self.pipeline.fields[feature.field].categories or ()
@@ -229,90 +249,132 @@ class _Builder:
         return self.known[key]
 
     def _exact(self, aggregate: Aggregate) -> int:
-        custom = isinstance(aggregate, Custom)
-        half_life = float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0
+        kind, without_own = (partials.CUSTOM, False) if isinstance(aggregate, Custom) else _kind(aggregate)
+        needed, column = self._needed(aggregate), self._column(aggregate)
+        plain_count = kind == partials.COUNT and needed == 0
         return self._add(
-            partials.CUSTOM if custom else _KINDS[aggregate.definition()["feature"]],
-            column=self._column(aggregate), needed=self._needed(aggregate), window=aggregate.window_ms,
-            block=max(aggregate.window_ms // BLOCKS_PER_WINDOW, 1), half_life=half_life, fill=aggregate.fill,
-            of=aggregate,
+            kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, AFTER), fill=aggregate.fill,
+            remembers=kind != partials.CUSTOM and not plain_count, without_own=without_own, of=aggregate,
+            half_life_ms=_half_life(aggregate),
         )  # fmt: skip
 
     def _tiled(self, aggregate: Aggregate) -> int:
-        kind = _KINDS[aggregate.definition()["feature"]]
+        kind, without_own = _kind(aggregate)
         tile_ms = aggregate.tile_ms or 0
         group, needed, column = self.tiles.index(tile_ms), self._needed(aggregate), self._column(aggregate)
-        half_life = float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0
         where = aggregate.where.definition() if aggregate.where is not None else None
         identity: list[Any] = [tile_ms, aggregate.input, where]
+        window, half_life = aggregate.window_ms // tile_ms, _half_life(aggregate)
         if isinstance(aggregate, Distinct):
-            place = _position(self.distincts, {"id": identity, "group": group, "column": column, "needed": needed})
-        else:
-            kept = partials.LAST if kind == partials.PREVIOUS else kind
-            part: dict[str, Any] = {"kind": kept, "group": group, "needed": needed, "half_life": half_life}
-            part["column"] = -1 if aggregate.input is None or isinstance(aggregate, Count) else column
-            part["id"] = [*identity, _part_name(kept), half_life]
-            place = _position(self.parts, part)
+            distinct = {"id": identity, "store": 1 + group, "column": column, "needed": _signed(needed)}
+            store = 1 + len(self.tiles) + _position(self.distincts, distinct)
+            span = self._span(store, window, stage=AFTER)
+            return self._add(kind, column=0, span=span, fill=aggregate.fill, remembers=True)
+        part: dict[str, Any] = {"store": 1 + group, "kind": kind, "needed": _signed(needed), "half_life_ms": half_life}
+        part["column"] = column
+        part["id"] = [*identity, _PART_NAMES[kind], half_life]
+        stage = BEFORE if without_own else AFTER
         return self._add(
-            kind, column=place, needed=needed, window=aggregate.window_ms // tile_ms, group=group, half_life=half_life,
-            fill=aggregate.fill, before=kind in (partials.PREVIOUS, partials.SINCE),
+            kind, part=_position(self.parts, part), span=self._span(1 + group, window, stage), stage=stage,
+            half_life_ms=half_life, fill=aggregate.fill, remembers=True,
         )  # fmt: skip
+
+    def _span(self, store: int, window: int, stage: int) -> int:
+        for number, span in enumerate(self.spans):
+            if (span["store"], span["window"], span["stage"]) == (store, window, stage):
+                return number
+        self.spans.append({"store": store, "window": window, "stage": stage, "line": -1, "mark_words": 0})
+        return len(self.spans) - 1
 
     def _arrays(self) -> Operations:
         offsets = self._offsets()
+        mask_bits, mask_words = self._mask_place()
         for row in self.rows:
-            if row["group"] >= 0 and row["kind"] != partials.DISTINCT:
-                row["column"] = offsets[row["column"]]
-        types: dict[str, Any] = {"needed": np.uint64, "half_life": np.float64, "fill": np.float64, "before": np.bool_}
-        names = Operations._fields[: Operations._fields.index("tile_ms")]
-        arrays: dict[str, Any] = {n: np.array([row[n] for row in self.rows], types.get(n, np.int64)) for n in names}
-        parts = [[p["group"], p["kind"], p["column"], offsets[i]] for i, p in enumerate(self.parts)]
-        distincts = [[d["group"], d["column"]] for d in self.distincts]
-        exact = [row["window"] for row in self.rows if row["block"] > 0]
-        pipeline = self.pipeline
+            if row["part"] >= 0:
+                row["column"] = 1 + offsets[row["part"]]
+            elif row["span"] >= 0 and row["column"] >= 0:
+                row["column"] += 1 + (mask_words if self.spans[row["span"]]["store"] == 0 else 0)
+        groups, kept, pipeline = len(self.tiles), self.plan.kept_columns, self.pipeline
+        kept_long = [pipeline.tile_retention_ms(tile_ms) for tile_ms in self.tiles]
+        of_distinct = [distinct["store"] for distinct in self.distincts]
+        tile_ms, retention_ms = [0, *self.tiles], [pipeline.exact_retention_ms, *kept_long]
+        exact = [span["window"] for span in self.spans if span["store"] == 0]
         self.plan.layout = {
             "columns": [column.name for column in self.plan.columns],
-            "kept_columns": self.plan.kept_columns,
+            "kept_columns": kept,
             "conditions": [json.dumps(condition.definition()) for condition in self.plan.conditions],
+            "mask_words": mask_words,
             "tiles": self.tiles,
             "parts": [[json.dumps(p["id"]), offsets[i], partials.WIDTHS[p["kind"]]] for i, p in enumerate(self.parts)],
             "tile_width": self.plan.tile_width,
             "distincts": [json.dumps(d["id"]) for d in self.distincts],
         }
+        widths = [1 + mask_words + kept, *[1 + self.plan.tile_width] * groups, *[_DISTINCT_WIDTH] * len(of_distinct)]
+        parts = [
+            {**part, "column": _word(part["column"]), "place": 1 + offset}
+            for part, offset in zip(self.parts, offsets, strict=True)
+        ]
         return Operations(
-            **arrays,
-            tile_ms=np.array(self.tiles, np.int64),
-            tile_retention_ms=np.array([pipeline.tile_retention_ms(tile_ms) for tile_ms in self.tiles], np.int64),
-            parts=np.array(parts, np.int64).reshape(-1, 4),
-            part_needed=np.array([p["needed"] for p in self.parts], np.uint64),
-            part_half_life=np.array([p["half_life"] for p in self.parts], np.float64),
-            distincts=np.array(distincts, np.int64).reshape(-1, 2),
-            distinct_needed=np.array([d["needed"] for d in self.distincts], np.uint64),
-            limits=np.array(
+            steps=_records(self.rows, OPERATION),
+            spans=_records(self.spans, SPAN),
+            stores=_records(
                 [
-                    pipeline.retention_ms, pipeline.lateness_ms, pipeline.exact_retention_ms, max(exact, default=0),
-                    pipeline.max_events_per_entity, self.plan.kept_columns,
+                    {"width": width, "tile_ms": tile_ms[of], "retention_ms": retention_ms[of]}
+                    for width, of in zip(widths, [*range(1 + groups), *of_distinct], strict=True)
                 ],
-                np.int64,
+                STORE,
+            ),
+            parts=_records(parts, PART),
+            distincts=_records([{**d, "column": _word(d["column"])} for d in self.distincts], DISTINCT_VALUES),
+            limits=Limits(
+                pipeline.retention_ms, pipeline.lateness_ms, pipeline.exact_retention_ms, max(exact, default=0),
+                pipeline.max_events_per_entity, kept, mask_bits, mask_words, DIRECT_ROWS, self.lines,
             ),
         )  # fmt: skip
 
+    def _mask_place(self) -> tuple[int, int]:
+        """How many bits beside an event's time hold its conditions, and how many words of their own."""
+        conditions = len(self.plan.conditions)
+        return (conditions, 0) if conditions <= _MOST_BITS_BESIDE_TIME else (0, 1)
+
     def _offsets(self) -> list[int]:
-        """Where each partial begins in its tile's row."""
-        used = dict.fromkeys(range(len(self.tiles)), 0)
+        """Where each partial begins in its tile's row, after the tile."""
+        used = dict.fromkeys(range(1, 1 + len(self.tiles)), 0)
         offsets = []
         for part in self.parts:
-            offsets.append(used[part["group"]])
-            used[part["group"]] += partials.WIDTHS[part["kind"]]
+            offsets.append(used[part["store"]])
+            used[part["store"]] += partials.WIDTHS[part["kind"]]
         self.plan.tile_width = max(used.values(), default=0)
         return offsets
+
+
+def _kind(aggregate: Aggregate) -> tuple[int, bool]:
+    """What is folded, and whether over the events before this one only."""
+    name = aggregate.definition()["feature"]
+    return (partials.LAST, True) if name == "previous" else (_KINDS[name], name == "sincelast")
+
+
+def _half_life(aggregate: Aggregate) -> float:
+    return float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0
+
+
+def _records(rows: Sequence[dict[str, Any]], kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """One record a row, of the row's values with the names of the record's fields."""
+    kind = np.dtype(kind)
+    return np.array([tuple(row[name] for name in kind.names or ()) for row in rows], kind)
+
+
+def _word(column: int) -> int:
+    """The word of an event that holds a column."""
+    return column if column < 0 else COLUMNS + column
+
+
+def _signed(bits: int) -> int:
+    """64 bits as the int64 that has them."""
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def _position(known: list[dict[str, Any]], wanted: dict[str, Any]) -> int:
     if wanted not in known:
         known.append(wanted)
     return known.index(wanted)
-
-
-def _part_name(kind: int) -> str:
-    return ("count", "sum", "mean", "min", "max", "std", "last", "since", "ewma")[kind]

@@ -1,21 +1,20 @@
-"""One micro-batch of a shard: raw records in; predictions and dead letters out.
+"""One micro-batch: raw records in; predictions and dead letters out.
 
     records -> decode -> features (per entity, in order of arrival) -> model -> predictions with receipts
 
 A record that cannot be decoded, or whose row the model fails on, leaves as a dead letter; the others are scored.
 """
 
-import math
-from collections.abc import Callable
-from itertools import repeat
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from udfs.entity_state import ShardState
+from udfs.entity_state import Advanced, ShardState
 from udfs.plan import FeaturePlan
-from udfs.wire_formats import EventDecoder, OutputRecord, PredictionEncoder, RecordBatch, Refused
+from udfs.record_batch import RecordBatch
+from udfs.wire_formats import EventDecoder, PredictionEncoder, Refused
 
 Features = npt.NDArray[np.float64]
 
@@ -45,81 +44,97 @@ class Scorer:
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._decoder = EventDecoder(plan.pipeline)
-        self._entity, self._include_features = plan.pipeline.events.entity, plan.pipeline.include_features
 
-    def score(self, records: RecordBatch, state: ShardState) -> list[OutputRecord]:
-        """Advance the shard's state by the records and score each: one output record for every record, in order."""
-        decode, entity = self._decoder.decode, self._entity
-        events: list[Any] = []
-        rows: list[int] = []
-        outputs: list[OutputRecord] = []
-        for row, (key, value) in enumerate(zip(records.keys, records.values, strict=True)):
-            event = decode(key, value)
-            if isinstance(event, Refused):
-                outputs.append(self._dead_letter(records, row, event, stage="decode"))
-            else:
-                events.append(event)
-                rows.append(row)
+    def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
+        """Advance the shards' states by the records and score each.
+
+        Args:
+            records: The batch.
+            shards: The state of every shard that has records in it.
+
+        Returns:
+            One output record for every record, as `output_batch` packs them: dead letters, then predictions in order.
+        """
+        events, entities, rows, refused = self._decoder.decode_batch(records)
+        outputs = self._encoder.dead_letters(records, refused, stage="decode") if refused else b""
         if not events:
             return outputs
+        record_times_ms, partitions = records.record_times_ms, records.partitions
+        if rows is not None:
+            record_times_ms, partitions = record_times_ms[rows], partitions[rows]
         times_ms, columns, masks, direct = self.plan.columnise(events)
-        advanced = state.advance(
-            [str(getattr(event, entity)) for event in events],
-            times_ms,
-            np.array([records.record_times_ms[row] for row in rows], np.int64),
-            np.array([records.partitions[row] for row in rows], np.int32),
-            columns,
-            masks,
-            direct,
-        )
-        scores = predict_each(self._model, advanced.features)
-        scored_at_ms, prediction = self._clock_ms(), self._encoder.prediction
-        features = advanced.features.tolist() if self._include_features else repeat(None, len(events))
-        for event, row, score, time_ms, flags, values in zip(
-            events, rows, scores, times_ms.tolist(), advanced.flags.tolist(), features, strict=True
-        ):
-            if isinstance(score, Refused):
-                outputs.append(self._dead_letter(records, row, score, stage="model"))
-                continue
-            outputs.append(
-                prediction(
-                    event,
-                    score,
-                    key=records.keys[row] or b"",
-                    scored_at_ms=scored_at_ms,
-                    partition=records.partitions[row],
-                    offset=records.offsets[row],
-                    event_time_ms=time_ms,
-                    flags=FLAG_NAMES[flags],
-                    features=values,
+        parts: list[Advanced] = []
+        begin = 0
+        for shard, end in zip(records.shards, _ends_among(rows, records.shard_ends), strict=True):
+            part = slice(begin, end)
+            parts.append(
+                shards[shard].advance(
+                    entities[part],
+                    times_ms[part],
+                    record_times_ms[part],
+                    partitions[part],
+                    columns[part],
+                    masks[part],
+                    direct[part],
                 )
             )
-        return outputs
-
-    def _dead_letter(self, records: RecordBatch, row: int, refused: Refused, *, stage: str) -> OutputRecord:
-        return self._encoder.dead_letter(
-            records.keys[row],
-            records.values[row],
-            refused,
-            stage=stage,
-            partition=records.partitions[row],
-            offset=records.offsets[row],
+            begin = end
+        features = np.concatenate([part.features for part in parts])
+        flags = np.concatenate([part.flags for part in parts])
+        scores, failed = predict_each(self._model, features)
+        if failed:
+            all_rows = np.arange(len(records)) if rows is None else rows
+            outputs += self._encoder.dead_letters(
+                records, {int(all_rows[place]): why for place, why in failed.items()}, stage="model"
+            )
+            kept = np.array([place for place in range(len(events)) if place not in failed], np.int64)
+            events = [events[place] for place in kept]
+            rows, scores, times_ms = all_rows[kept], scores[kept], times_ms[kept]
+            features, flags = features[kept], flags[kept]
+        if not events:
+            return outputs
+        return outputs + self._encoder.predictions(
+            events,
+            scores,
+            keys=records.keys if rows is None else records.keys.pick(rows.tolist()),
+            scored_at_ms=self._clock_ms(),
+            partitions=records.partitions if rows is None else records.partitions[rows],
+            offsets=records.offsets if rows is None else records.offsets[rows],
+            event_times_ms=times_ms,
+            flags=[FLAG_NAMES[flag] for flag in flags.tolist()] if flags.any() else None,
+            features=features,
         )
 
 
-def predict_each(model: Model, features: Features) -> list[float | Refused]:
+def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:
+    """Where segments end among some of the rows only."""
+    if rows is None:
+        return ends
+    found: list[int] = np.searchsorted(rows, ends).tolist()
+    return found
+
+
+def predict_each(model: Model, features: Features) -> tuple[Features, dict[int, Refused]]:
     """One call for all rows; if it fails, halves until only the rows that fail are left.
 
     A score that is not a number cannot be written as JSON and helps nobody: its row counts as failed.
+
+    Args:
+        model: Scores the rows.
+        features: (n, F) float64.
+
+    Returns:
+        Scores (n,) float64, and why rows failed by their place; what their scores are then means nothing.
     """
     try:
         scores = model.predict(features)
     except Exception as error:  # whatever a model raises, it is this row's or that row's fault, not the job's
         if len(features) == 1:
-            return [Refused("model_failed", f"{type(error).__name__}: {error}")]
+            return np.zeros(1), {0: Refused("model_failed", f"{type(error).__name__}: {error}")}
         half = len(features) // 2
-        return predict_each(model, features[:half]) + predict_each(model, features[half:])
-    listed: list[float] = scores.tolist()
-    return [
-        score if math.isfinite(score) else Refused("model_failed", f"the model's score is {score}") for score in listed
-    ]
+        first, first_failed = predict_each(model, features[:half])
+        second, second_failed = predict_each(model, features[half:])
+        failed = first_failed | {half + place: why for place, why in second_failed.items()}
+        return np.concatenate([first, second]), failed
+    odd = np.flatnonzero(~np.isfinite(scores)).tolist()
+    return scores, {place: Refused("model_failed", f"the model's score is {scores[place]}") for place in odd}

@@ -1,10 +1,12 @@
 """The bytes of a shard's state: entries of a log, each self-describing and versioned.
 
-An entry is a header (magic, version, kind, checksum), the layout (names of columns, conditions and tiles, as JSON) and
-raw little-endian arrays. EVENTS entries hold events to be taken in again, SNAPSHOT entries everything of some entities.
-Reading maps columns by name: what a pipeline no longer reads is dropped, what is new to it is missing (NaN, false).
+An entry is a header (magic, version, kind, checksum, lengths), then the layout (names of columns, conditions and tiles,
+as JSON), the keys of entities, and three stretches of little-endian words. EVENTS entries hold events to be taken in
+again, SNAPSHOT entries everything of some entities. Reading maps columns by name: what a pipeline no longer reads is
+dropped, what is new to it is missing (NaN, false).
 """
 
+import functools
 import json
 import struct
 import zlib
@@ -17,63 +19,60 @@ import numpy.typing as npt
 
 from udfs.errors import StateCorruptError, StateVersionError
 
-MAGIC, VERSION = b"MRST", 1
+MAGIC, VERSION = b"MRST", 2
 EVENTS, SNAPSHOT = 1, 2
-_HEADER = struct.Struct("<4sHBBII")
-_ARRAY = struct.Struct("<BBxxII")
-_TYPES = tuple(np.dtype(name) for name in ("<i8", "<u8", "<f8", "<i4", "<u4", "<u1"))
-_ARRAYS = {
-    EVENTS: ("key_lengths", "keys", "times", "clocks", "partitions", "columns", "masks"),
-    SNAPSHOT: (
-        "key_lengths", "keys", "max_times", "cuts", "partitions", "clocks",
-        "event_counts", "event_times", "event_masks", "event_values",
-        "tile_counts", "tiles", "tile_values", "distinct_counts", "distinct_tiles", "distinct_values",
-    ),
-}  # fmt: skip
+_BEGIN = struct.Struct("<4sHHI")
+_LENGTHS = struct.Struct("<5I")
+_SECTIONS = ("layout", "keys", "clocks", "heads", "rows")
+_WORD = np.dtype("<i8")
+_NONE = np.empty(0, np.int64)
+_HEAD = 3
+
+Words = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A decoded entry: its kind, its layout, the entities' keys, and its arrays by name."""
+    """A decoded entry.
+
+    Attributes:
+        kind: EVENTS or SNAPSHOT.
+        layout: Names; shared by all entries that have the same.
+        count: How many events (EVENTS) or entities (SNAPSHOT).
+        keys: One key each, as `entity_keys.joined_keys` writes them.
+        clocks: (partitions,) int64, ms; SNAPSHOT only.
+        heads: (entities, 3 + stores) int64: largest time, largest time dropped, partition, rows in each store;
+            SNAPSHOT only.
+        rows: (words,) int64 of the events, or of the rows of each entity's stores.
+    """
 
     kind: int
     layout: dict[str, Any]
-    entities: list[str]
-    arrays: dict[str, npt.NDArray[Any]]
-
-    def check_length(self, name: str, rows: int) -> None:
-        """Refuse an array with another number of rows than the rest of the entry says."""
-        if len(self.arrays[name]) != rows:
-            raise StateCorruptError(f"state entry: array {name} has {len(self.arrays[name])} rows instead of {rows}")
+    count: int
+    keys: bytes
+    clocks: Words
+    heads: Words
+    rows: Words
 
 
-def encode(kind: int, layout: bytes, entities: Sequence[str], arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """An entry's bytes.
+def encode(
+    kind: int, layout: bytes, keys: bytes, rows: Words, *, clocks: Words = _NONE, heads: Words = _NONE
+) -> bytes:
+    """An entry's bytes; the parts are those of `Entry`, the layout as JSON."""
+    parts = (layout, keys, _octets(clocks), _octets(heads), _octets(rows))
+    lengths = _LENGTHS.pack(*map(len, parts))
+    return b"".join((_BEGIN.pack(MAGIC, VERSION, kind, _checksum(kind, lengths, parts)), lengths, *parts))
 
-    Args:
-        kind: EVENTS or SNAPSHOT.
-        layout: The layout as JSON.
-        entities: One key an event (EVENTS) or an entity (SNAPSHOT).
-        arrays: All arrays of the kind but the keys.
-    """
-    keys = [entity.encode("utf-8", "surrogatepass") for entity in entities]
-    lengths = np.array([len(key) for key in keys], dtype=np.uint32)
-    complete: dict[str, npt.NDArray[Any]] = {
-        "key_lengths": lengths,
-        "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
-        **arrays,
-    }
-    parts = [layout]
-    for name in _ARRAYS[kind]:
-        array = complete[name]
-        rows, width = array.shape if array.ndim == 2 else (len(array), 0)
-        little = array.dtype.newbyteorder("<")
-        parts += [
-            _ARRAY.pack(_TYPES.index(little), array.ndim, rows, width),
-            array.astype(little, copy=False).tobytes(),
-        ]
-    body = b"".join(parts)
-    return _HEADER.pack(MAGIC, VERSION, kind, len(_ARRAYS[kind]), len(layout), zlib.crc32(body)) + body
+
+def _octets(words: Words) -> bytes:
+    return words.astype(_WORD, copy=False).tobytes()
+
+
+def _checksum(kind: int, lengths: bytes, parts: Sequence[bytes | memoryview]) -> int:
+    checksum = zlib.crc32(lengths, kind)
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def decode(data: bytes) -> Entry:
@@ -83,73 +82,69 @@ def decode(data: bytes) -> Entry:
         StateVersionError: If a version wrote it that this one does not know.
         StateCorruptError: If its bytes do not add up.
     """
-    if len(data) < _HEADER.size or data[:4] != MAGIC:
+    if len(data) < _BEGIN.size or data[:4] != MAGIC:
         raise StateCorruptError(
             f"state entry of {len(data)} bytes does not begin with {MAGIC!r}: it is no Millrace state"
         )
-    _, version, kind, count, layout_length, checksum = _HEADER.unpack_from(data)
+    _, version, kind, checksum = _BEGIN.unpack_from(data)
     if version != VERSION:
         raise StateVersionError(
             f"state has version {version}, this Millrace reads {VERSION}; start the one that wrote it"
         )
-    names = _ARRAYS.get(kind)
-    if names is None or count != len(names):
-        raise StateCorruptError(
-            f"state entry has kind {kind} with {count} arrays, which version {VERSION} does not write"
-        )
-    body = memoryview(data)[_HEADER.size :]
-    if zlib.crc32(body) != checksum:
+    if kind not in (EVENTS, SNAPSHOT):
+        raise StateCorruptError(f"state entry has kind {kind}, which version {VERSION} does not write")
+    header = _BEGIN.size + _LENGTHS.size
+    if len(data) < header:
+        raise StateCorruptError(f"state entry of {len(data)} bytes: its header is cut off")
+    lengths = _LENGTHS.unpack_from(data, _BEGIN.size)
+    end, parts = header, []
+    for name, length in zip(_SECTIONS, lengths, strict=True):
+        if end + length > len(data):
+            raise StateCorruptError(f"state entry: {name} has {len(data) - end} of {length} bytes")
+        parts.append(memoryview(data)[end : end + length])
+        end += length
+    if end != len(data):
+        raise StateCorruptError(f"state entry: {len(data) - end} bytes too many")
+    if _checksum(kind, data[_BEGIN.size : header], parts) != checksum:
         raise StateCorruptError(f"state entry of {len(data)} bytes: checksum does not match its content")
-    if layout_length > len(body):
-        raise StateCorruptError(f"state entry: layout of {layout_length} bytes is cut off")
-    offset, arrays = layout_length, {}
-    for name in names:
-        if offset + _ARRAY.size > len(body):
-            raise StateCorruptError(f"state entry: array {name} is cut off")
-        code, dimensions, rows, width = _ARRAY.unpack_from(body, offset)
-        offset += _ARRAY.size
-        if code >= len(_TYPES) or dimensions not in (1, 2):
-            raise StateCorruptError(f"state entry: array {name} has type {code} and {dimensions} dimensions")
-        shape = (rows, width) if dimensions == 2 else (rows,)
-        size = _TYPES[code].itemsize * rows * (width if dimensions == 2 else 1)
-        if offset + size > len(body):
-            raise StateCorruptError(f"state entry: array {name} has {len(body) - offset} of {size} bytes")
-        little = np.frombuffer(body[offset : offset + size], dtype=_TYPES[code])
-        # a copy: kernels are compiled for writable, aligned arrays
-        arrays[name] = little.astype(_TYPES[code].newbyteorder("="), copy=True).reshape(shape)
-        offset += size
-    if offset != len(body):
-        raise StateCorruptError(f"state entry: {len(body) - offset} bytes too many")
-    return Entry(kind, json.loads(bytes(body[:layout_length])), _keys(arrays), arrays)
+    layout, keys, clocks, heads, rows = parts
+    return _entry(kind, _layout(bytes(layout)), bytes(keys), _words(clocks), _words(heads), _words(rows))
 
 
-def _keys(arrays: dict[str, npt.NDArray[Any]]) -> list[str]:
-    raw, ends = arrays["keys"].tobytes(), np.cumsum(arrays["key_lengths"], dtype=np.int64).tolist()
-    if (ends[-1] if ends else 0) != len(raw):
-        raise StateCorruptError(f"state entry: entity keys have {len(raw)} bytes, not {ends[-1] if ends else 0}")
-    begins = [0, *ends[:-1]]
-    return [raw[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip(begins, ends, strict=True)]
+@functools.lru_cache(maxsize=64)
+def _layout(layout: bytes) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(layout)
+    return parsed
 
 
-def map_columns(
-    values: npt.NDArray[np.float64], written: Sequence[str], wanted: Sequence[str]
-) -> npt.NDArray[np.float64]:
-    """(n, len(wanted)) float64: columns by name; what was not written is NaN."""
-    if list(written) == list(wanted):
-        return values
-    mapped = np.full((len(values), len(wanted)), np.nan)
-    for index, name in enumerate(wanted):
-        if name in written:
-            mapped[:, index] = values[:, list(written).index(name)]
-    return mapped
+def _words(part: memoryview) -> Words:
+    if len(part) % _WORD.itemsize:
+        raise StateCorruptError(f"state entry: {len(part)} bytes are no whole number of words")
+    # a copy: kernels are compiled for writable, aligned arrays
+    return np.frombuffer(part, _WORD).astype(np.int64, copy=True)
 
 
-def map_bits(masks: npt.NDArray[np.uint64], written: Sequence[str], wanted: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """(n,) uint64: conditions by definition; what was not written is false."""
-    if list(written) == list(wanted):
-        return masks
-    mapped = np.zeros(len(masks), dtype=np.uint64)
-    for bit, name in enumerate(wanted):
-        if name in written:
-            mapped |= ((masks >> np.uint64(list(written).index(name))) & np.uint64(1)) << np.uint64(bit)
-    return mapped
+def _entry(kind: int, layout: dict[str, Any], keys: bytes, clocks: Words, heads: Words, rows: Words) -> Entry:
+    """Refuses parts that disagree about how many there are of what."""
+    words, width = (rows, event_width(layout)) if kind == EVENTS else (heads, _HEAD + len(store_widths(layout)))
+    count = len(words) // width
+    if len(words) % width or (keys.count(0) + 1 != count and (keys or count)):
+        raise StateCorruptError(f"state entry: {len(words)} words for {keys.count(0) + 1} keys, not {width} a key")
+    heads = heads.reshape(-1, width) if kind == SNAPSHOT else heads
+    if kind == SNAPSHOT:
+        kept = heads[:, _HEAD:]
+        if (kept < 0).any() or int((kept * store_widths(layout)).sum()) != len(rows):
+            raise StateCorruptError(f"state entry: {len(rows)} words of rows are not as many as its entities have")
+    return Entry(kind, layout, count, keys, clocks, heads, rows)
+
+
+def event_width(layout: dict[str, Any]) -> int:
+    """Words of an event in an entry."""
+    return 4 + len(layout["columns"])
+
+
+def store_widths(layout: dict[str, Any]) -> Words:
+    """(stores,) int64: words of a row of each store, as an entry with this layout has them."""
+    events, tiles, distincts = layout["kept_columns"], layout["tiles"], layout["distincts"]
+    widths = [1 + layout["mask_words"] + events, *[1 + layout["tile_width"]] * len(tiles), *[2] * len(distincts)]
+    return np.array(widths, np.int64)

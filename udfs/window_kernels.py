@@ -1,208 +1,162 @@
-"""Folding the kept events of a window, in (event time, arrival) order, independent of history to the last bit.
+"""Folding the rows of a window, in (event time, arrival) order, independent of history to the last bit.
 
-A window is cut into blocks of time: block b of width w holds the times [b*w, (b+1)*w). Each block is folded from its
-first event, then the blocks are merged in order. Where a block lies wholly inside a window, its partial is a function
-of its events alone, so it may be remembered: a window of very many events then costs its blocks, not its events, and
-remembering, forgetting and restarting never change a result.
+A fold begins at the window's anchor, the roundest time in it: the rows before are folded one by one towards the past,
+the rows from it on one by one towards the future, and the two are merged. The anchor follows from the window alone and
+stays while windows slide over it. So a large window need not be folded anew for each event: the entity's index has
+marks on the way, and a fold goes on from the last one. A mark has what folding would give: remembering, forgetting and
+restarting never change a result, and an event costs the same however many rows its window has.
 """
 
-import math
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from udfs.compiled import called, inlined, opened
+from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, marks_at
+from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
+from udfs.partials import (
+    COUNT,
+    LAST,
+    SINCE,
+    Partial,
+    add,
+    empty,
+    load,
+    merge,
+    save,
+)
+from udfs.slabs import first_word, rows_below, rows_of
 
-from udfs.compiled import inlined
-from udfs.partials import COUNT, LAST, MAX, MEAN, MIN, SINCE, STD, SUM, Partial, add, empty, merge
-from udfs.slabs import Slabs
-
-BLOCKS_PER_WINDOW = 64
-REMEMBER_FROM_ROWS = 256
-"""Windows of fewer events are folded event by event: looking blocks up costs more."""
-
-
-class BlockCache(NamedTuple):
-    """Partials of whole blocks, direct-mapped: a collision only costs time.
-
-    Attributes:
-        owners: (entries,) int64: the entity's slot and generation; -1 is free. Entries are a power of two, or 0.
-        blocks: (entries, 2) int64: operation, block.
-        rows: (entries,) int64: how many rows the block has.
-        partials: (entries, 3) float64.
-    """
-
-    owners: npt.NDArray[np.int64]
-    blocks: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-    partials: npt.NDArray[np.float64]
-
-
-def new_block_cache(entries: int) -> BlockCache:
-    """A cache with `entries` places, a power of two; 0 remembers nothing."""
-    return BlockCache(
-        np.full(entries, -1, np.int64),
-        np.zeros((entries, 2), np.int64),
-        np.zeros(entries, np.int64),
-        np.zeros((entries, 3)),
-    )
+DIRECT_ROWS = 32
+"""Windows of at most so many rows are folded anew: remembering costs more."""
 
 
 @inlined
-def _place(cache: BlockCache, owner: int, operation: int, block: int) -> int:
-    mixed = owner * 0x9E3779B1 + operation * 0x85EBCA77 + block * 0xC2B2AE3D
-    return (mixed ^ (mixed >> 15)) & (len(cache.owners) - 1)
+def roundest(after: int, until: int) -> int:
+    """The number in (after, until] that the highest power of two divides; until >= 0."""
+    if after < 0:
+        return 0
+    differ = after ^ until
+    differ |= differ >> 1
+    differ |= differ >> 2
+    differ |= differ >> 4
+    differ |= differ >> 8
+    differ |= differ >> 16
+    differ |= differ >> 32
+    return until & ~(differ >> 1)
 
 
 @inlined
-def forget_block(cache: BlockCache, owner: int, operation: int, block: int) -> None:
-    """Forget a block whose events change."""
-    place = _place(cache, owner, operation, block)
-    if cache.owners[place] == owner and cache.blocks[place, 0] == operation and cache.blocks[place, 1] == block:
-        cache.owners[place] = -1
+def mask_of(shard: Shard, row: int) -> int:
+    """The conditions a kept event passed."""
+    limits, words = shard.operations.limits, shard.heap.words
+    mask: int = words[row + 1] if limits.mask_words > 0 else words[row] & ((1 << limits.mask_bits) - 1)
+    return mask
+
+
+@called
+def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
+    """Find the rows of a span's window as of an event, and marks for it, for all operations over it."""
+    shard = opened(address, SHARD)
+    operations, window, words = shard.operations, shard.windows[number], shard.heap.words
+    span, entity = operations.spans[number], shard.entities[slot]
+    store, rows = operations.stores[span.store], rows_of(shard, slot, span.store)
+    oldest, until, bits, dropped = entity.max_time_ms - store.retention_ms, time_ms, 0, -1
+    if store.tile_ms > 0:
+        oldest, until = oldest // store.tile_ms, until // store.tile_ms
+    else:
+        bits, dropped = operations.limits.mask_bits, entity.cut_ms
+    after = min(max(until - span.window, oldest, -1), until)
+    width, block, kept = store.width, first_word(rows, store.width), int(rows.kept)
+    end = rows_below(shard, block, width, kept, (until + 1) << bits)
+    low = rows_below(shard, block, width, end, (after + 1) << bits)
+    # an event that is too late is not among the rows, nor one that was dropped as the oldest of too many
+    own = store.tile_ms == 0 and time_ms > after and end > low and words[block + (end - 1) * width] >> bits == time_ms
+    window[BLOCK], window[LOW], window[END], window[KEPT] = block, low, end, kept
+    window[END_BEFORE] = end - 1 if own else end
+    window[MIDDLE], window[LINE] = low, 0
+    # rows that were dropped because there were too many must not lie after the anchor
+    after = max(after, dropped)
+    if after < until:
+        anchor = roundest(after, until)
+        window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, anchor << bits)
+        if span.line >= 0 and end - low > operations.limits.direct_rows:
+            window[LINE] = marks_at(shard.address, slot, span, anchor, end - low)
+            _mark(shard.address, number)
 
 
 @inlined
-def _fold_rows(kind: int, column: int, needed: int, half_life_ms: float, slabs: Slabs, begin: int, end: int) -> Partial:
-    """Fold rows begin..end-1, one after the other; the deviation in two passes."""
-    keys, masks, values = slabs.keys, slabs.masks, slabs.values
-    if kind == COUNT:
-        count = 0
-        for row in range(begin, end):
-            if masks[row] & needed == needed:
-                count += 1
-        return float(count), 0.0, 0.0
-    if kind in (SUM, MEAN, STD):
-        count, total = 0, 0.0
-        for row in range(begin, end):
-            value = values[row, column]
-            if masks[row] & needed == needed and value == value:
-                count += 1
-                total += value
-        if kind == SUM:
-            return total, 0.0, 0.0
-        if kind == MEAN or count == 0:
-            return float(count), total, 0.0
-        mean, squares = total / count, 0.0
-        for row in range(begin, end):
-            value = values[row, column]
-            if masks[row] & needed == needed and value == value:
-                squares += (value - mean) * (value - mean)
-        return float(count), mean, squares
-    if kind in (LAST, SINCE):
-        for row in range(end - 1, begin - 1, -1):
-            value = values[row, column] if kind == LAST else 0.0
-            if masks[row] & needed == needed and value == value:
-                return float(keys[row]), value, 0.0
-        return empty(kind)
-    partial = empty(kind)
-    for row in range(begin, end):
-        value = values[row, column]
-        if masks[row] & needed == needed and value == value:
-            partial = add(kind, partial, value, float(keys[row]), half_life_ms)
+def end_of(shard: Shard, step: Any) -> int:
+    """Where the rows end that an operation takes from its window."""
+    window = shard.windows[step.span]
+    end: int = window[END_BEFORE] if step.without_own > 0 else window[END]
+    return end
+
+
+@called
+def _mark(address: int, number: int) -> None:
+    """Make the marks that a span's window lacks."""
+    shard = opened(address, SHARD)
+    window, span = shard.windows[number], shard.operations.spans[number]
+    words, numbers = shard.heap.words, shard.heap.numbers
+    line, middle, width = window[LINE], window[MIDDLE], shard.operations.stores[span.store].width
+    if line == 0:
+        return
+    for side in (PAST_MARKS, FUTURE_MARKS):
+        rows, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
+        if side == FUTURE_MARKS:
+            # the last row of a store may still change: no mark has it
+            rows, row, stride = min(window[END], window[KEPT] - 1) - middle, row + width, width
+        while (words[line + side] + 1) * ROWS_A_MARK <= rows:
+            made = words[line + side]
+            before, place = mark_place(shard, line, span, side, made - 1), mark_place(shard, line, span, side, made)
+            for operation in range(len(shard.operations.steps)):
+                step = shard.operations.steps[operation]
+                if step.span == number and step.mark >= 0:
+                    partial = load(step.kind, numbers, before + step.mark) if made > 0 else empty(step.kind)
+                    partial = _fold_rows(shard, step, partial, row + made * ROWS_A_MARK * stride, stride, ROWS_A_MARK)
+                    save(step.kind, numbers, place + step.mark, partial)
+            words[line + side] = made + 1
+
+
+@called
+def fold_window(address: int, step: Any) -> Partial:
+    """Fold the rows of an operation's window."""
+    shard = opened(address, SHARD)
+    words, window, span = shard.heap.words, shard.windows[step.span], shard.operations.spans[step.span]
+    end, line, width = end_of(shard, step), window[LINE], shard.operations.stores[span.store].width
+    middle = min(window[MIDDLE], end)
+    past = partial = empty(step.kind)
+    for side in (PAST_MARKS, FUTURE_MARKS):
+        count, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
+        if side == FUTURE_MARKS:
+            past = partial
+            count, row, stride = end - middle, row + width, width
+        partial, done = empty(step.kind), 0
+        if line > 0:
+            marks = min(words[line + side], count // ROWS_A_MARK)
+            if marks > 0:
+                place = mark_place(shard, line, span, side, marks - 1) + step.mark
+                partial, done = load(step.kind, shard.heap.numbers, place), marks * ROWS_A_MARK
+        partial = _fold_rows(shard, step, partial, row + done * stride, stride, count - done)
+    return merge(step.kind, past, partial, step.half_life_ms)
+
+
+@inlined
+def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int, count: int) -> Partial:
+    """Fold further rows into a partial, towards the future (stride > 0) or the past."""
+    kind, numbers, needed, half_life_ms = step.kind, shard.heap.numbers, step.needed, step.half_life_ms
+    if shard.operations.spans[step.span].store > 0:
+        for _ in range(count):
+            tile = load(kind, numbers, row + step.column)
+            first, second = (partial, tile) if stride > 0 else (tile, partial)
+            partial = merge(kind, first, second, half_life_ms)
+            row += stride
+        return partial
+    for _ in range(count):
+        if kind in (LAST, SINCE) and stride < 0 and partial[0] >= 0.0:
+            break  # the first one found towards the past is the latest
+        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + step.column]
+        if mask_of(shard, row) & needed == needed and value == value:
+            time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
+            partial = add(kind, partial, value, time_ms, half_life_ms)
+        row += stride
     return partial
-
-
-@inlined
-def _end_of_block(keys: npt.NDArray[np.int64], begin: int, end: int, next_block: int) -> int:
-    """The first row from `begin` on whose time lies in a later block."""
-    if end - begin > 16:
-        low, high = begin, end
-        while low < high:
-            middle = (low + high) >> 1
-            if keys[middle] < next_block:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-    while begin < end and keys[begin] < next_block:
-        begin += 1
-    return begin
-
-
-@inlined
-def fold_window(
-    kind: int, column: int, needed: int, half_life_ms: float, block_ms: int, operation: int,
-    slabs: Slabs, begin: int, end: int, after_ms: int, until_ms: int, cache: BlockCache, owner: int,
-) -> Partial:  # fmt: skip
-    """Fold rows begin..end-1: the owner's with a time in (after_ms, until_ms], and maybe later ones at the end.
-
-    Blocks wholly inside (after_ms, until_ms] are looked up and remembered.
-    """
-    in_one_go = kind == COUNT or kind == MIN or kind == MAX or kind == LAST or kind == SINCE  # blocks change no bit
-    if kind == COUNT and needed == 0:
-        return float(end - begin), 0.0, 0.0
-    remember = end - begin > REMEMBER_FROM_ROWS and len(cache.owners) > 0
-    if in_one_go and not remember:
-        return _fold_rows(kind, column, needed, half_life_ms, slabs, begin, end)
-    partial = empty(kind)
-    row = begin
-    while row < end:
-        block = slabs.keys[row] // block_ms
-        whole = remember and block * block_ms > after_ms and (block + 1) * block_ms - 1 <= until_ms
-        place = 0
-        if whole:
-            place = _place(cache, owner, operation, block)
-            if cache.owners[place] == owner and cache.blocks[place, 0] == operation and cache.blocks[place, 1] == block:
-                kept = (cache.partials[place, 0], cache.partials[place, 1], cache.partials[place, 2])
-                partial = merge(kind, partial, kept, half_life_ms)
-                row += cache.rows[place]
-                continue
-        next_row = _end_of_block(slabs.keys, row, end, (block + 1) * block_ms)
-        folded = _fold_rows(kind, column, needed, half_life_ms, slabs, row, next_row)
-        if whole:
-            cache.owners[place] = owner
-            cache.blocks[place, 0] = operation
-            cache.blocks[place, 1] = block
-            cache.rows[place] = next_row - row
-            cache.partials[place, 0], cache.partials[place, 1], cache.partials[place, 2] = folded
-        partial = merge(kind, partial, folded, half_life_ms)
-        row = next_row
-    return partial
-
-
-class Scratch(NamedTuple):
-    """Room for intermediate results: kernels make no arrays of their own.
-
-    Attributes:
-        results: (ops,) float64.
-        table: float64, a power of two at least twice the rows of any entity whose distinct values are counted.
-        number: (1,) float64.
-        bits: (1,) int64: the same memory as `number`.
-        missing: (1,) int64.
-    """
-
-    results: npt.NDArray[np.float64]
-    table: npt.NDArray[np.float64]
-    number: npt.NDArray[np.float64]
-    bits: npt.NDArray[np.int64]
-    missing: npt.NDArray[np.int64]
-
-
-def new_scratch(operations: int) -> Scratch:
-    """Room for that many operations and small tables."""
-    number = np.zeros(1)
-    return Scratch(np.empty(operations), np.empty(1024), number, number.view(np.int64), np.zeros(1, np.int64))
-
-
-@inlined
-def count_distinct(column: int, needed: int, slabs: Slabs, begin: int, end: int, scratch: Scratch) -> float:
-    """How many different values rows begin..end-1 have, by open addressing; NaN is none."""
-    masked = len(slabs.masks) > 0
-    places, found = 8, 0
-    while places < 2 * (end - begin):
-        places *= 2
-    for place in range(places):
-        scratch.table[place] = math.nan
-    for row in range(begin, end):
-        value = slabs.values[row, column]
-        if value != value or (masked and slabs.masks[row] & needed != needed):
-            continue
-        scratch.number[0] = value + 0.0  # -0.0 and 0.0 are one value
-        mixed = (scratch.bits[0] ^ (scratch.bits[0] >> 32)) * 0x9E3779B1
-        place = (mixed >> 8) & (places - 1)
-        while scratch.table[place] == scratch.table[place] and scratch.table[place] != value:
-            place = (place + 1) & (places - 1)
-        if scratch.table[place] != scratch.table[place]:
-            scratch.table[place] = value
-            found += 1
-    return float(found)

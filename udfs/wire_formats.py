@@ -3,13 +3,20 @@
 Bytes enter here and leave here; in between there are only decoded events and arrays.
 """
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from udfs.byte_lines import Lines
 from udfs.events import MAX_EVENT_TIME_MS, EventField
+from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
+from udfs.record_batch import RecordBatch
 
 REASONS = (
     "null_value",
@@ -25,27 +32,10 @@ REASONS = (
 """Why a record is a dead letter."""
 
 HEADER = "millrace-"
-_HEADER_SEPARATOR, _PAIR_SEPARATOR = "\x1f", "\x1e"
 _TEXT_BYTES_MAX = 300
-
-
-class RecordBatch(NamedTuple):
-    """Raw Kafka records of one shard in order of arrival; five lists of n."""
-
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    partitions: list[int]
-    offsets: list[int]
-    record_times_ms: list[int]
-
-
-class OutputRecord(NamedTuple):
-    """A Kafka record to write; `headers` is text in the form of `header_text`."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    headers: str
+_FEWEST_TOGETHER = 12
+"""Below this many records, decoding them one by one takes less than preparing to decode them together."""
+_OPEN, _CLOSE = ord("{"), ord("}")
 
 
 class Refused(NamedTuple):
@@ -55,13 +45,28 @@ class Refused(NamedTuple):
     detail: str
 
 
-def header_text(headers: dict[str, str]) -> str:
-    """Headers as one text, taken apart again in the JVM (`STR_TO_MAP`): a map would cross at several times the cost."""
-    return _PAIR_SEPARATOR.join(f"{HEADER}{name}{_HEADER_SEPARATOR}{_clean(text)}" for name, text in headers.items())
+class DecodedBatch(NamedTuple):
+    """A batch of records, decoded.
+
+    Attributes:
+        events: n events, objects with the event's fields.
+        entities: Their n entities.
+        rows: (n,) int64: which record each event is; None when all records are events.
+        refused: The other records by row.
+    """
+
+    events: list[Any]
+    entities: list[str]
+    rows: npt.NDArray[np.int64] | None
+    refused: dict[int, Refused]
 
 
-def _clean(text: str) -> str:
-    """The text without control characters: the separators among them, and nothing that disturbs a terminal."""
+def _headers(texts: Mapping[str, str]) -> dict[str, str]:
+    return {f"{HEADER}{name}": printable(text) for name, text in texts.items()}
+
+
+def printable(text: str) -> str:
+    """The text without control characters: nothing that disturbs a terminal."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else " " for character in text)
@@ -78,11 +83,56 @@ class EventDecoder:
         events = pipeline.events
         self._max_bytes = pipeline.max_record_bytes
         self._entity, self._time = events.entity, events.time
-        self._times_ms = events.times_ms
         self._struct = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False, kw_only=True)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._struct).decode
+        decoder = msgspec.json.Decoder(self._struct)
+        self._decode: Callable[[bytes], Any] = decoder.decode
+        self._decode_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
+        self._entity_of, self._time_of = operator.attrgetter(self._entity), operator.attrgetter(self._time)
         one_ms = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[events.time_unit]
         self._last_time = MAX_EVENT_TIME_MS * one_ms
+
+    def decode_batch(self, records: RecordBatch) -> DecodedBatch:
+        """All records of a batch: together where that is safe, and one by one where one of them is broken."""
+        if len(records) >= _FEWEST_TOGETHER:
+            events = self._decode_together(records.values)
+            if events is not None:
+                entities = list(map(str, map(self._entity_of, events)))
+                times = list(map(self._time_of, events))
+                if min(times) >= 0 and max(times) <= self._last_time and _are_keys(entities, records.keys):
+                    return DecodedBatch(events, entities, None, {})
+        return self._decode_one_by_one(records)
+
+    def _decode_together(self, values: Lines) -> list[Any] | None:
+        """The events of records that each hold one JSON object and nothing else; None if that is not certain.
+
+        All are decoded as one text, in which each has a line. A closing and an opening brace with only a newline
+        between them can stand next to each other outside of all values alone; so where every record begins and ends
+        with its brace, no value reaches over the end of its record, and n values in n records are one in each.
+        """
+        lengths, content = values.lengths, values.content
+        if lengths.min() < 2 or lengths.max() > self._max_bytes:
+            return None
+        ends, letters = values.ends(), np.frombuffer(content, np.uint8)
+        if not ((letters[ends - 2] == _CLOSE).all() and (letters[ends - 1 - lengths] == _OPEN).all()):
+            return None
+        try:
+            events = self._decode_lines(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return events if len(events) == len(values) else None
+
+    def _decode_one_by_one(self, records: RecordBatch) -> DecodedBatch:
+        events, entities, rows = [], [], []
+        refused: dict[int, Refused] = {}
+        for row, (key, value) in enumerate(zip(records.keys.tolist(), records.values.tolist(), strict=True)):
+            event = self.decode(key, value)
+            if isinstance(event, Refused):
+                refused[row] = event
+                continue
+            events.append(event)
+            entities.append(str(self._entity_of(event)))
+            rows.append(row)
+        return DecodedBatch(events, entities, np.array(rows, np.int64) if refused else None, refused)
 
     def decode(self, key: bytes | None, value: bytes | None) -> Any:
         """One record as an event object, or `Refused`."""
@@ -104,6 +154,12 @@ class EventDecoder:
             shown = "missing" if key is None else repr(key[:80])
             return Refused("key_mismatch", f"the key is {shown}, {self._entity} is {entity[:80]!r}")
         return event
+
+
+def _are_keys(entities: list[str], keys: Lines) -> bool:
+    """Whether each entity is the key of its record; False if that is not certain."""
+    text = "\n".join(entities)
+    return text.isascii() and list(map(len, entities)) == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
 
 
 def _struct_field(one: EventField) -> Any:
@@ -130,74 +186,87 @@ class PredictionEncoder:
     def __init__(self, pipeline: Pipeline, *, model: dict[str, str], feature_set_hash: str) -> None:
         events = pipeline.events
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
-        types = {one.name: Any for one in events.schema}
-        features = [("features", dict[str, float])] if pipeline.include_features else []
-        self._feature_names = pipeline.feature_names
-        self._prediction: Any = msgspec.defstruct(
-            "Prediction",
-            [*((name, types[name]) for name in copied), (pipeline.prediction, float), ("scored_at", int), *features],
-            gc=False,
-        )
-        self._copied, self._entity = copied, events.entity
-        self._encode = msgspec.json.Encoder().encode
-        self._predictions, self._dead_letters = pipeline.predictions, str(pipeline.dead_letters)
-        self._events_topic, self._pipeline = events.topic, pipeline.name
+        fields: list[Any] = [*((name, Any) for name in copied), (pipeline.prediction, float), ("scored_at", int)]
+        self._features: Any = None
+        if pipeline.include_features:
+            renamed = {f"feature_{place}": name for place, name in enumerate(pipeline.feature_names)}
+            self._features = msgspec.defstruct("Features", [(one, float) for one in renamed], rename=renamed, gc=False)
+            fields.append(("features", self._features))
+        self._prediction: Any = msgspec.defstruct("Prediction", fields, gc=False)
+        self._copied = [operator.attrgetter(name) for name in copied]
+        self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
-        self._receipt = (
-            header_text(
-                {
-                    "pipeline": pipeline.name,
-                    "model": model["name"],
-                    "model-version": model["version"],
-                    "model-sha256": model["sha256"],
-                    "feature-set": feature_set_hash,
-                    "topic": events.topic,
-                }
-            )
-            + f"{_PAIR_SEPARATOR}{HEADER}partition{_HEADER_SEPARATOR}"
-        )
-        self._offset = f"{_PAIR_SEPARATOR}{HEADER}offset{_HEADER_SEPARATOR}"
-        self._event_time = f"{_PAIR_SEPARATOR}{HEADER}event-time{_HEADER_SEPARATOR}"
-        self._flags = f"{_PAIR_SEPARATOR}{HEADER}flags{_HEADER_SEPARATOR}"
-
-    def prediction(
-        self,
-        event: Any,
-        score: float,
-        *,
-        key: bytes,
-        scored_at_ms: int,
-        partition: int,
-        offset: int,
-        event_time_ms: int,
-        flags: str,
-        features: Sequence[float] | None = None,
-    ) -> OutputRecord:
-        """The prediction of one event, with its receipt; `features` are for pipelines that include them."""
-        headers = f"{self._receipt}{partition}{self._offset}{offset}{self._event_time}{event_time_ms}"
-        if flags:
-            headers = f"{headers}{self._flags}{flags}"
-        values = [*[getattr(event, name) for name in self._copied], score, scored_at_ms]
-        if features is not None:
-            values.append(dict(zip(self._feature_names, features, strict=True)))  # NaN becomes null
-        value = self._encode(self._prediction(*values))
-        return OutputRecord(self._predictions, key, value, headers)
-
-    def dead_letter(
-        self, key: bytes | None, value: bytes | None, refused: Refused, *, stage: str, partition: int, offset: int
-    ) -> OutputRecord:
-        """The original bytes, with headers that say why and where from; cut when they are over the size limit."""
-        original = b"" if value is None else value
-        headers = {
-            "pipeline": self._pipeline,
-            "reason": refused.reason,
-            "stage": stage,
-            "topic": self._events_topic,
-            "partition": str(partition),
-            "offset": str(offset),
-            "exception": refused.detail[:_TEXT_BYTES_MAX],
+        receipt = {
+            "pipeline": pipeline.name,
+            "model": model["name"],
+            "model-version": model["version"],
+            "model-sha256": model["sha256"],
+            "feature-set": feature_set_hash,
+            "topic": events.topic,
         }
-        if len(original) > self._max_bytes:
-            headers["cut-from-bytes"] = str(len(original))
-            original = original[: self._max_bytes]
-        return OutputRecord(self._dead_letters, key or b"", original, header_text(headers))
+        place = [f"{HEADER}{name}" for name in ("partition", "offset")]
+        numbers, flags = [*place, f"{HEADER}event-time"], [f"{HEADER}flags"]
+        self._group = OutputGroup(pipeline.predictions, _headers(receipt), numbers)
+        self._flagged_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, flags)
+        self._dead_letter_group = OutputGroup(
+            str(pipeline.dead_letters),
+            _headers({"pipeline": pipeline.name, "topic": events.topic}),
+            place,
+            [f"{HEADER}{name}" for name in ("reason", "stage", "exception", "cut-from-bytes")],
+        )
+
+    def predictions(
+        self,
+        events: Sequence[Any],
+        scores: npt.NDArray[np.float64],
+        *,
+        keys: Lines,
+        scored_at_ms: int,
+        partitions: npt.NDArray[np.int32],
+        offsets: npt.NDArray[np.int64],
+        event_times_ms: npt.NDArray[np.int64],
+        flags: Sequence[str] | None = None,
+        features: npt.NDArray[np.float64] | None = None,
+    ) -> bytes:
+        """The predictions of n events with their receipts, as a group of output records.
+
+        Args:
+            events: n events.
+            scores: (n,) float64, finite.
+            keys: n keys of their records.
+            scored_at_ms: When, in ms since 1970.
+            partitions: (n,) int32.
+            offsets: (n,) int64.
+            event_times_ms: (n,) int64.
+            flags: What the receipt says is special about each event; None if nothing is about any.
+            features: (n, F) float64, for pipelines that include them; NaN becomes null.
+        """
+        columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
+        columns.append(repeat(scored_at_ms, len(events)))
+        if self._features is not None and features is not None:
+            columns.append(map(self._features, *features.T.tolist()))
+        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
+        numbers = (partitions, offsets, event_times_ms)
+        if flags is None:
+            return self._group.pack(keys, values, numbers)
+        return self._flagged_group.pack(keys, values, numbers, [Lines.of([flag.encode() or None for flag in flags])])
+
+    def dead_letters(self, records: RecordBatch, refused: Mapping[int, Refused], *, stage: str) -> bytes:
+        """The original bytes of refused records, with headers that say why and where from; cut when over the limit.
+
+        Args:
+            records: The batch.
+            refused: Why, by row.
+            stage: Where in the job: decode or model.
+        """
+        rows = list(refused)
+        originals = [records.values[row] or b"" for row in rows]
+        cut = [str(len(original)).encode() if len(original) > self._max_bytes else None for original in originals]
+        reasons = [one.reason.encode() for one in refused.values()]
+        details = [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()]
+        return self._dead_letter_group.pack(
+            Lines.of([records.keys[row] or b"" for row in rows]),
+            Lines.of([original[: self._max_bytes] for original in originals]),
+            (records.partitions[rows], records.offsets[rows]),
+            [Lines.of(column) for column in (reasons, [stage.encode()] * len(rows), details, cut)],
+        )

@@ -152,7 +152,7 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
                 for dependency in [*inputs, *transitive]:
                     chosen.setdefault((dependency.groupId, dependency.artifactId), dependency.artifact)
             for (group, name), artifact in sorted(chosen.items()):
-                locked.append(LockedJar(f"{group}:{name}:{artifact.version}", _sha256(artifact.resolve()), jar_set))
+                locked.append(LockedJar(f"{group}:{name}:{artifact.version}", file_sha256(artifact.resolve()), jar_set))
     lines = ["# Made by `python -m flink_jobs.local.jars --lock`: group:artifact:version sha256 set"]
     lines += [f"{jar.coordinate} {jar.sha256} {jar.jar_set}" for jar in locked]
     lock_file.write_text("\n".join(lines) + "\n", "utf-8")
@@ -186,7 +186,7 @@ def _ensure_jar(jar: LockedJar, folder: Path, tracker: _Tracker) -> Path:
     path = folder / jar.filename
     if not path.exists():
         _fetch(jar, path, tracker)
-    elif _sha256(path) != jar.sha256:
+    elif file_sha256(path) != jar.sha256:
         path.unlink(missing_ok=True)
         raise JarError(f"{path} is not the jar that jars.lock names and was deleted: run again to fetch it")
     tracker.add(jars=1)
@@ -198,7 +198,7 @@ def _fetch(jar: LockedJar, path: Path, tracker: _Tracker) -> None:
     repository = Path(tempfile.mkdtemp(prefix=".fetch-", dir=path.parent))
     try:
         fetched = _download(jar, repository, tracker)
-        digest = _sha256(fetched)
+        digest = file_sha256(fetched)
         if digest != jar.sha256:
             raise JarError(
                 f"{jar.coordinate} was fetched with sha256 {digest}, jars.lock says {jar.sha256}: "
@@ -223,7 +223,8 @@ def _download(jar: LockedJar, repository: Path, tracker: _Tracker) -> Path:
     raise AssertionError("unreachable")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The digest of a file as hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK_BYTES):

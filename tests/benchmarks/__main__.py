@@ -1,105 +1,141 @@
-"""`make bench`: the shipped pipeline on Millrace, beside the same work done in other ways, in one run on one broker.
+"""`make bench`: every measure, one after the other; `make bench-quick`: the ratios, in a few minutes.
 
-    python -m tests.benchmarks [--quick] [--profile]
+    python -m tests.benchmarks [--quick] [--profile] [--only NAME …]
 
-Speeds are taken between outputs, by the times at which the broker got them, after the first tenth; so start-up is out.
-Nothing is printed before the contestants' scores of the same events agree to 1e-6.
+A NAME is a measure, or a contestant of the ratios. Every measure writes its figures into `build/bench.json` when it is
+done, beside what the others found; the table of them comes last.
 """
 
 import argparse
-import json
-import os
-import tempfile
-from pathlib import Path
+import functools
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from flink_jobs.environment import PROJECT_ROOT
-from tests.benchmarks.contest import Contestant, contest
-from tests.benchmarks.outcomes import Outcome, check_agreement
-from tests.benchmarks.stages import profile_stages
+from tests.benchmarks import results
+from tests.benchmarks.plot import RESULT
 
-RESULT = PROJECT_ROOT / "build" / "bench.json"
-PACKAGE = "tests.benchmarks"
+Measure = Callable[[bool], Mapping[str, float]]
 
 
-def contestants(events: int, slow_events: int) -> list[Contestant]:
-    return [
-        Contestant("millrace", f"{PACKAGE}.millrace_job", events),
-        Contestant("per_record", f"{PACKAGE}.per_record_job", slow_events),
-        Contestant("bare_loop", f"{PACKAGE}.bare_loop", events),
-        Contestant("bare_loop_engine", f"{PACKAGE}.bare_loop", events, ("engine",)),
-    ]
+def of_module(name: str) -> Measure:
+    """`measure` of a module, which is imported only when it is its turn."""
+
+    def measure(quick: bool) -> Mapping[str, float]:
+        found: Mapping[str, float] = importlib.import_module(f"tests.benchmarks.{name}").measure(quick)
+        return found
+
+    return measure
 
 
-def measure(events: int, slow_events: int, only: set[str]) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder, contest(Path(folder)) as running:
-        print(f"producing {events:,} events of 10,000 shoppers …", flush=True)
-        running.fill(events)
-        for contestant in contestants(events, slow_events):
-            if only and contestant.name not in only:
-                continue
-            print(f"{contestant.name}: scoring {contestant.events:,} events …", flush=True)
-            outcomes[contestant.name] = running.run(contestant)
-            if len(outcomes) > 1:
-                check_agreement(contestant.name, outcomes[contestant.name], outcomes["millrace"])
-            print_row(contestant.name, outcomes)
-    return outcomes
+def ratios_of(contestants: Sequence[str], quick: bool) -> Mapping[str, float]:
+    """The ratios of some contestants alone."""
+    from tests.benchmarks.ratios import measure
+
+    return measure(quick, contestants)
 
 
-def as_result(outcomes: dict[str, Outcome], events: int) -> dict[str, float]:
-    result: dict[str, float] = {"cores": len(os.sched_getaffinity(0)), "events": events}
-    for name, outcome in outcomes.items():
-        result[f"events_per_s_{name}"] = round(outcome.events_per_s)
-        result |= {f"cpu_us_per_event_{name}_{kind}": round(us, 2) for kind, us in outcome.cpu_us.items()}
-    ours = outcomes["millrace"]
-    result["first_prediction_s"] = round(ours.first_prediction_s, 1)
-    for name, ratio in (
-        ("per_record", "ratio_per_record_process"),
-        ("bare_loop", "ratio_bare_loop"),
-        ("bare_loop_engine", "ratio_bare_loop_engine"),
-    ):
-        if name in outcomes:
-            result[ratio] = round(ours.events_per_s / outcomes[name].events_per_s, 2)
-    return result
+def stages(_quick: bool) -> Mapping[str, float]:
+    from tests.benchmarks.stages import profile_stages
+
+    return profile_stages()
 
 
-def print_row(name: str, outcomes: dict[str, Outcome]) -> None:
-    outcome, ours = outcomes[name], outcomes["millrace"].events_per_s
-    cpu = ", ".join(f"{outcome.cpu_us.get(kind, 0):.1f}" for kind in ("jvm", "python", "broker"))
-    speed = outcome.events_per_s
-    print(f"{name:18}{outcome.records:>10,}{speed:>11,.0f}{ours / speed:>12.2f}x   {cpu}", flush=True)
+MEASURES: dict[str, Measure] = {
+    "ratios": of_module("ratios"),
+    "stages": stages,
+    "engine": of_module("engine"),
+    "scaling": of_module("scaling"),
+    "latency": of_module("latency"),
+    "startup": of_module("startup"),
+    "soak": of_module("soak"),
+}
+QUICK = {"ratios"}
+PROFILE = {"ratios", "stages"}
+CONTESTANTS = (
+    "millrace",
+    "bare_loop",
+    "bare_loop_engine",
+    "quix",
+    "quix_per_core",
+    "beam",
+    "per_record_process",
+    "per_record_thread",
+)
 
 
-def print_table(outcomes: dict[str, Outcome]) -> None:
-    print(f"\n{'':18}{'events':>10}{'events/s':>11}{'Millrace is':>13}   CPU us an event: JVM, Python, broker")
-    for name in outcomes:
-        print_row(name, outcomes)
-    print(f"first prediction visible {outcomes['millrace'].first_prediction_s:.1f} s after the start of the process")
+def chosen(only: Sequence[str], *, quick: bool, profile: bool) -> tuple[list[str], list[str]]:
+    """Names of the measures in their order, and of the contestants if not all.
+
+    Raises:
+        SystemExit: A name is unknown.
+    """
+    unknown = [name for name in only if name not in MEASURES and name not in CONTESTANTS]
+    if unknown:
+        known = ", ".join((*MEASURES, *CONTESTANTS))
+        raise SystemExit(f"no measure or contestant is called {', '.join(unknown)}; there are {known}")
+    contestants = [name for name in CONTESTANTS if name in only]
+    wanted = set(only) & MEASURES.keys()
+    if contestants:
+        wanted.add("ratios")
+    if not only:
+        wanted = QUICK if quick else set(MEASURES)
+    if profile:
+        wanted = wanted | PROFILE
+    return [name for name in MEASURES if name in wanted], contestants
+
+
+def run(measures: Mapping[str, Measure], figures: results.Figures, *, quick: bool) -> list[str]:
+    """Add what each measure finds to the figures, and write them; returns a line for each that failed."""
+    failures = []
+    for name, measure in measures.items():
+        started = time.monotonic()
+        print(f"\n== {name} ==", flush=True)
+        found: Mapping[str, float] = {}
+        try:
+            found = measure(quick)
+        except results.PartialError as error:
+            found = error.results
+            failures.append(f"{name}: {error}")
+        except (Exception, SystemExit) as error:
+            failures.append(f"{name}: {type(error).__name__}: {error}")
+        if found:
+            figures.update(found)
+            results.write_figures(RESULT, figures)
+        print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
+    return failures
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--quick", action="store_true", help="fewer events: a few minutes")
-    parser.add_argument("--profile", action="store_true", help="time the steps of the Python side without Flink, too")
-    parser.add_argument("--events", type=int, help="how many, instead of 1,000,000 (quick) or 3,000,000")
-    parser.add_argument("--slow-events", type=int, help="how many for the per-record job")
-    parser.add_argument("--only", nargs="*", default=[], help="contestants beside millrace")
+    parser.add_argument("--quick", action="store_true", help="the ratios only, with fewer events: a few minutes")
+    parser.add_argument("--profile", action="store_true", help="say what share of the CPU time each hop takes, too")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="measures, or contestants of the ratios")
     arguments = parser.parse_args()
-    events, slow_events = (1_000_000, 60_000) if arguments.quick else (3_000_000, 200_000)
-    events, slow_events = arguments.events or events, arguments.slow_events or slow_events
-    result: dict[str, float] = {}
+    signal.signal(signal.SIGTERM, interrupt)  # so that every process we started is ended, too
+    names, contestants = chosen(arguments.only, quick=arguments.quick, profile=arguments.profile)
+    measures = {name: MEASURES[name] for name in names}
+    if contestants:
+        measures["ratios"] = functools.partial(ratios_of, contestants)
+    whole = not arguments.only and not arguments.quick
+    figures = results.figures_of(results.machine(), {} if whole else results.read_figures(RESULT))
+    try:
+        failures = run(measures, figures, quick=arguments.quick)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    print(f"\n{results.table(figures)}")
     if arguments.profile:
-        result |= profile_stages()
-    named = arguments.only or (["per_record", "bare_loop"] if arguments.quick else [])
-    outcomes = measure(events, slow_events, {"millrace", *named} if named else set())
-    result |= as_result(outcomes, events)
-    print_table(outcomes)
-    if arguments.profile:
-        hops = ", ".join(f"{kind} {us:.1f}" for kind, us in outcomes["millrace"].cpu_us.items())
-        print(f"CPU us an event of millrace: {hops}")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-    print(f"written: {RESULT.relative_to(PROJECT_ROOT)}")
+        print(f"\n{results.shares(figures)}")
+    print(f"\nwritten: {RESULT.relative_to(PROJECT_ROOT)}")
+    if failures:
+        sys.exit("\n".join(["", *failures]))
 
 
 if __name__ == "__main__":

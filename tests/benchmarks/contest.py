@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import subprocess
 import sys
 import time
@@ -11,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.shoppers import as_records, shopper_events
-from tests.benchmarks.outcomes import Outcome, read_outcome
+from tests.benchmarks.child_process import child, end_of
+from tests.benchmarks.cpu_time import cpu_s
+from tests.benchmarks.outcomes import WARM_UP_SHARE, ContestantError, Outcome, read_outcome
 
 EVENTS_TOPIC = "bench-events"
 PARTITIONS = 3
@@ -27,19 +25,10 @@ SEED = 1
 START_MS = 1_760_000_000_000
 POLL_S = 0.5
 TIMEOUT_S = 600.0
-STOP_S = 60.0
+LOG = "output.txt"
+MARKERS_MARGIN = 1.02
 SETTLE_S, SETTLE_AT_MOST_S = 3.0, 15.0
-CPU_WARM_UP_SHARE = 0.3
 CORES_MARGIN = 1.5
-JVM_THREADS = (
-    (r"C[12] Compiler", "jvm_compiler"),
-    (r"GC Thread|G1 ", "jvm_gc"),
-    (r"Source|Kafka Fetcher", "jvm_source"),
-    (r"WindowTVF|GlobalWindow|LocalWindow|Calc|GroupWindow", "jvm_grouping"),
-    (r"score", "jvm_score_and_sink"),
-    (r"grpc", "jvm_crossing"),
-    (r"kafka-producer", "jvm_producer"),
-)
 
 
 @dataclass(frozen=True)
@@ -51,12 +40,16 @@ class Contestant:
         module: Its `main` is run as a process.
         events: How many of the events it must score; it is stopped then.
         arguments: Further ones.
+        python: The interpreter that runs it.
+        timeout_s: How long it may take.
     """
 
     name: str
     module: str
     events: int
     arguments: tuple[str, ...] = ()
+    python: Path = Path(sys.executable)
+    timeout_s: float = TIMEOUT_S
 
 
 class Contest:
@@ -64,12 +57,14 @@ class Contest:
 
     def __init__(self, broker: Broker, home: Path) -> None:
         self.bootstrap, self._broker, self._home = broker.bootstrap, broker, home
+        self._events = 0
 
     def fill(self, events: int) -> None:
         """Put the events of simulated shoppers into the topic."""
         create_topics(self.bootstrap, [TopicSpec(EVENTS_TOPIC, PARTITIONS)])
         records = as_records(shopper_events(SHOPPERS, SEED, START_MS))
         produce_events(self.bootstrap, EVENTS_TOPIC, itertools.islice(records, events))
+        self._events = events
 
     def run(self, contestant: Contestant) -> Outcome:
         """Let it score the events, stop it, and read what it committed."""
@@ -77,76 +72,59 @@ class Contest:
         by_broker = {"message.timestamp.type": "LogAppendTime"}
         create_topics(self.bootstrap, [TopicSpec(output, PARTITIONS, settings=by_broker)])
         create_topics(self.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])
-        with self._process(contestant, output) as process:
+        home = self._home / contestant.name
+        home.mkdir(parents=True)
+        with child(self._command(contestant, output), home / LOG) as process:
             first_s, cpu_us = self._watch(process, contestant, output)
         outcome = read_outcome(self.bootstrap, output, contestant.events)  # when it is over: reading takes a core
+        outcome.other_cores = outcome.events_per_s * cpu_us.pop("others", 0.0) / 1e6
         outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
         used = outcome.events_per_s * (cpu_us.get("jvm", 0.0) + cpu_us.get("python", 0.0)) / 1e6
         if used > CORES_MARGIN * len(os.sched_getaffinity(0)):
-            raise SystemExit(
-                f"{contestant.name}: {outcome.events_per_s:,.0f} events/s would take {used:.1f} cores: its outputs "
-                "come in bursts, so their times do not tell its speed; give it more events or smaller bundles"
+            raise ContestantError(
+                f"{outcome.events_per_s:,.0f} events/s would take {used:.1f} cores: its outputs come in bursts, so "
+                "their times do not tell its speed; give it more events or smaller bundles"
             )
         return outcome
 
-    @contextmanager
-    def _process(self, contestant: Contestant, output: str) -> "Iterator[subprocess.Popen[bytes]]":
-        home = self._home / contestant.name
-        home.mkdir(parents=True)
-        arguments = [self.bootstrap, str(home), EVENTS_TOPIC, output, *contestant.arguments]
-        with (home / "output.txt").open("wb") as log:
-            # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"from {contestant.module} import main; main()", *arguments],
-                cwd=PROJECT_ROOT,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
-            )
-        try:
-            yield process
-        finally:
-            children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-            process.stdin.close()
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            _, alive = psutil.wait_procs(children, timeout=5)
-            for child in alive:
-                child.kill()
+    def _command(self, contestant: Contestant, output: str) -> list[str]:
+        arguments = [self.bootstrap, str(self._home / contestant.name), EVENTS_TOPIC, output, *contestant.arguments]
+        # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
+        return [str(contestant.python), "-c", f"from {contestant.module} import main; main()", *arguments]
 
     def _watch(
         self, process: "subprocess.Popen[bytes]", contestant: Contestant, output: str
     ) -> tuple[float, dict[str, float]]:
-        """Wait until its output is there: seconds to the first prediction, CPU per event after the first third."""
+        """Wait until its output is there: seconds to the first prediction, CPU per event after the warm-up."""
         started = time.monotonic()
+        everything = contestant.events >= self._events
+        enough = contestant.events if everything else contestant.events * MARKERS_MARGIN
         first_s = 0.0
         warm: tuple[int, dict[str, float]] | None = None
         while True:
-            # offsets count transaction markers too, a few a second: good enough to wait by
+            # offsets count transaction markers too, a few a second
             done = sum(topic_ends(self.bootstrap, output, isolation="read_committed").values())
             now_s = time.monotonic() - started
             if done and not first_s:
                 first_s = now_s
-            if warm is None and done >= contestant.events * CPU_WARM_UP_SHARE:
-                warm = done, self._cpu_s(process)
-            if done >= contestant.events:
+            if warm is None and done >= contestant.events * WARM_UP_SHARE:
+                warm = done, cpu_s(process.pid, self._broker.state.pid)
+            if done >= enough:
                 break
-            if process.poll() is not None or now_s > TIMEOUT_S:
-                log = (self._home / contestant.name / "output.txt").read_text("utf-8", "replace")
-                raise SystemExit(f"{contestant.name} ended, or hangs, after {done} predictions:\n{log[-3_000:]}")
+            if process.poll() is not None or now_s > contestant.timeout_s:
+                how = f"is not ready after {now_s:.0f} s" if process.poll() is None else "ended"
+                log = end_of(self._home / contestant.name / LOG)
+                raise ContestantError(f"it {how}, after about {done:,} of {contestant.events:,} predictions:\n{log}")
             time.sleep(POLL_S)
-        cpu_s = self._cpu_s(process)
-        self._let_settle(output)
+        spent = cpu_s(process.pid, self._broker.state.pid)
+        if everything:  # whoever has more to score goes on with it until it is stopped
+            self._let_settle(output)
         if warm is None or done == warm[0]:
             return first_s, {}
-        return first_s, {kind: (cpu_s[kind] - warm[1].get(kind, 0)) / (done - warm[0]) * 1e6 for kind in cpu_s}
+        return first_s, {kind: (spent[kind] - warm[1].get(kind, 0)) / (done - warm[0]) * 1e6 for kind in spent}
 
     def _let_settle(self, output: str) -> None:
-        """Wait for the last transactions: until nothing more comes, or, of a contestant that goes on, some time."""
+        """Wait for the last transactions: until nothing more comes, for some time at most."""
         unchanged_s, last = 0.0, -1
         deadline = time.monotonic() + SETTLE_AT_MOST_S
         while unchanged_s < SETTLE_S and time.monotonic() < deadline:
@@ -154,38 +132,6 @@ class Contest:
             ends = sum(topic_ends(self.bootstrap, output, isolation="read_committed").values())
             unchanged_s = unchanged_s + POLL_S if ends == last else 0.0
             last = ends
-
-    def _cpu_s(self, process: "subprocess.Popen[bytes]") -> dict[str, float]:
-        """CPU seconds so far of its Java machine, its Python processes, and the broker."""
-        spent = {"jvm": 0.0, "python": 0.0, "broker": _cpu_s_of(psutil.Process(self._broker.state.pid))}
-        root = psutil.Process(process.pid)
-        for one in [root, *root.children(recursive=True)]:
-            try:
-                spent["jvm" if one.name() == "java" else "python"] += _cpu_s_of(one)
-                if one.name() == "java":
-                    for kind, seconds in _cpu_s_of_threads(one).items():
-                        spent[kind] = spent.get(kind, 0.0) + seconds
-            except psutil.NoSuchProcess:
-                continue
-        return spent
-
-
-def _cpu_s_of_threads(process: psutil.Process) -> dict[str, float]:
-    """CPU seconds of a Java machine by the hop its threads work for; their names say it, 15 letters of each."""
-    spent: dict[str, float] = {}
-    for thread in process.threads():
-        try:
-            name = Path(f"/proc/{process.pid}/task/{thread.id}/comm").read_text("utf-8")
-        except OSError:
-            continue
-        kind = next((kind for pattern, kind in JVM_THREADS if re.match(pattern, name)), "jvm_other")
-        spent[kind] = spent.get(kind, 0.0) + thread.user_time + thread.system_time
-    return spent
-
-
-def _cpu_s_of(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 @contextmanager

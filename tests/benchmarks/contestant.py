@@ -2,9 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from flink_jobs.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from flink_jobs.settings import Settings
 
 
 class Task(NamedTuple):
@@ -20,7 +21,9 @@ class Task(NamedTuple):
         bootstrap, home, events, output = sys.argv[1:5]
         return cls(bootstrap, Path(home), events, output)
 
-    def settings(self, **overrides: object) -> Settings:
+    def settings(self, **overrides: object) -> "Settings":
+        from flink_jobs.settings import load_settings  # not there in the environment of a peer
+
         return load_settings(bootstrap=self.bootstrap, home=self.home, **overrides)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.operators import open_model
+from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import load_pipeline, model_folder
 from udfs.entity_state import ShardState, warm_up
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
-from udfs.wire_formats import PredictionEncoder, RecordBatch
+from udfs.wire_formats import PredictionEncoder
 
 BATCH_SIZES = (10, 50, 500)
 EVENTS = 60_000
@@ -53,10 +54,10 @@ def _spent_us(size: int) -> dict[str, float]:
     """The whole is timed by itself, without the clocks between the steps."""
     whole = _timed(size, _scorer())["whole"]
     scorer, spent = _scorer(), _Spent()
-    scorer._decoder.decode = spent.timed("decode", scorer._decoder.decode)
+    scorer._decoder.decode_batch = spent.timed("decode", scorer._decoder.decode_batch)
     scorer.plan.columnise = spent.timed("columnise", scorer.plan.columnise)
     scorer._model = _TimedModel(spent.timed("onnx", scorer._model.predict))
-    scorer._encoder.prediction = spent.timed("encode", scorer._encoder.prediction)
+    scorer._encoder.predictions = spent.timed("encode", scorer._encoder.predictions)
     spent.us.clear()
     steps = _timed(size, scorer, spent)
     return {**{step: steps[step] for step in STEPS}, "whole": whole}
@@ -93,19 +94,14 @@ def _scorer() -> Scorer:
     return Scorer(FeaturePlan.build(pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
 
 
-def _batches(size: int) -> Iterator[RecordBatch]:
+def _batches(size: int) -> Iterator[bytes]:
     records = itertools.islice(as_records(shopper_events(SHOPPERS, 1, 1_760_000_000_000)), EVENTS)
     offset = 0
     while chunk := list(itertools.islice(records, size)):
         keys, values = zip(*chunk, strict=True)
         count = len(chunk)
-        yield RecordBatch(
-            list(keys),
-            list(values),
-            [0] * count,
-            list(range(offset, offset + count)),
-            [1_790_000_000_000] * count,
-        )
+        offsets = list(range(offset, offset + count))
+        yield pack_records(keys, values, [0] * count, offsets, [1_790_000_000_000] * count)
         offset += count
 
 
@@ -117,11 +113,12 @@ def _timed(size: int, scorer: Scorer, spent: _Spent | None = None) -> dict[str, 
     take_changes = spent.timed("log", state.take_changes)
     batches = list(_batches(size))
     events = 0
-    for batch in batches:
-        if events < WARM_UP_EVENTS <= events + len(batch.keys):
+    for data in batches:
+        batch = RecordBatch(data)
+        if events < WARM_UP_EVENTS <= events + len(batch):
             spent.us.clear()
-        events += len(batch.keys)
-        score(batch, state)
+        events += len(batch)
+        score(batch, {0: state})
         take_changes()
     timed_events = EVENTS - WARM_UP_EVENTS
     spent.us["whole"] += spent.us["log"]

@@ -14,15 +14,17 @@ from workloads import PURCHASE, START_MS, make_topics, named, settings_of
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.operators import open_model
+from flink_jobs.pipeline_model import open_model
 from models.binding import manifest_for_model
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE
 from udfs.entity_state import ShardState
+from udfs.output_batch import read_outputs
 from udfs.pipeline import Count, Min, Model
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
-from udfs.wire_formats import PredictionEncoder, RecordBatch
+from udfs.wire_formats import PredictionEncoder
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "onnx_models"
 TWO = ("dwell_time_sec", "count_10m")
@@ -99,8 +101,10 @@ def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
     plan = FeaturePlan.build(pipeline)
     records = events(300)
     places = list(range(len(records)))
-    batch = RecordBatch(*map(list, zip(*records, strict=True)), [0] * len(records), places, [START_MS] * len(records))
-    outputs = Scorer(plan, model, encoder, lambda: START_MS).score(batch, ShardState(plan, log_changes=False))
+    keys, values = zip(*records, strict=True)
+    batch = RecordBatch(pack_records(keys, values, [0] * len(records), places, [START_MS] * len(records)))
+    state = ShardState(plan, log_changes=False)
+    outputs = read_outputs(Scorer(plan, model, encoder, lambda: START_MS).score(batch, {0: state}))
     assert [output.topic for output in outputs] == [pipeline.predictions] * len(records)
     answers = [Answer((0, at), (0, at), each.key, each.value, {}) for at, each in enumerate(outputs)]
     assert_scored_as_by_onnxruntime(name, pipeline, answers)

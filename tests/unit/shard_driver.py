@@ -34,8 +34,11 @@ def purchase(time, amount=1.0, page="home", user="u", label=None):
 class Shard:
     """A shard with its log: events in, features out, restarts at will."""
 
-    def __init__(self, pipeline, compact_after=1024):
+    def __init__(self, pipeline, compact_after=1024, direct_rows=None):
         self.plan = FeaturePlan.build(pipeline)
+        if direct_rows is not None:  # fewer, so that a few rows are enough to be remembered
+            operations = self.plan.operations
+            self.plan.operations = operations._replace(limits=operations.limits._replace(direct_rows=direct_rows))
         self.compact_after = compact_after
         self.log = {}
         self.state = ShardState(self.plan, compact_after=compact_after)

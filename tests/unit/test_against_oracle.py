@@ -1,5 +1,6 @@
 """The engine against the oracle: any pipeline, any history, any batching, any restarts."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -89,8 +90,8 @@ def partition_of(event):
     return "ab".index(event.user)
 
 
-def engine_of(pipeline, history, cuts, compact_after=1024, restart=False):
-    shard = Shard(pipeline, compact_after)
+def engine_of(pipeline, history, cuts, compact_after=1024, restart=False, direct_rows=None):
+    shard = Shard(pipeline, compact_after, direct_rows)
     parts = []
     for begin, end in zip([0, *cuts], [*cuts, len(history)], strict=True):
         part = history[begin:end]
@@ -130,3 +131,16 @@ def test_batching_restarts_and_compaction_change_no_bit(pipeline, history, data)
     features, flags = engine_of(pipeline, history, cuts, compact_after, restart=True)
     assert features.tobytes() == whole.tobytes()
     assert flags.tobytes() == whole_flags.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(pipelines(exact_bits_only=False), histories(EXTREMES), st.data())
+def test_what_is_remembered_of_windows_changes_no_bit(pipeline, history, data):
+    """Contract: a remembered partial or tally is what folding the window anew gives."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(history)), max_size=8)))
+    most_events = data.draw(st.sampled_from([9, 20, 10_000]))
+    pipeline = dataclasses.replace(pipeline, max_events_per_entity=most_events)
+    folded, flags = engine_of(pipeline, history, [], direct_rows=1 << 20)
+    remembered, remembered_flags = engine_of(pipeline, history, cuts, direct_rows=1)
+    assert remembered.tobytes() == folded.tobytes()
+    assert remembered_flags.tobytes() == flags.tobytes()

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from wire_records import PURCHASE, SCORED_AT_MS, encoder_of, headers_of, value_of
+from wire_records import PURCHASE, SCORED_AT_MS, batch_of, encoder_of, headers_of, shopper_records, value_of
 
 from flink_jobs.local.broken_records import broken_records
+from udfs.byte_lines import Lines
+from udfs.output_batch import read_outputs
 from udfs.pipeline import Count, Events, Model, Pipeline
-from udfs.wire_formats import REASONS, EventDecoder, Refused, header_text
+from udfs.wire_formats import REASONS, EventDecoder, Refused, printable
 
 BROKEN = broken_records(np.random.default_rng(5))
 EVENT = {"event_id": "e1", "user_id": "u", "page_id": "home", "dwell_time_sec": 2.5, "timestamp": 1_700_000_000_000}
@@ -23,7 +25,9 @@ def encoded(**changes):
 
 
 def dead_letter(value, refused, key=b"u", pipeline=PURCHASE):
-    return encoder_of(pipeline).dead_letter(key, value, refused, stage="decode", partition=1, offset=77)
+    records = batch_of([(key, value)], first_offset=77, partition=1)
+    (record,) = read_outputs(encoder_of(pipeline).dead_letters(records, {0: refused}, stage="decode"))
+    return record
 
 
 class Payment:
@@ -125,13 +129,10 @@ def test_any_json_in_any_field_is_an_event_or_has_a_reason(changes, key):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.sampled_from(["reason", "exception", "topic"]), st.text(), min_size=1))
-def test_header_text_reads_back_and_has_no_control_characters(headers):
-    text = header_text(headers)
-    pairs = dict(pair.split("\x1f") for pair in text.split("\x1e"))
-    assert set(pairs) == {f"millrace-{name}" for name in headers}
-    assert all(content.isprintable() for content in pairs.values())
-    text.encode()  # goes out as UTF-8
+@given(st.text())
+def test_texts_of_headers_have_no_control_characters(text):
+    assert printable(text).isprintable()
+    assert len(printable(text)) == len(text)
 
 
 def test_a_hostile_exception_can_neither_forge_a_header_nor_fill_the_topic():
@@ -168,9 +169,20 @@ def test_a_record_without_key_or_value_leaves_as_empty_bytes():
     assert headers_of(record)["reason"] == "null_value"
 
 
-def prediction_of(pipeline, event, flags=""):
-    where = {"key": b"u", "scored_at_ms": SCORED_AT_MS, "partition": 1, "offset": 5, "event_time_ms": 123}
-    return encoder_of(pipeline).prediction(event, 0.25, flags=flags, **where)
+def prediction_of(pipeline, event, flags=None):
+    (record,) = read_outputs(
+        encoder_of(pipeline).predictions(
+            [event],
+            np.array([0.25]),
+            keys=Lines.of([b"u"]),
+            scored_at_ms=SCORED_AT_MS,
+            partitions=np.array([1], np.int32),
+            offsets=np.array([5]),
+            event_times_ms=np.array([123]),
+            flags=flags,
+        )
+    )
+    return record
 
 
 def test_a_prediction_holds_id_entity_score_and_time_in_that_order():
@@ -192,4 +204,93 @@ def test_a_receipt_says_model_features_and_source_and_flags_only_when_there_are_
         "feature-set": "cd" * 32, "topic": "user-events", "partition": "1", "offset": "5", "event-time": "123",
     }  # fmt: skip
     assert headers_of(prediction_of(PURCHASE, event)) == receipt
-    assert headers_of(prediction_of(PURCHASE, event, "late,truncated")) == {**receipt, "flags": "late,truncated"}
+    assert headers_of(prediction_of(PURCHASE, event, ["late,truncated"])) == {**receipt, "flags": "late,truncated"}
+
+
+def decoded(records, pipeline=PURCHASE):
+    return EventDecoder(pipeline).decode_batch(batch_of(records))
+
+
+def one_by_one(records, pipeline=PURCHASE):
+    decoder = EventDecoder(pipeline)
+    results = [decoder.decode(*record) for record in records]
+    events = [result for result in results if not isinstance(result, Refused)]
+    return events, {row: result for row, result in enumerate(results) if isinstance(result, Refused)}
+
+
+def same_as_one_by_one(records):
+    batch, (events, refused) = decoded(records), one_by_one(records)
+    assert list(map(msgspec.structs.astuple, batch.events)) == list(map(msgspec.structs.astuple, events))
+    assert batch.refused == refused
+    assert batch.entities == [event.user_id for event in events]
+    rows = [row for row in range(len(records)) if row not in refused]
+    assert (list(range(len(records))) if batch.rows is None else batch.rows.tolist()) == rows
+    return batch
+
+
+def test_good_records_are_decoded_together():
+    batch = same_as_one_by_one(shopper_records(200))
+    assert batch.rows is None
+
+
+# values that are no JSON object each, but would be as many objects as there are if their text were joined
+ACROSS_RECORDS = [
+    [b'{"x":[{}', b"{}]}", b"{}{}"],
+    [b'{"x":[', b"]}", b"{}{}"],
+    [b'{"x":"}', b'{"}', b"{}\n{}"],
+    [b'{"x":{}', b"}", b"{}\n{}"],
+    [b"{}{}", b""],
+    [b"{} {}", b" "],
+    [b"{}\n{}", b"\n"],
+    [b"{},{}", b"{}"],
+    [b"", b"{}\n{}"],
+]
+
+
+@pytest.mark.parametrize("values", ACROSS_RECORDS)
+def test_no_value_reaches_into_the_next_record(values):
+    event = encoded()
+    hostile = [value.replace(b"{}", event) for value in values]
+    for place in (0, 7, 20):
+        records = [(b"u", event)] * 20
+        records[place:place] = [(b"u", value) for value in hostile]
+        same_as_one_by_one(records)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([b"{", b"}", b"[", b"]", b'"', b",", b"\n", b"{}", b'{"a":', b"E", b" "]), max_size=6))
+def test_any_pieces_of_json_are_decoded_as_they_are_alone(pieces):
+    value = b"".join(pieces).replace(b"E", encoded())
+    cut = len(value) // 2
+    records = [(b"u", encoded())] * 14
+    records[5:5] = [(b"u", value[:cut]), (b"u", value[cut:])]
+    same_as_one_by_one(records)
+
+
+def test_keys_that_are_only_joined_like_the_entities_are_refused():
+    users = ["a\nb", "c", *"defghijklmnop"]
+    keys = [b"a", b"b\nc", *[user.encode() for user in users[2:]]]
+    batch = same_as_one_by_one([(key, encoded(user_id=user)) for key, user in zip(keys, users, strict=True)])
+    assert {why.reason for why in batch.refused.values()} == {"key_mismatch"}
+    assert list(batch.refused) == [0, 1]
+
+
+def test_entities_beyond_ascii_are_found_in_their_keys():
+    users = [f"käufer-{place}-🛒" for place in range(20)]
+    assert not same_as_one_by_one([(user.encode(), encoded(user_id=user)) for user in users]).refused
+
+
+def test_included_features_stand_in_the_prediction_and_missing_ones_are_null():
+    pipeline = dataclasses.replace(PURCHASE, include_features=True)
+    features = np.arange(float(len(PURCHASE.feature_names)))[None]
+    features[0, 3] = np.nan
+    (record,) = read_outputs(
+        encoder_of(pipeline).predictions(
+            [DECODER.decode(b"u", encoded())], np.array([0.5]), keys=Lines.of([b"u"]), scored_at_ms=1,
+            partitions=np.zeros(1, np.int32), offsets=np.zeros(1, np.int64), event_times_ms=np.zeros(1, np.int64),
+            features=features,
+        )
+    )  # fmt: skip
+    assert list(value_of(record)["features"].items()) == [
+        (name, None if place == 3 else float(place)) for place, name in enumerate(PURCHASE.feature_names)
+    ]

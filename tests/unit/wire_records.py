@@ -11,9 +11,11 @@ from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.pipelines import load_pipeline
 from models.onnx_model import OnnxModel
 from udfs.entity_state import ShardState
+from udfs.output_batch import OutputRecord, read_outputs
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
-from udfs.wire_formats import OutputRecord, PredictionEncoder, RecordBatch
+from udfs.wire_formats import PredictionEncoder
 
 START_MS = 1_700_000_000_000
 SCORED_AT_MS = 1_800_000_000_000
@@ -39,16 +41,14 @@ def batch_of(records: Iterable[Record], first_offset: int = 0, partition: int = 
     records = list(records)
     offsets = list(range(first_offset, first_offset + len(records)))
     keys, values = [key for key, _ in records], [value for _, value in records]
-    return RecordBatch(keys, values, [partition] * len(records), offsets, [START_MS + offset for offset in offsets])
+    times_ms = [START_MS + offset for offset in offsets]
+    return RecordBatch(pack_records(keys, values, [partition] * len(records), offsets, times_ms))
 
 
 def headers_of(record: OutputRecord) -> dict[str, str]:
-    """The headers as STR_TO_MAP of the job takes them apart; the prefix must be on every one."""
-    pairs = [pair.split("\x1f") for pair in record.headers.split("\x1e")]
-    assert all(len(pair) == 2 for pair in pairs)
-    assert all(name.startswith("millrace-") for name, _ in pairs)
-    assert len({name for name, _ in pairs}) == len(pairs)
-    return {name.removeprefix("millrace-"): text for name, text in pairs}
+    """The headers without their prefix, which must be on every one."""
+    assert all(name.startswith("millrace-") for name in record.headers)
+    return {name.removeprefix("millrace-"): text for name, text in record.headers.items()}
 
 
 def value_of(record: OutputRecord) -> dict[str, object]:
@@ -78,4 +78,6 @@ class Shard:
         self.state = ShardState(plan, log_changes=False)
 
     def score(self, records, first_offset=0):
-        return self.scorer.score(batch_of(records, first_offset), self.state)
+        """One output record for every record, in order of offsets."""
+        outputs = read_outputs(self.scorer.score(batch_of(records, first_offset), {0: self.state}))
+        return sorted(outputs, key=lambda output: int(headers_of(output)["offset"]))

@@ -1,0 +1,295 @@
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.util.Arrays;
+
+import org.apache.flink.runtime.metrics.TimerGauge;
+import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
+import org.apache.flink.streaming.api.graph.StreamConfig;
+import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
+import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
+import org.apache.flink.streaming.api.operators.Output;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
+import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.table.data.RowData;
+import org.apache.flink.types.Row;
+import org.apache.flink.util.MathUtils;
+
+/**
+ * Raw Kafka records -> (shard key, one byte array), before the shuffle; udfs/record_batch.py reads the bytes.
+ *
+ * <p>An array holds the records of all shards of one subtask of the next operator, shard by shard, and goes under the key
+ * of any of them. Batches are sent every batch_ms, when they are large, and before every checkpoint barrier: so there is
+ * no state, and nothing is lost or sent twice. While the task is never idle, because there is a backlog, they may wait
+ * ten times as long: fewer, larger ones cost less.
+ *
+ * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state; before a barrier,
+ * and when many of its records have been sent since, WRITE its state.
+ */
+public class SubtaskBatches extends AbstractStreamOperator
+        implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
+
+    private static final int RECORDS = 0;
+    private static final int READ = 1;
+    private static final int WRITE = 2;
+    private static final int MOST_RECORDS = 4_000;
+    private static final int MOST_BYTES = 1 << 20;
+    private static final int MOST_UNWRITTEN = 10_000;
+    private static final int LONGEST_STRETCH = 10;
+
+    private final int[] shardKeys;
+    private final long batchMs;
+    private final int[] subtaskOfShard;
+    private transient Shard[] shards;
+    private transient int[] records;
+    private transient int[] bytes;
+    private transient TimerGauge idle;
+    private transient StreamRecord reused;
+    private transient boolean timerIsSet;
+    private transient long waitMs;
+    private transient long lastSentMs;
+    private transient long lastIdleMs;
+
+    public SubtaskBatches(
+            Object[] references, StreamTask task, StreamConfig config, Output output, ProcessingTimeService timers)
+            throws Exception {
+        this.shardKeys = (int[]) references[0];
+        this.batchMs = ((Number) references[1]).longValue();
+        int maxParallelism = ((Number) references[2]).intValue();
+        int parallelism = ((Number) references[3]).intValue();
+        this.subtaskOfShard = new int[shardKeys.length];
+        for (int shard = 0; shard < shardKeys.length; shard++) {
+            Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
+            subtaskOfShard[shard] = KeyGroupRangeAssignment.assignKeyToParallelOperator(key, maxParallelism, parallelism);
+        }
+        this.records = new int[parallelism];
+        this.bytes = new int[parallelism];
+        this.setup(task, config, output);
+        this.setProcessingTimeService(timers);
+    }
+
+    public void open() throws Exception {
+        super.open();
+        shards = new Shard[shardKeys.length];
+        for (int shard = 0; shard < shards.length; shard++) {
+            shards[shard] = new Shard();
+        }
+        idle = getContainingTask().getEnvironment().getMetricGroup().getIOMetricGroup().getIdleTimeMsPerSecond();
+        reused = new StreamRecord(null);
+        waitMs = batchMs;
+        // so that Python opens the model and reads the state before the first record comes
+        ProcessingTimeService timers = getProcessingTimeService();
+        timers.registerTimer(timers.getCurrentProcessingTime(), new Start(this));
+    }
+
+    public void processElement(StreamRecord element) throws Exception {
+        RowData record = (RowData) element.getValue();
+        byte[] key = record.isNullAt(0) ? null : record.getBinary(0);
+        byte[] value = record.isNullAt(1) ? null : record.getBinary(1);
+        int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(key)), shards.length);
+        shards[shard].add(key, value, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
+        int subtask = subtaskOfShard[shard];
+        records[subtask]++;
+        bytes[subtask] += (key == null ? 0 : key.length) + (value == null ? 0 : value.length);
+        if (records[subtask] == MOST_RECORDS || bytes[subtask] >= MOST_BYTES) {
+            sendRecords(subtask);
+        }
+        if (!timerIsSet) {
+            timerIsSet = true;
+            ProcessingTimeService timers = getProcessingTimeService();
+            long nowMs = timers.getCurrentProcessingTime();
+            // all subtasks at the same moments, so that their batches go into Python together
+            timers.registerTimer(nowMs - nowMs % waitMs + waitMs, this);
+        }
+    }
+
+    public void onProcessingTime(long time) throws Exception {
+        timerIsSet = false;
+        long nowMs = System.currentTimeMillis();
+        long idleMs = idle.getAccumulatedCount();
+        boolean busy = (idleMs - lastIdleMs) * 10 < nowMs - lastSentMs;
+        waitMs = busy ? Math.min(2 * waitMs, LONGEST_STRETCH * batchMs) : batchMs;
+        lastIdleMs = idleMs;
+        lastSentMs = nowMs;
+        sendAllRecords();
+    }
+
+    public void prepareSnapshotPreBarrier(long checkpointId) throws Exception {
+        sendAllRecords();
+        for (int shard = 0; shard < shards.length; shard++) {
+            if (shards[shard].unwritten > 0) {
+                sendCommand(WRITE, shard);
+            }
+        }
+    }
+
+    public void finish() throws Exception {
+        sendAllRecords();
+        super.finish();
+    }
+
+    private void sendAllRecords() {
+        for (int subtask = 0; subtask < records.length; subtask++) {
+            if (records[subtask] > 0) {
+                sendRecords(subtask);
+            }
+        }
+    }
+
+    private void sendRecords(int subtask) {
+        int segments = 0;
+        int count = 0;
+        int keysSize = 0;
+        int valuesSize = 0;
+        int anyKey = 0;
+        for (int shard = 0; shard < shards.length; shard++) {
+            if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
+                segments++;
+                count += shards[shard].count;
+                keysSize += shards[shard].keysEnd;
+                valuesSize += shards[shard].valuesEnd;
+                anyKey = shardKeys[shard];
+            }
+        }
+        ByteBuffer batch = ByteBuffer.allocate(16 + 8 * segments + 28 * count + keysSize + valuesSize);
+        batch.order(ByteOrder.LITTLE_ENDIAN);
+        batch.putInt(RECORDS).putInt(segments).putInt(count).putInt(keysSize);
+        for (int part = 0; part < Shard.PARTS; part++) {
+            for (int shard = 0; shard < shards.length; shard++) {
+                if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
+                    shards[shard].write(part, shardKeys[shard], batch);
+                }
+            }
+        }
+        records[subtask] = 0;
+        bytes[subtask] = 0;
+        output.collect(reused.replace(Row.of(new Object[] {Integer.valueOf(anyKey), batch.array()})));
+        for (int shard = 0; shard < shards.length; shard++) {
+            if (subtaskOfShard[shard] == subtask) {
+                shards[shard].clear();
+                if (shards[shard].unwritten > MOST_UNWRITTEN) {
+                    sendCommand(WRITE, shard);
+                }
+            }
+        }
+    }
+
+    void sendCommand(int command, int shard) {
+        shards[shard].unwritten = 0;
+        byte[] bytes = ByteBuffer.allocate(16).order(ByteOrder.LITTLE_ENDIAN).putInt(command).array();
+        output.collect(reused.replace(Row.of(new Object[] {Integer.valueOf(shardKeys[shard]), bytes})));
+    }
+
+    private static final class Start implements ProcessingTimeService.ProcessingTimeCallback {
+        private final SubtaskBatches owner;
+
+        Start(SubtaskBatches owner) {
+            this.owner = owner;
+        }
+
+        public void onProcessingTime(long time) {
+            for (int shard = 0; shard < owner.shards.length; shard++) {
+                owner.sendCommand(READ, shard);
+            }
+        }
+    }
+
+    /** The records of one shard, column by column. */
+    private static final class Shard {
+        static final int PARTS = 9;
+        int count;
+        int keysEnd;
+        int valuesEnd;
+        long unwritten;
+        private long[] offsets = new long[8];
+        private long[] timesMs = new long[8];
+        private int[] partitions = new int[8];
+        private int[] keyLengths = new int[8];
+        private int[] valueLengths = new int[8];
+        private byte[] keys = new byte[128];
+        private byte[] values = new byte[1024];
+
+        void add(byte[] key, byte[] value, int partition, long offset, long timeMs) {
+            if (count == offsets.length) {
+                offsets = Arrays.copyOf(offsets, 2 * count);
+                timesMs = Arrays.copyOf(timesMs, 2 * count);
+                partitions = Arrays.copyOf(partitions, 2 * count);
+                keyLengths = Arrays.copyOf(keyLengths, 2 * count);
+                valueLengths = Arrays.copyOf(valueLengths, 2 * count);
+            }
+            offsets[count] = offset;
+            timesMs[count] = timeMs;
+            partitions[count] = partition;
+            keyLengths[count] = key == null ? -1 : key.length;
+            valueLengths[count] = value == null ? -1 : value.length;
+            count++;
+            unwritten++;
+            if (key != null) {
+                keys = withLine(keys, keysEnd, key);
+                keysEnd += key.length + 1;
+            }
+            if (value != null) {
+                values = withLine(values, valuesEnd, value);
+                valuesEnd += value.length + 1;
+            }
+        }
+
+        private static byte[] withLine(byte[] lines, int end, byte[] line) {
+            int needed = end + line.length + 1;
+            byte[] larger = needed <= lines.length ? lines : Arrays.copyOf(lines, Math.max(needed, 2 * lines.length));
+            System.arraycopy(line, 0, larger, end, line.length);
+            larger[end + line.length] = '\n';
+            return larger;
+        }
+
+        void clear() {
+            count = 0;
+            keysEnd = 0;
+            valuesEnd = 0;
+        }
+
+        /** Writes one of the parts of a batch, which hold all shards each. */
+        void write(int part, int shardKey, ByteBuffer batch) {
+            switch (part) {
+                case 0:
+                    writeLongs(offsets, batch);
+                    break;
+                case 1:
+                    writeLongs(timesMs, batch);
+                    break;
+                case 2:
+                    batch.putInt(shardKey);
+                    break;
+                case 3:
+                    batch.putInt(count);
+                    break;
+                case 4:
+                    writeInts(partitions, batch);
+                    break;
+                case 5:
+                    writeInts(keyLengths, batch);
+                    break;
+                case 6:
+                    writeInts(valueLengths, batch);
+                    break;
+                case 7:
+                    batch.put(keys, 0, keysEnd);
+                    break;
+                default:
+                    batch.put(values, 0, valuesEnd);
+            }
+        }
+
+        private void writeLongs(long[] numbers, ByteBuffer batch) {
+            for (int i = 0; i < count; i++) {
+                batch.putLong(numbers[i]);
+            }
+        }
+
+        private void writeInts(int[] numbers, ByteBuffer batch) {
+            for (int i = 0; i < count; i++) {
+                batch.putInt(numbers[i]);
+            }
+        }
+    }
+}

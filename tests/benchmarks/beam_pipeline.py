@@ -1,0 +1,120 @@
+"""Contestant: Apache Beam as its documentation teaches it, a stateful `DoFn` and `RunInference`, on the DirectRunner.
+
+    python -c "from tests.benchmarks.beam_pipeline import main; main()" RECORDS OUTPUT SECONDS SIZE…
+
+In its favour: the records are in memory before the clock starts, with their keys, as `ReadFromKafka` would give them;
+what comes out stays in memory; there are no checkpoints and no transactions; a bundle is a whole run, so that every
+shopper's state is read and written once; records and keys have the coder for bytes; the model has large batches and
+returns one number a row. The runner is the one that works in the process itself. With two worker processes one of them
+did all of the stateful stage; which is faster is not settled: 33,600 events/s against 26,200 and 29,700 in the process,
+each in another run on a busy machine.
+
+The predictions of the last size go to OUTPUT, one a line, and the seconds of each size to SECONDS as JSON.
+"""
+
+import gc
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
+
+from tests.benchmarks.visits import (
+    INPUT,
+    MODEL_FILE,
+    OUTPUT,
+    Prediction,
+    decode_event,
+    encode_prediction,
+    features_of,
+    open_session,
+)
+
+BATCH = 1_000
+
+Record = tuple[bytes, bytes]
+Place = tuple[str, str]
+
+# of the module, not of a function: what a function holds is pickled into the pipeline
+records: list[Record] = []
+predictions: list[bytes] = []
+
+
+def read(size: int) -> Iterable[Record]:
+    return itertools.islice(records, size)
+
+
+class ComputeFeatures(beam.DoFn):
+    VISITS = ReadModifyWriteStateSpec("visits", FastPrimitivesCoder())
+
+    def process(
+        self,
+        record: Record,
+        visits: Any = beam.DoFn.StateParam(VISITS),  # noqa: B008 (how Beam is told)
+    ) -> Iterator[tuple[Place, np.ndarray]]:
+        event = decode_event(record[1])
+        kept = visits.read() or []
+        features = features_of(kept, event)
+        visits.write(kept)
+        yield (event.event_id, event.user_id), np.array(features, np.float32)
+
+
+class ModelHandler(OnnxModelHandlerNumpy):
+    """Opens the model with one thread: onnxruntime's options cannot be pickled, so the handler cannot be given them."""
+
+    def load_model(self) -> Any:
+        return open_session()
+
+
+def infer(session: Any, rows: Sequence[np.ndarray], _arguments: Any) -> list[float]:
+    (probabilities,) = session.run([OUTPUT], {INPUT: np.stack(rows)})
+    return probabilities[:, 1].tolist()
+
+
+def encode(result: tuple[Place, PredictionResult]) -> bytes:
+    (event_id, user_id), prediction = result
+    return encode_prediction(Prediction(event_id, user_id, prediction.inference, time.time_ns() // 1_000_000))
+
+
+def keep(prediction: bytes) -> None:
+    predictions.append(prediction)
+
+
+def run(size: int) -> float:
+    """Seconds for that many records."""
+    handler = ModelHandler(str(MODEL_FILE), inference_fn=infer, min_batch_size=BATCH, max_batch_size=BATCH)
+    predictions.clear()
+    started = time.monotonic()
+    with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
+        (
+            pipeline
+            | beam.Create([size])
+            | beam.FlatMap(read)
+            | beam.ParDo(ComputeFeatures())
+            | RunInference(KeyedModelHandler(handler))
+            | beam.Map(encode)
+            | beam.Map(keep)
+        )
+    return time.monotonic() - started
+
+
+def main() -> None:
+    source, output, timed, *sizes = sys.argv[1:]
+    for line in Path(source).read_bytes().splitlines():
+        key, _, value = line.partition(b"\t")
+        records.append((key, value))
+    gc.freeze()  # the collector need not walk through the records
+    seconds = [run(int(size)) for size in sizes]
+    Path(output).write_bytes(b"\n".join(predictions))
+    Path(timed).write_text(json.dumps(seconds), "utf-8")

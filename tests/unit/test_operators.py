@@ -1,0 +1,105 @@
+"""The operator reads a shard's state when told to, writes it when told to, and goes on from what it wrote."""
+
+import struct
+
+import pytest
+from wire_records import PURCHASE, shopper_records
+
+from flink_jobs.operators import ScoreBatches
+from flink_jobs.pipelines import model_folder
+from udfs.output_batch import read_outputs
+from udfs.record_batch import READ, WRITE, pack_records
+
+
+class Log(dict):
+    """A shard's map state."""
+
+    def put(self, number, entry):
+        self[number] = entry
+
+    def remove(self, number):
+        del self[number]
+
+
+class Flink:
+    """Keeps a log for each key, and runs the operator under the keys of its elements."""
+
+    def __init__(self):
+        self.logs, self.key = {}, None
+        self.start()
+
+    def start(self):
+        self.operator = ScoreBatches(PURCHASE, model_folder(PURCHASE))
+        self.operator.open(self)
+
+    def get_map_state(self, _descriptor):
+        return self
+
+    def get_current_key(self):
+        return self.key
+
+    def __getattr__(self, name):
+        return getattr(self.logs.setdefault(self.key, Log()), name)
+
+    def process(self, key, value):
+        self.key = key
+        return [record for output in self.operator.process_element(value, self) for record in read_outputs(output)]
+
+    def command(self, key, command):
+        return self.process(key, struct.pack("<iiii", command, 0, 0, 0))
+
+
+def batch(records, first_offset, shard):
+    keys, values = zip(*records, strict=True)
+    offsets = list(range(first_offset, first_offset + len(records)))
+    return pack_records(keys, values, [0] * len(records), offsets, offsets, shard=shard)
+
+
+def without_clock(outputs):
+    return [(output.key, output.value.rpartition(b'"scored_at"')[0], output.headers) for output in outputs]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return shopper_records(400)
+
+
+def test_a_restart_goes_on_from_the_state_that_was_written_last(records):
+    steady, restarted = Flink(), Flink()
+    for flink in (steady, restarted):
+        flink.command(7, READ)
+        flink.process(7, batch(records[:200], 0, 7))
+        flink.command(7, WRITE)
+    lost = restarted.process(7, batch(records[200:300], 200, 7))
+    restarted.start()  # what came after the last write comes again, as after a failure
+    restarted.command(7, READ)
+    again = restarted.process(7, batch(records[200:300], 200, 7))
+    expected = steady.process(7, batch(records[200:300], 200, 7))
+    assert without_clock(lost) == without_clock(again) == without_clock(expected)
+
+
+def test_records_write_nothing_and_each_shard_is_written_under_its_own_key(records):
+    flink = Flink()
+    for shard in (3, 9):
+        flink.command(shard, READ)
+    flink.process(3, batch(records[:100], 0, 9))  # under the key of another shard of the subtask
+    assert not any(flink.logs.values())
+    for shard in (3, 9):
+        flink.command(shard, WRITE)
+    assert not flink.logs.get(3)
+    assert len(flink.logs[9]) == 1
+
+
+def test_reading_again_keeps_what_is_in_memory(records):
+    flink, once = Flink(), Flink()
+    for each in (flink, once):
+        each.command(7, READ)
+        each.process(7, batch(records[:100], 0, 7))
+    flink.command(7, READ)  # every subtask of the source sends one
+    after = [without_clock(each.process(7, batch(records[100:200], 100, 7))) for each in (flink, once)]
+    assert after[0] == after[1]
+
+
+def test_records_of_a_shard_that_was_not_read_are_an_error(records):
+    with pytest.raises(KeyError):
+        Flink().process(7, batch(records[:10], 0, 7))

@@ -1,0 +1,89 @@
+"""Decoded events -> the arrays kernels take: field by field, not event by event."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from udfs.columns import Column, ValueTable, look_up, numbers
+from udfs.conditions import Condition
+from udfs.pipeline import Pipeline
+
+OneHotPlace = tuple[int, str, dict[Any, int] | None]
+"""First direct value, field, and the place of each category; None for the field's own number."""
+
+
+class EventReader:
+    """Reads the events of one pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        columns: What aggregates read.
+        conditions: By bit.
+        direct: What features of the event itself read, and where they go.
+        direct_width: How many of these features there are.
+
+    Attributes:
+        fields: Names of the event fields that are read.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        columns: Sequence[Column],
+        conditions: Sequence[Condition],
+        direct: Sequence[OneHotPlace],
+        direct_width: int,
+    ) -> None:
+        self._columns, self._direct_width, self._times_ms = len(columns), direct_width, pipeline.events.times_ms
+        self._time = pipeline.events.time
+        alone = [condition.fields[0] if len(condition.fields) == 1 else None for condition in conditions]
+        self._tables: list[tuple[str, int, int, ValueTable]] = []
+        for found in pipeline.events.schema:
+            if found.kind != "str" and found.categories is None:
+                continue
+            name = found.name
+            bits = {bit: conditions[bit] for bit, field in enumerate(alone) if field == name}
+            # one at most: two of a field would have the same names
+            one_hots = [(at, places) for at, field, places in direct if field == name and places is not None]
+            first_direct, categories = one_hots[0] if one_hots else (0, {})
+            column = next((place for place, read in enumerate(columns) if read.field == name and read.hashed), -1)
+            if bits or one_hots or column >= 0:
+                table = ValueTable(columns[column] if column >= 0 else None, bits, categories)
+                self._tables.append((name, column, first_direct, table))
+        looked_up = {bit for *_, table in self._tables for bit in table.conditions}
+        self._conditions = [(bit, each) for bit, each in enumerate(conditions) if bit not in looked_up]
+        self._numbers: dict[str, tuple[list[int], list[int]]] = {}
+        for place, column_read in enumerate(columns):
+            if not column_read.hashed:
+                self._numbers.setdefault(column_read.field, ([], []))[0].append(place)
+        for at, name, places in direct:
+            if places is None:
+                self._numbers.setdefault(name, ([], []))[1].append(at)
+        fields = {self._time, *self._numbers, *(name for name, *_ in self._tables)}
+        fields.update(name for _, condition in self._conditions for name in condition.fields)
+        self.fields = tuple(sorted(fields))
+        self._getters = {name: attrgetter(name) for name in self.fields}
+
+    def read(
+        self, events: Sequence[Any]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.float64]]:
+        """As `FeaturePlan.columnise`."""
+        count = len(events)
+        values = {name: list(map(getter, events)) for name, getter in self._getters.items()}
+        columns, direct = np.empty((count, self._columns)), np.empty((count, self._direct_width))
+        masks = np.zeros(count, np.uint64)
+        for name, (into_columns, into_direct) in self._numbers.items():
+            read = numbers(values[name])
+            for place in into_columns:
+                columns[:, place] = read
+            for place in into_direct:
+                direct[:, place] = read
+        for name, column, first_direct, table in self._tables:
+            rows = table.rows_of(values[name])
+            look_up(table.rows, rows, column, first_direct, columns, masks, direct)
+        for bit, condition in self._conditions:
+            masks |= np.array(condition.passes(values), np.uint64) << np.uint64(bit)
+        return self._times_ms(values[self._time]), columns, masks, direct
