@@ -24,6 +24,8 @@ UNREACHABLE_CODES = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
 )
 
+LEADERLESS_CODES = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+
 
 class KafkaAdminError(RuntimeError):
     """Kafka refused or did not understand a request; the message is one line."""
@@ -127,10 +129,18 @@ class Admin:
                 raise TopicMissingError(f"topic {topic} does not exist at {self.bootstrap}") from error
             raise
         level = IsolationLevel.READ_COMMITTED if isolation == "read_committed" else IsolationLevel.READ_UNCOMMITTED
-        answers = self.client.list_offsets(
-            dict.fromkeys(partitions, spec), isolation_level=level, request_timeout=self.timeout_s
-        )
-        return {partition.partition: self.call(future).offset for partition, future in answers.items()}
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            answers = self.client.list_offsets(
+                dict.fromkeys(partitions, spec), isolation_level=level, request_timeout=self.timeout_s
+            )
+            try:
+                return {partition.partition: self.call(future).offset for partition, future in answers.items()}
+            except KafkaAdminError as error:
+                # the partitions of a topic just made are known before their leader knows of them
+                if error_code(error) not in LEADERLESS_CODES or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         """Return once the condition holds; `what` says in the error what was waited for."""

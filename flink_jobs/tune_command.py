@@ -74,7 +74,7 @@ def run_tune_command(
         quiet_output(log_file),
         StopSignal() as stop,
         contextlib.suppress(KeyboardInterrupt),
-        _own_broker(settings) as broker,
+        _own_broker(settings, search) as broker,
     ):
         records, folder = lambda: repeated(pipeline, sample.records), broker.folder.parent
         search.run(Laboratory(pipeline, settings, broker.bootstrap, folder, records, stop.raise_if_requested))
@@ -82,7 +82,7 @@ def run_tune_command(
     if chosen is None:
         if stop.requested:
             raise KeyboardInterrupt
-        raise CommandError(f"no trial succeeded: {search.problem}; see {log_file}")
+        raise CommandError(f"no trial succeeded: {search.problem}; logs are in {settings.home.absolute()}")
     log_file.unlink(missing_ok=True)
     if as_json:
         show_json({**_document(search, chosen, sample, settings), "complete": not stop.requested})
@@ -93,18 +93,20 @@ def run_tune_command(
 
 
 @contextlib.contextmanager
-def _own_broker(settings: Settings) -> Iterator[Broker]:
-    """A broker in a folder of its own; both are gone afterwards."""
+def _own_broker(settings: Settings, search: "_Search") -> Iterator[Broker]:
+    """A broker in a folder of its own; both are gone afterwards, but for the logs if no trial succeeded."""
     settings.home.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="tune-", dir=settings.home)).absolute()
-    broker = None
+    own, broker = settings.model_copy(update={"home": home}), None
     try:
-        broker = Broker.start(broker_folder(settings.model_copy(update={"home": home})), die_with_parent=True)
+        broker = Broker.start(broker_folder(own), die_with_parent=True)
         yield broker
     finally:
         if broker is not None:
             broker.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        trials = [] if search.problem is None else list(home.glob("trial-*"))
+        for folder in [broker_folder(own), *(trial / "checkpoints" for trial in trials)] if trials else [home]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -142,7 +144,7 @@ class _Search:
                 self.trials.append(laboratory.run(setting, self.backlog, rate))
                 say(_line(self.trials[-1]))
                 progress.update(task, completed=done + 1)
-        if self.trials:
+        if choose(self.trials) is None:
             self.problem = self.trials[0].problem
 
 
