@@ -100,7 +100,7 @@ class JobProcess:
         """Stop with a savepoint; returns where it is."""
         self._tell("stop")
         savepoint = self.wait_for("stopped")["savepoint"]
-        self._process.wait(30)
+        self._process.wait(120)  # the JVM ends its cluster first, which takes long on a busy machine
         return savepoint
 
     def workers(self):
