@@ -9,6 +9,9 @@ restarting never change a result, and an event costs the same however many rows 
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from udfs.compiled import called, inlined, opened
 from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, marks_at
 from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
@@ -52,6 +55,12 @@ def mask_of(shard: Shard, row: int) -> int:
     return mask
 
 
+@inlined
+def _lasting(window: npt.NDArray[np.int64]) -> int:
+    """Where the rows end that marks may have: the last row of a store may still change."""
+    return min(int(window[END]), int(window[KEPT]) - 1)
+
+
 @called
 def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
     """Find the rows of a span's window as of an event, and marks for it, for all operations over it."""
@@ -79,7 +88,10 @@ def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
         anchor = roundest(after, until)
         window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, anchor << bits)
         if span.line >= 0 and end - low > operations.limits.direct_rows:
-            window[LINE] = marks_at(shard.address, slot, span, anchor, end - low)
+            past, future = window[MIDDLE] - low, _lasting(window) - window[MIDDLE]
+            window[LINE] = marks_at(
+                shard.address, slot, span, anchor, past // ROWS_A_MARK, max(future // ROWS_A_MARK, 0)
+            )
             _mark(shard.address, number)
 
 
@@ -103,8 +115,7 @@ def _mark(address: int, number: int) -> None:
     for side in (PAST_MARKS, FUTURE_MARKS):
         rows, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
         if side == FUTURE_MARKS:
-            # the last row of a store may still change: no mark has it
-            rows, row, stride = min(window[END], window[KEPT] - 1) - middle, row + width, width
+            rows, row, stride = _lasting(window) - middle, row + width, width
         while (words[line + side] + 1) * ROWS_A_MARK <= rows:
             made = words[line + side]
             before, place = mark_place(shard, line, span, side, made - 1), mark_place(shard, line, span, side, made)
