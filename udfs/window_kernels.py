@@ -18,6 +18,7 @@ from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, 
 from udfs.partials import (
     COUNT,
     LAST,
+    SEEN,
     SINCE,
     Partial,
     add,
@@ -165,8 +166,12 @@ def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int,
     for _ in range(count):
         if kind in (LAST, SINCE) and stride < 0 and partial[0] >= 0.0:
             break  # the first one found towards the past is the latest
-        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + step.column]
-        if mask_of(shard, row) & needed == needed and value == value:
+        mask, value = mask_of(shard, row), 0.0
+        if kind == SEEN:
+            value = float(mask & step.column)
+        elif kind not in (COUNT, SINCE):
+            value = numbers[row + step.column]
+        if mask & needed == needed and value == value:
             time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
             partial = add(kind, partial, value, time_ms, half_life_ms)
         row += stride
