@@ -1,7 +1,7 @@
 """One array of words in which everything of variable size lies: keys, rows, and what is remembered of windows.
 
-A block has one of the sizes 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... words; freed ones wait in a list per size. An offset of 0 means
-"no block".
+A block has one of the sizes 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... words; freed ones wait in a list per size.
+An offset of 0 means "no block".
 """
 
 from typing import NamedTuple

@@ -248,7 +248,8 @@ def test_huge_integers_and_missing_numbers_are_columns_too():
 
 
 def test_keys_are_told_apart_by_all_their_characters():
-    keys = ["", "\0", "\0\0", "a", "a\0", "\0a", "ä", "ÿ", "\udcff", "x" * 300, "x" * 301, *(str(n) for n in range(500))]
+    keys = ["", "\0", "\0\0", "a", "a\0", "\0a", "ä", "ÿ", "\udcff", "x" * 300, "x" * 301]
+    keys += [str(number) for number in range(500)]
     shard = Shard(pipeline_of(Count(window="1h")))
     for count in (1, 2, 3):
         events = [purchase(HOUR_MS + count, user=key) for key in random.Random(count).sample(keys, len(keys))]
