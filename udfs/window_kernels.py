@@ -85,10 +85,10 @@ def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
     window[MIDDLE], window[LINE] = low, 0
     # rows that were dropped because there were too many must not lie after the anchor
     after = max(after, dropped)
-    if after < until:
+    if span.mark_words > 0 and after < until:
         anchor = roundest(after, until)
         window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, anchor << bits)
-        if span.line >= 0 and end - low > operations.limits.direct_rows:
+        if end - low > operations.limits.direct_rows:
             past, future = window[MIDDLE] - low, _lasting(window) - window[MIDDLE]
             window[LINE] = marks_at(
                 shard.address, slot, span, anchor, past // ROWS_A_MARK, max(future // ROWS_A_MARK, 0)
