@@ -13,6 +13,10 @@ from udfs.slabs import clear, rows_of
 DONE, HEAP_FULL, SLOTS_FULL, PARTITION_NEW = range(4)
 """Why a kernel stopped; `counts[WANTED]` says how much is wanted."""
 
+_RESTS_A_WINDOW = 16
+"""An entity rests when it had no event for this part of the longest window: its index would be made anew this often at
+most."""
+
 
 @called
 def forget_rows(address: int, slot: int) -> None:
@@ -39,13 +43,18 @@ def is_expired(shard: Shard, slot: int) -> bool:
 
 @inlined
 def sweep_slots(shard: Shard, count: int) -> None:
-    """Free the slots of forgotten entities, of the next `count` slots."""
-    counts, octets = shard.counts, shard.heap.octets
+    """Free the slots of forgotten entities, and the indexes of those that rest, of the next `count` slots."""
+    counts, octets, limits = shard.counts, shard.heap.octets, shard.operations.limits
+    rest_ms = (limits.retention_ms - limits.lateness_ms) // _RESTS_A_WINDOW
     for _ in range(min(count, counts[SLOTS_USED])):
         slot = counts[SWEPT] if counts[SWEPT] < counts[SLOTS_USED] else 0
         counts[SWEPT] = slot + 1
         entity = shard.entities[slot]
-        if entity.key == 0 or not is_expired(shard, slot):
+        if entity.key == 0:
+            continue
+        if entity.index != 0 and shard.clocks_ms[entity.partition] > entity.max_time_ms + rest_ms:
+            forget_index(shard.address, slot)
+        if not is_expired(shard, slot):
             continue
         forget_rows(shard.address, slot)
         begin = 8 * entity.key

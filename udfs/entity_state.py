@@ -18,7 +18,8 @@ from udfs.entity_slots import DONE, find_slots, sweep
 from udfs.kernel_arrays import COLUMNS, ENTITIES, SLOTS_USED, TIME
 from udfs.layouts import entities_for, events_for
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
-from udfs.plan import CustomOperation, FeaturePlan
+from udfs.plan import FeaturePlan
+from udfs.plan_builder import CustomOperation
 from udfs.shard_log import ShardLog
 from udfs.shard_memory import ShardMemory
 from udfs.snapshots import load_entities

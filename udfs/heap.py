@@ -1,7 +1,7 @@
 """One array of words in which everything of variable size lies: keys, rows, and what is remembered of windows.
 
-A block has one of the sizes 2, 3, 4, 6, 8, 12, 16, ... words; freed ones wait in a list per size. An offset of 0 means
-"no block".
+A block has one of the sizes 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... words; freed ones wait in a list per size.
+An offset of 0 means "no block".
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from udfs.compiled import inlined
 
-SIZE_CLASSES = 62
+SIZE_CLASSES = 120
 HANDED_OUT, FREED = SIZE_CLASSES, SIZE_CLASSES + 1
 """Where `Heap.free` counts the words ever handed out (the next block lies there), and those of them freed since."""
 _FIRST_OFFSET = 2
@@ -50,7 +50,7 @@ def heap_of(words: npt.NDArray[np.int64], free: npt.NDArray[np.int64]) -> Heap:
 @inlined
 def words_of(size_class: int) -> int:
     """How many words a block has."""
-    return (2 + (size_class & 1)) << (size_class >> 1)
+    return size_class + 1 if size_class < 4 else (5 + (size_class & 3)) << ((size_class >> 2) - 1)
 
 
 @inlined

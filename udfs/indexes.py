@@ -16,9 +16,10 @@ from udfs.slabs import first_word, rows_below, rows_of
 
 ROWS_A_MARK = 8
 LINE_WORDS = 6
-ANCHOR, PAST_MARKS, FUTURE_MARKS, LINE_BLOCK, BLOCK_CLASS, MARKS_EACH = range(LINE_WORDS)
+ANCHOR, PAST_MARKS, FUTURE_MARKS, LINE_BLOCK, BLOCK_CLASS, ROOM = range(LINE_WORDS)
 """A span's line: the anchor, how many marks there are on each side of it, the block they are in with its size class,
-and for how many it has room on each side. The lines of tallies have their block in the same place."""
+and for how many it has room: those of the past from its beginning on, those of the future from its end. The lines of
+tallies have their block in the same place."""
 
 
 @inlined
@@ -51,15 +52,19 @@ def forget_index(address: int, slot: int) -> None:
 
 
 @called
-def marks_at(address: int, slot: int, span: Any, anchor: int, rows: int) -> int:
-    """The line of a span, for marks around this anchor, up to so many rows from it; 0 if that cannot be."""
+def marks_at(address: int, slot: int, span: Any, anchor: int, past: int, future: int) -> int:
+    """The line of a span, with room for so many marks on each side of this anchor; 0 if that cannot be."""
     shard = opened(address, SHARD)
-    words, marks = shard.heap.words, rows // ROWS_A_MARK
-    line = line_of(shard, slot, span.line)
+    words, line = shard.heap.words, line_of(shard, slot, span.line)
     if line == 0 or anchor < words[line + ANCHOR]:
         return 0  # an event so late is seldom: fold its window without remembering
-    if words[line + LINE_BLOCK] == 0 or words[line + MARKS_EACH] < marks:
-        size_class = class_for(2 * span.mark_words * (marks + (marks >> 1) + 1))
+    if anchor > words[line + ANCHOR]:
+        words[line + ANCHOR] = anchor
+        words[line + PAST_MARKS] = 0
+        words[line + FUTURE_MARKS] = 0
+    future = max(future, words[line + FUTURE_MARKS])
+    if past + future > words[line + ROOM]:
+        size_class = class_for(span.mark_words * (past + future + ((past + future) >> 1) + 1))
         block = allocate(shard.heap, size_class)
         if block == 0:
             shard.counts[WANTED] = words_of(size_class)
@@ -67,12 +72,11 @@ def marks_at(address: int, slot: int, span: Any, anchor: int, rows: int) -> int:
         release(shard.heap, words[line + LINE_BLOCK], words[line + BLOCK_CLASS])
         words[line + LINE_BLOCK] = block
         words[line + BLOCK_CLASS] = size_class
-        words[line + MARKS_EACH] = words_of(size_class) // (2 * span.mark_words)
-        words[line + ANCHOR] = -1
-    if anchor > words[line + ANCHOR]:
-        words[line + ANCHOR] = anchor
+        words[line + ROOM] = words_of(size_class) // span.mark_words
         words[line + PAST_MARKS] = 0
         words[line + FUTURE_MARKS] = 0
+    # windows leave behind the marks that are furthest in the past: their room is for the future
+    words[line + PAST_MARKS] = min(words[line + PAST_MARKS], past)
     return line
 
 
@@ -80,7 +84,7 @@ def marks_at(address: int, slot: int, span: Any, anchor: int, rows: int) -> int:
 def mark_place(shard: Shard, line: int, span: Any, side: int, mark: int) -> int:
     """The word at which the partials of a mark begin."""
     words = shard.heap.words
-    number = mark + words[line + MARKS_EACH] if side == FUTURE_MARKS else mark
+    number = words[line + ROOM] - 1 - mark if side == FUTURE_MARKS else mark
     place: int = words[line + LINE_BLOCK] + number * span.mark_words
     return place
 

@@ -50,8 +50,8 @@ class Limits(NamedTuple):
 OPERATION = np.dtype(
     [
         ("kind", np.int64),  # numbers of partials.py
-        ("column", np.int64),  # the word of a row that is read, or the first of a partial (-1: none); for DIRECT the
-        # direct value, for RATIO the numerator's operation
+        ("column", np.int64),  # the word of a row that is read, or the first of a partial (-1: none); for SEEN the
+        # conditions that stand for categories, for DIRECT the direct value, for RATIO the numerator's operation
         ("other", np.int64),  # the denominator's operation
         ("needed", np.int64),  # bits of the conditions an event must pass
         ("half_life_ms", np.float64),

@@ -1,7 +1,8 @@
 """The algebra of aggregates: a partial aggregate is three numbers that values are added to and that merge in order.
 
 What the three mean depends on the kind: COUNT (n, -, -), SUM (sum, -, -), MEAN (n, sum, -), MIN and MAX (value, -, -),
-STD (n, mean, sum of squared deviations), LAST (time, value, -), SINCE (time, -, -), EWMA (weighted sum, weights, time).
+STD (n, mean, sum of squared deviations), LAST (time, value, -), SINCE (time, -, -), EWMA (weighted sum, weights, time),
+SEEN (a whole number whose bits say which categories there were, -, -).
 Compiled once for every pipeline: kinds are numbers, and types are always the same, so each process finds the result
 in numba's cache on disk.
 """
@@ -13,10 +14,10 @@ import numpy.typing as npt
 
 from udfs.compiled import inlined
 
-COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, DISTINCT, DIRECT, RATIO, CUSTOM = range(13)
+COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, SEEN, DISTINCT, DIRECT, RATIO, CUSTOM = range(14)
 
-WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3)
-"""How many of the three numbers a kept partial of a kind needs, by kind, COUNT to EWMA."""
+WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3, 1)
+"""How many of the three numbers a kept partial of a kind needs, by kind, COUNT to SEEN."""
 
 _WIDTHS = np.array(WIDTHS, np.int64)
 
@@ -78,6 +79,8 @@ def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms:
         return n, mean, c + delta * (value - mean)
     if kind in (LAST, SINCE):
         return (time_ms, value, c) if time_ms >= a else (a, b, c)
+    if kind == SEEN:
+        return float(int(a) | int(value)), b, c
     if b == 0.0:
         return value, 1.0, time_ms
     if time_ms >= c:
@@ -110,6 +113,8 @@ def merge(kind: int, left: Partial, right: Partial, half_life_ms: float) -> Part
         return n, b + delta * (x / n), c + z + delta * delta * (a * x / n)
     if kind in (LAST, SINCE):
         return right if x >= a else left
+    if kind == SEEN:
+        return float(int(a) | int(x)), 0.0, 0.0
     if b == 0.0:
         return right
     if y == 0.0:
@@ -132,4 +137,10 @@ def finish(kind: int, partial: Partial, time_ms: float) -> float:
         return b
     if kind == SINCE:
         return max(time_ms - a, 0.0) / 1000.0 if a > -math.inf else math.nan
+    if kind == SEEN:
+        bits, seen = int(a), 0.0
+        while bits > 0:
+            bits &= bits - 1
+            seen += 1.0
+        return seen
     return a / b if b > 0.0 else math.nan

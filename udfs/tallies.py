@@ -35,7 +35,7 @@ def _value(shard: Shard, step: Any, row: int) -> float:
 def _hashed(shard: Shard, value: float) -> int:
     shard.number[0] = value
     bits = int(shard.bits[0])
-    return ((bits ^ (bits >> 32)) * 0x9E3779B1) >> 8
+    return ((bits ^ (bits >> 32)) * 0x2545F4914F6CDD1D) >> 32  # small whole numbers differ in the upper bits only
 
 
 @inlined

@@ -9,12 +9,16 @@ restarting never change a result, and an event costs the same however many rows 
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from udfs.compiled import called, inlined, opened
 from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, marks_at
 from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
 from udfs.partials import (
     COUNT,
     LAST,
+    SEEN,
     SINCE,
     Partial,
     add,
@@ -52,6 +56,12 @@ def mask_of(shard: Shard, row: int) -> int:
     return mask
 
 
+@inlined
+def _lasting(window: npt.NDArray[np.int64]) -> int:
+    """Where the rows end that marks may have: the last row of a store may still change."""
+    return min(int(window[END]), int(window[KEPT]) - 1)
+
+
 @called
 def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
     """Find the rows of a span's window as of an event, and marks for it, for all operations over it."""
@@ -75,11 +85,14 @@ def find_window(address: int, slot: int, number: int, time_ms: int) -> None:
     window[MIDDLE], window[LINE] = low, 0
     # rows that were dropped because there were too many must not lie after the anchor
     after = max(after, dropped)
-    if after < until:
+    if span.mark_words > 0 and after < until:
         anchor = roundest(after, until)
         window[MIDDLE] = low + rows_below(shard, block + low * width, width, end - low, anchor << bits)
-        if span.line >= 0 and end - low > operations.limits.direct_rows:
-            window[LINE] = marks_at(shard.address, slot, span, anchor, end - low)
+        if end - low > operations.limits.direct_rows:
+            past, future = window[MIDDLE] - low, _lasting(window) - window[MIDDLE]
+            window[LINE] = marks_at(
+                shard.address, slot, span, anchor, past // ROWS_A_MARK, max(future // ROWS_A_MARK, 0)
+            )
             _mark(shard.address, number)
 
 
@@ -103,8 +116,7 @@ def _mark(address: int, number: int) -> None:
     for side in (PAST_MARKS, FUTURE_MARKS):
         rows, row, stride = middle - window[LOW], window[BLOCK] + (middle - 1) * width, -width
         if side == FUTURE_MARKS:
-            # the last row of a store may still change: no mark has it
-            rows, row, stride = min(window[END], window[KEPT] - 1) - middle, row + width, width
+            rows, row, stride = _lasting(window) - middle, row + width, width
         while (words[line + side] + 1) * ROWS_A_MARK <= rows:
             made = words[line + side]
             before, place = mark_place(shard, line, span, side, made - 1), mark_place(shard, line, span, side, made)
@@ -154,8 +166,12 @@ def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int,
     for _ in range(count):
         if kind in (LAST, SINCE) and stride < 0 and partial[0] >= 0.0:
             break  # the first one found towards the past is the latest
-        value = 0.0 if kind in (COUNT, SINCE) else numbers[row + step.column]
-        if mask_of(shard, row) & needed == needed and value == value:
+        mask, value = mask_of(shard, row), 0.0
+        if kind == SEEN:
+            value = float(mask & step.column)
+        elif kind not in (COUNT, SINCE):
+            value = numbers[row + step.column]
+        if mask & needed == needed and value == value:
             time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
             partial = add(kind, partial, value, time_ms, half_life_ms)
         row += stride
