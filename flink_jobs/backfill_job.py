@@ -22,7 +22,7 @@ from udfs.label_join import LabelRule
 
 NEVER_MS = 2**62
 READ, COMPUTE, WRITE = "reading", "computing", "writing"
-_SHARES = {READ: (0.0, 0.45), COMPUTE: (0.45, 0.35), WRITE: (0.8, 0.2)}  # as measured; only the estimate needs them
+_SHARES = {READ: (0.0, 0.35), COMPUTE: (0.35, 0.4), WRITE: (0.75, 0.25)}  # as measured; only the estimate needs them
 
 
 @dataclass(frozen=True)

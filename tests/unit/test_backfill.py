@@ -206,7 +206,7 @@ def killed_at(step, share):
 
 
 @pytest.mark.parametrize(
-    "where", [("reading", 0.1), ("reading", 0.3), ("computing", 0.5), ("computing", 0.75), ("writing", 0.9)]
+    "where", [("reading", 0.1), ("reading", 0.3), ("computing", 0.5), ("computing", 0.7), ("writing", 0.9)]
 )
 def test_a_killed_backfill_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch, where):
     small_pieces(monkeypatch)
