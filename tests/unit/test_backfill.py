@@ -249,6 +249,21 @@ def test_unfinished_work_of_other_arguments_is_not_gone_on_with(tmp_path):
         run_backfill(asked)
 
 
+def test_two_processes_do_not_work_at_one_backfill(tmp_path):
+    asked = request(PIPELINE, write_lines(tmp_path / "h.jsonl", hard_history(20)), tmp_path / "t.parquet")
+    refused = []
+
+    def progress(now):
+        if now.step == "computing" and not refused:
+            with pytest.raises(BackfillError, match="another process is at work"):
+                run_backfill(asked)
+            refused.append(now)
+
+    run_backfill(asked, progress)
+    assert refused
+    assert asked.target.exists()
+
+
 def test_the_file_says_what_made_it(tmp_path):
     path = write_lines(tmp_path / "h.jsonl", hard_history(5))
     backfill(PIPELINE, path, tmp_path / "t.parquet", since_ms=7, shards=3)
