@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from flink_jobs.backfill_job import BackfillReport, Progress, run_backfill
-from flink_jobs.backfill_request import BackfillRequest
+from flink_jobs.backfill_request import BackfillRequest, alone
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
 from flink_jobs.history_files import file_pieces
 from flink_jobs.history_topic import EARLIEST, topic_pieces
@@ -76,8 +76,9 @@ def run_backfill_command(
         bootstrap=settings.bootstrap,
         properties=settings.kafka_properties,
     )
-    if fresh:
-        shutil.rmtree(request.work_folder, ignore_errors=True)
+    if fresh and request.work_folder.exists():
+        with alone(request.work_folder):
+            shutil.rmtree(request.work_folder)
     goes_on = "going on with" if request.work_folder.exists() else "replaying"
     what = f"topic {pipeline.events.topic} at {settings.bootstrap}" if KAFKA in sources else ", ".join(sources)
     say(f"{goes_on} {what} into {target}, {request.processes} processes; Ctrl-C stops, the same command goes on")

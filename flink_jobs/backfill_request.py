@@ -1,8 +1,10 @@
 """What is asked of a backfill, and the plan it becomes: fixed at the first start, the same after every restart."""
 
+import fcntl
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,21 @@ FORMAT = 1
 
 class BackfillError(RuntimeError):
     """A backfill cannot be done or go on; one line says what to do."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a folder that exists while nobody else does.
+
+    Raises:
+        BackfillError: Somebody does.
+    """
+    with (folder / "in-use").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackfillError(f"another process is at work in {folder}: wait for it, or stop it") from None
+        yield
 
 
 @dataclass(frozen=True)

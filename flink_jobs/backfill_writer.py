@@ -20,6 +20,7 @@ from flink_jobs.shard_segments import Source, layout_of
 from flink_jobs.spill import PieceFiles, SegmentReader
 from flink_jobs.training_set import TrainingSetWriter
 from udfs.plan import FeaturePlan
+from udfs.row_arrays import place_rows
 
 pa: Any = pyarrow
 _BLOCKS_WAITING = 2
@@ -95,7 +96,7 @@ def _tables(work: Work, writer: TrainingSetWriter) -> Iterator[tuple[Any, float]
                 features, flags, labels = np.empty((rows, width)), np.empty(rows, np.uint8), np.empty(rows)
                 for shard, results in enumerate(shards):
                     positions = reader.positions(block, shard)
-                    features[positions] = results.features(len(positions))
+                    place_rows(results.features(len(positions)), positions, features)
                     flags[positions] = results.flags(len(positions))
                     if work.labels is not None:
                         labels[positions] = results.labels(len(positions))

@@ -15,7 +15,7 @@ from udfs.event_blocks import EventBlock
 from udfs.plan import FeaturePlan
 
 BLOCK_MOST_ROWS, BLOCK_FEWEST_ROWS = 262_144, 4_096
-_BLOCK_BYTES = 64_000_000
+_BLOCK_BYTES = 24_000_000  # arrays below 32 MB are used again; larger ones cost a page fault every 4 kB
 
 
 @dataclass(frozen=True)

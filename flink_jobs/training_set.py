@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from udfs.entity_state import LATE, TRUNCATED
 from udfs.pipeline import Pipeline
+from udfs.row_arrays import turn_rows
 
 pa: Any = pyarrow
 pc: Any = pyarrow.compute
@@ -94,8 +95,10 @@ class TrainingSetWriter:
         columns = {name: passed.column(place) for place, name in enumerate(passed.schema.names)}
         columns["_event_time"] = columns["_event_time"].cast(pa.timestamp("ms")).cast(pa.timestamp("ms", tz="UTC"))
         columns["_late"], columns["_truncated"] = pa.array(flags & LATE > 0), pa.array(flags & TRUNCATED > 0)
+        turned = np.empty((len(self._names), len(features)))
+        turn_rows(features, turned)
         for place, name in enumerate(self._names):
-            columns[name] = pa.array(np.ascontiguousarray(features[:, place]))
+            columns[name] = pa.array(turned[place])
         if labels is not None:
             columns[LABEL] = pa.array(labels, mask=np.isnan(labels))
         return pa.table(columns).replace_schema_metadata(self._metadata)

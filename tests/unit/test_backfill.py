@@ -206,7 +206,7 @@ def killed_at(step, share):
 
 
 @pytest.mark.parametrize(
-    "where", [("reading", 0.1), ("reading", 0.3), ("computing", 0.5), ("computing", 0.75), ("writing", 0.9)]
+    "where", [("reading", 0.1), ("reading", 0.3), ("computing", 0.5), ("computing", 0.7), ("writing", 0.9)]
 )
 def test_a_killed_backfill_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch, where):
     small_pieces(monkeypatch)
@@ -247,6 +247,21 @@ def test_unfinished_work_of_other_arguments_is_not_gone_on_with(tmp_path):
     write_lines(path, hard_history(21))
     with pytest.raises(BackfillError, match=r"h\.jsonl changed since"):
         run_backfill(asked)
+
+
+def test_two_processes_do_not_work_at_one_backfill(tmp_path):
+    asked = request(PIPELINE, write_lines(tmp_path / "h.jsonl", hard_history(20)), tmp_path / "t.parquet")
+    refused = []
+
+    def progress(now):
+        if now.step == "computing" and not refused:
+            with pytest.raises(BackfillError, match="another process is at work"):
+                run_backfill(asked)
+            refused.append(now)
+
+    run_backfill(asked, progress)
+    assert refused
+    assert asked.target.exists()
 
 
 def test_the_file_says_what_made_it(tmp_path):
