@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import apache_beam as beam
 import numpy as np
@@ -61,10 +62,19 @@ def records_of(path: Path) -> Iterator[Record]:
         yield key, value
 
 
-def read_part(part: tuple[str, int, int, int]) -> Iterable[Record]:
-    """Every `step`th record of the file from `first` on: a worker does not see our memory."""
-    path, size, first, step = part
-    return itertools.islice(records_of(Path(path)), first, size, step)
+def split(source: Path, size: int, parts: int) -> list[str]:
+    """The first records in a file for each worker, which does not see our memory; a shopper's are in one file."""
+    files: list[list[bytes]] = [[] for _ in range(parts)]
+    for line in itertools.islice(source.read_bytes().splitlines(keepends=True), size):
+        files[crc32(line.partition(b"\t")[0]) % parts].append(line)
+    paths = [source.with_name(f"{source.name}-{size}-{number}") for number in range(parts)]
+    for path, lines in zip(paths, files, strict=True):
+        path.write_bytes(b"".join(lines))
+    return [str(path) for path in paths]
+
+
+def read_file(path: str) -> Iterable[Record]:
+    return records_of(Path(path))
 
 
 class ComputeFeatures(beam.DoFn):
@@ -112,13 +122,12 @@ def run(size: int) -> float:
     return time.monotonic() - started
 
 
-def run_in_workers(workers: int, source: str, size: int, output: str) -> float:
-    """Seconds for that many records, in worker processes; the predictions go to files that begin with OUTPUT."""
-    options = PipelineOptions(direct_running_mode="multi_processing", direct_num_workers=workers)
-    parts = [(source, size, first, workers) for first in range(workers)]
+def run_in_workers(files: list[str], output: str) -> float:
+    """Seconds for the records of the files, a worker process a file; predictions go to files that begin with OUTPUT."""
+    options = PipelineOptions(direct_running_mode="multi_processing", direct_num_workers=len(files))
     started = time.monotonic()
     with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
-        read = pipeline | beam.Create(parts) | beam.Reshuffle() | beam.FlatMap(read_part)
+        read = pipeline | beam.Create(files) | beam.Reshuffle() | beam.FlatMap(read_file)
         score(read) | beam.io.WriteToText(output, coder=BytesCoder())
     return time.monotonic() - started
 
@@ -132,10 +141,9 @@ def score(read: beam.PCollection[Record]) -> beam.PCollection[bytes]:
 def main() -> None:
     workers, source, output, timed, *sizes = sys.argv[1:]
     if int(workers):
-        seconds = []
-        for size in sizes:
-            seconds.append(run_in_workers(int(workers), source, int(size), f"{output}-{size}"))
-        parts = sorted(Path(output).parent.glob(f"{Path(output).name}-{sizes[-1]}-*"))
+        splits = [split(Path(source), int(size), int(workers)) for size in sizes]
+        seconds = [run_in_workers(files, f"{output}-{size}") for files, size in zip(splits, sizes, strict=True)]
+        parts = Path(output).parent.glob(f"{Path(output).name}-{sizes[-1]}-*")
         Path(output).write_bytes(b"".join(part.read_bytes() for part in parts))
     else:
         records.extend(records_of(Path(source)))
