@@ -15,7 +15,7 @@ from flink_jobs.hand_over import Begun, HandOver, HandOverFolder
 from flink_jobs.history_files import file_pieces
 from flink_jobs.history_progress import with_progress
 from flink_jobs.history_topic import EARLIEST, pieces_between, topic_begins
-from flink_jobs.job_run import pipeline_checkpoints, restore_points
+from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints, restore_points
 from flink_jobs.kafka_admin import offsets_for_time
 from flink_jobs.live_start import check_live_start, live_start
 from flink_jobs.settings import Settings
@@ -96,15 +96,17 @@ def arguments_of(pipeline: Pipeline, settings: Settings, asked: Asked) -> dict[s
 
 
 def begin_bootstrap(pipeline: Pipeline, settings: Settings, asked: Asked) -> Begun:
-    """Fix where history begins and ends, for this run and those that go on with it."""
+    """Fix where history begins and ends, for this run and those that go on with it; what was begun before is gone."""
     folder = hand_over_folder(pipeline, settings)
-    live = live_start(pipeline, settings, asked.start_from, from_topic=asked.from_topic)
+    last_run = latest_restore_point(pipeline, settings)
+    live = live_start(pipeline, settings, asked.start_from, last_run, from_topic=asked.from_topic)
     begins = None
     if asked.from_topic:
         place = settings.bootstrap, pipeline.events.topic, settings.kafka_properties
         found = topic_begins(*place, asked.sources[0])
         begins = {partition: min(found[partition], offset) for partition, offset in live.offsets.items()}
-    begun = Begun(arguments_of(pipeline, settings, asked), begins, live.offsets, live.text, live.from_last_run)
+    begun = Begun(arguments_of(pipeline, settings, asked), begins, live.offsets, live.text, last_run)
+    folder.throw_away()
     folder.begin(begun)
     return begun
 
@@ -124,6 +126,11 @@ def build(pipeline: Pipeline, name: str, settings: Settings, begun: Begun) -> Ha
     with alone(folder.path):
         digests, facts = with_progress(lambda advance: build_state(request, advance), folder.path)
         before = restore_points(pipeline, settings)
+        if (before or [None])[-1] != begun.last_run:
+            raise CommandError(
+                f"a job of {pipeline.name} ran while its state was built from history ({before[-1:]}): stop it, and "
+                "begin anew with --fresh"
+            )
         hand_over = HandOver(begun, digests, facts, before)
         folder.finish(hand_over)
         forget_work(request)
@@ -166,7 +173,7 @@ def start_with(pipeline: Pipeline, settings: Settings, hand_over: HandOver) -> S
             "the features, or the number of shards, changed since the state was built from history: build it anew with "
             f"`{command_of(pipeline.name, begun)} --fresh`"
         )
-    check_live_start(pipeline, settings, begun.live, from_last_run=begun.live_from_last_run)
+    check_live_start(pipeline, settings, begun.live)
     files = hand_over_folder(pipeline, settings).files(hand_over)
     for file in files:
         file.content()

@@ -27,14 +27,14 @@ class Begun:
         begins: First offset of the history in each partition; None for files.
         live: Offset of the first live record in each partition.
         live_text: Says to the user where that is.
-        live_from_last_run: Whether that is where an earlier run of the job ended.
+        last_run: The newest checkpoint or savepoint then.
     """
 
     arguments: dict[str, Any]
     begins: dict[int, int] | None
     live: dict[int, int]
     live_text: str
-    live_from_last_run: bool
+    last_run: str | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _begun(document: dict[str, Any]) -> Begun:
         None if begins is None else _by_number(begins),
         _by_number(document["live"]),
         document["live_text"],
-        document["live_from_last_run"],
+        document["last_run"],
     )
 
 

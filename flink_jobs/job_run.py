@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import create_environment
-from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends
+from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
 from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_cause_line
+from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
@@ -145,7 +146,16 @@ class JobRun:
         path = str(self._client._j_job_client.stopWithSavepoint(False, folder, canonical).get())
         self._stopped = True
         self._wait_until_gone(timeout_s)
+        self._commit(keep_offsets(path))
         return path
+
+    def _commit(self, offsets: Mapping[int, int]) -> None:
+        """Tell Kafka where the job stands, for whoever looks there; the job itself does not need it."""
+        settings, topic = self.settings, self.pipeline.events.topic
+        with contextlib.suppress(KafkaAdminError):
+            reset_committed_offsets(
+                settings.bootstrap, group_id(self.pipeline), topic, settings.kafka_properties, to=offsets
+            )
 
     def cancel(self, timeout_s: float = 60.0) -> None:
         """End the job at once; a later run goes on from the last checkpoint."""
@@ -177,8 +187,8 @@ def start_job(
         restore_from: Checkpoint or savepoint to go on from.
         state_files: States to begin with, of every shard; none are empty states.
     """
-    if start_from != COMMITTED or restore_from is not None:
-        # committed offsets tell how far this run has come; the positions themselves are in the checkpoint
+    if start_from != COMMITTED and restore_from is None:
+        # committed offsets tell how far the job has come, whose positions themselves are in its checkpoints
         reset_committed_offsets(
             settings.bootstrap,
             group_id(pipeline),

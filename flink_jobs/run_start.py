@@ -71,10 +71,9 @@ def settle_start(
         return RunStart(ordinary, None)
     if way is Way.BUILD:
         assert asked is not None
-        if fresh:
-            folder.throw_away()
-            begun = None
-        hand_over = build(pipeline, name, settings, begun or begin_bootstrap(pipeline, settings, asked))
+        if begun is None or fresh:
+            begun = begin_bootstrap(pipeline, settings, asked)
+        hand_over = build(pipeline, name, settings, begun)
     assert hand_over is not None
     return RunStart(start_with(pipeline, settings, hand_over), hand_over)
 

@@ -193,7 +193,7 @@ def test_bytes_that_are_no_state_file_are_refused_before_anything_is_read_from_t
 
 ASKED = {"definition": {"features": ["a"]}, "source": {"topic": "t", "start": "earliest"}, "order_by": None,
          "from": None, "shards": 32}  # fmt: skip
-BEGUN = Begun(ASKED, {0: 0}, {0: 10}, "at the end", live_from_last_run=False)
+BEGUN = Begun(ASKED, {0: 0}, {0: 10}, "at the end", None)
 UNUSED = HandOver(BEGUN, ["d"], {"events": 10}, [])
 USED = dataclasses.replace(UNUSED, used=True)
 
