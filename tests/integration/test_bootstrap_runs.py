@@ -78,6 +78,8 @@ class Runs:
     def running(self, *options, **settings):
         """A run that is killed with all its processes at the end."""
         home = {"MILLRACE_HOME": str(self.folder / "home"), "MILLRACE_BOOTSTRAP": self.broker.bootstrap}
+        # these jobs end before an optimising compiler pays
+        home["JVM_ARGS"] = "-Xmx1g -XX:TieredStopAtLevel=1"
         names = {f"MILLRACE_{name.upper()}": str(value) for name, value in settings.items()}
         process = subprocess.Popen(
             [sys.executable, "-m", "flink_jobs.cli", "run", str(self.file), *options],
