@@ -17,15 +17,8 @@ from shard_driver import pipeline_of
 from test_against_oracle import NUMBERS, histories, pipelines
 from test_backfill import PIPELINE, hard_history, with_partitions
 
-from flink_jobs.backfill_request import BackfillError, alone
-from flink_jobs.bootstrap_choice import Way, choose_way
-from flink_jobs.bootstrap_command import asked_of
 from flink_jobs.bootstrap_job import build_state
-from flink_jobs.console import CommandError
-from flink_jobs.hand_over import Begun, HandOver, HandOverFolder
-from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile, StateFileError
-from flink_jobs.topics import offsets_text, parse_offsets, source_ddl
 from udfs.entity_state import ShardState
 from udfs.errors import StateCorruptError, StateVersionError
 from udfs.key_places import key_partitions, key_shards
@@ -189,111 +182,3 @@ def test_bytes_that_are_no_state_file_are_refused_before_anything_is_read_from_t
             unpacked(broken)
     with pytest.raises(StateVersionError):
         unpacked(content[:4] + b"\x09" + content[5:])
-
-
-ASKED = {"definition": {"features": ["a"]}, "source": {"topic": "t", "start": "earliest"}, "order_by": None,
-         "from": None, "shards": 32}  # fmt: skip
-BEGUN = Begun(ASKED, {0: 0}, {0: 10}, "at the end", None)
-UNUSED = HandOver(BEGUN, ["d"], {"events": 10}, [])
-USED = dataclasses.replace(UNUSED, used=True)
-
-
-def way(asked=ASKED, start_from=None, fresh=False, begun=BEGUN, hand_over=None, restore_point=None):
-    return choose_way(
-        name="p", asked=asked, start_from=start_from, fresh=fresh, begun=begun, hand_over=hand_over,
-        restore_point=restore_point,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("situation", "expected"),
-    [
-        ({"begun": None}, Way.BUILD),
-        ({"begun": None, "fresh": True, "restore_point": "r"}, Way.BUILD),
-        ({}, Way.BUILD),
-        ({"hand_over": UNUSED}, Way.HAND_OVER),
-        ({"hand_over": UNUSED, "restore_point": "r"}, Way.RESTORE),
-        ({"hand_over": USED, "restore_point": "r"}, Way.RESTORE),
-        ({"hand_over": USED, "restore_point": "r", "asked": None}, Way.RESTORE),
-        ({"hand_over": UNUSED, "asked": None}, Way.HAND_OVER),
-        ({"hand_over": USED, "restore_point": "r", "fresh": True}, Way.BUILD),
-        ({"asked": None, "begun": None}, Way.ORDINARY),
-        ({"asked": None, "begun": None, "restore_point": "r"}, Way.ORDINARY),
-        ({"asked": None, "fresh": True, "hand_over": UNUSED}, Way.ORDINARY),
-        ({"asked": None, "start_from": "latest", "hand_over": UNUSED}, Way.ORDINARY),
-    ],
-)
-def test_the_same_command_builds_goes_on_or_restores_by_what_is_there(situation, expected):
-    assert way(**situation) is expected
-
-
-@pytest.mark.parametrize(
-    ("situation", "said"),
-    [
-        ({"begun": None, "restore_point": "file:/chk-7"}, "file:/chk-7.*--fresh"),
-        ({"asked": None}, "unfinished: `millrace run p --bootstrap-from earliest` goes on with it, --fresh"),
-        ({"hand_over": USED}, "checkpoints are gone.*--fresh"),
-        ({"asked": {**ASKED, "source": {"files": ["x y"]}}}, "another --bootstrap-from.*--fresh"),
-        ({"asked": {**ASKED, "shards": 8}, "hand_over": UNUSED, "restore_point": "r"}, "another number of shards"),
-        ({"asked": {**ASKED, "definition": {}}, "hand_over": USED, "restore_point": "r"}, "features changed.*--fresh"),
-    ],
-)
-def test_what_contradicts_what_is_there_is_refused_with_the_way_out(situation, said):
-    with pytest.raises(CommandError, match=said):
-        way(**situation)
-
-
-def test_a_hand_over_is_remembered_as_it_was_until_it_is_used_or_thrown_away(tmp_path):
-    folder = HandOverFolder(tmp_path / "bootstrap")
-    assert (folder.begun(), folder.hand_over()) == (None, None)
-    folder.begin(BEGUN)
-    assert (folder.begun(), folder.hand_over()) == (BEGUN, None)
-    folder.target.mkdir()
-    folder.finish(UNUSED)
-    assert folder.hand_over() == UNUSED
-    folder.mark_used()
-    assert folder.hand_over() == USED
-    assert not folder.target.exists()
-    folder.throw_away()
-    assert not folder.path.exists()
-
-
-def test_a_bootstrap_at_work_is_not_thrown_away(tmp_path):
-    folder = HandOverFolder(tmp_path / "bootstrap")
-    folder.begin(BEGUN)
-    with alone(folder.path), pytest.raises(BackfillError, match="another process"):
-        folder.throw_away()
-    assert folder.begun() == BEGUN
-
-
-@pytest.mark.parametrize(
-    ("sources", "order_by", "said"),
-    [
-        (["earliest", "2026-01-01"], None, "one place in the topic"),
-        (["earliest", "h.jsonl"], None, "one place in the topic"),
-        (["1700000000000"], "time", "--order-by is for files"),
-        (["h.jsonl"], "page", "a field with a number"),
-        (["kafka"], None, "write earliest"),
-        ([], "time", "--bootstrap-from"),
-    ],
-)
-def test_sources_that_do_not_go_together_are_refused(sources, order_by, said):
-    with pytest.raises(CommandError, match=said):
-        asked_of(PIPELINE, sources, order_by, None)
-
-
-def test_times_are_places_in_the_topic_and_paths_are_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for text in ("earliest", "2026-01-31T12:00:00Z", "2026-01-31", "1769860800000"):
-        assert asked_of(PIPELINE, [text], None, None).from_topic
-    assert not asked_of(PIPELINE, ["h/*.parquet", "more.csv"], None, None).from_topic
-    Path("20260131").mkdir()
-    assert not asked_of(PIPELINE, ["20260131"], None, None).from_topic
-
-
-def test_a_job_begins_at_the_offsets_where_history_ended():
-    offsets = {1: 7, 0: 1200}
-    assert parse_offsets(offsets_text(offsets)) == offsets
-    ddl = source_ddl("e", PIPELINE, Settings(), offsets_text(offsets))
-    assert "'scan.startup.mode' = 'specific-offsets'" in ddl
-    assert "'scan.startup.specific-offsets' = 'partition:0,offset:1200;partition:1,offset:7'" in ddl
