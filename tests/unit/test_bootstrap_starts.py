@@ -189,7 +189,10 @@ def test_a_start_that_leaves_no_history_or_that_nobody_knows_is_refused(monkeypa
         starting(asked)
 
 
-@pytest.mark.parametrize(("offsets", "said"), [({0: 4}, "retention removed"), ({1: 51}, "another topic"), ({9: 0}, "another topic")])
+@pytest.mark.parametrize(
+    ("offsets", "said"),
+    [({0: 4}, "retention removed"), ({1: 51}, "another topic"), ({9: 0}, "another topic")],
+)
 def test_a_job_does_not_begin_where_the_topic_has_nothing_any_more(monkeypatch, offsets, said):
     Kafka(monkeypatch)
     live_start.check_live_start(PIPELINE, Settings(), Kafka.ENDS)
