@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backfills import request, small_pieces, streamed, write_lines
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shard_driver import pipeline_of
 from test_against_oracle import NUMBERS, histories, pipelines
 from test_backfill import PIPELINE, hard_history, with_partitions
@@ -71,7 +72,7 @@ def test_hard_live_events_after_hard_history_are_as_if_one_stream_had_seen_all(t
     assert facts["entities"] > 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12)
 @given(pipelines(exact_bits_only=False), histories(NUMBERS), st.floats(0, 1), st.integers(1, 3))
 def test_any_pipeline_goes_on_from_any_history_to_the_last_bit(tmp_path_factory, pipeline, history, part, partitions):
     events = [dataclasses.replace(event, id="i", label=event.label or None) for event, _ in history]
