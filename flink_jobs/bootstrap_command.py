@@ -126,7 +126,7 @@ def build(pipeline: Pipeline, name: str, settings: Settings, begun: Begun) -> Ha
     with alone(folder.path):
         digests, facts = with_progress(lambda advance: build_state(request, advance), folder.path)
         before = restore_points(pipeline, settings)
-        if (before or [None])[-1] != begun.last_run:
+        if (before[-1] if before else None) != begun.last_run:
             raise CommandError(
                 f"a job of {pipeline.name} ran while its state was built from history ({before[-1:]}): stop it, and "
                 "begin anew with --fresh"

@@ -196,19 +196,11 @@ def run(
     ] = False,
     parallelism: Annotated[int | None, typer.Option(help="Subtasks of every operator.")] = None,
     start_from: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="earliest, committed, latest or a time (ISO or ms); with empty state, or that of --bootstrap-from.",
-        ),
+        str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); where live begins.")
     ] = None,
     bootstrap_from: Annotated[
         list[str] | None,
-        typer.Option(
-            "--bootstrap-from",
-            help="First build the state from history, without predictions: earliest or a time in the topic; or files, "
-            "folders and patterns (may be repeated).",
-        ),
+        typer.Option(help="State to begin with is built from: earliest, or a time in the topic, or files; repeatable."),
     ] = None,
     order_by: Annotated[
         str | None, typer.Option(help="Number field to take a history file's rows by. Default: as they are.")
@@ -218,24 +210,15 @@ def run(
 ) -> None:
     """Run the scoring job; goes on where its last run ended. Ctrl-C stops it with a savepoint.
 
-    Example: millrace run purchase --until-caught-up
-
-    A new feature, with full windows from the first event on: millrace run purchase --fresh --bootstrap-from earliest
+    Example: millrace run purchase --until-caught-up; for a new feature add --fresh --bootstrap-from earliest
     """
     from flink_jobs.pipelines import load_pipeline
     from flink_jobs.run_command import run_job_command
 
     run_job_command(
-        load_pipeline(name),
-        name,
-        _settings(parallelism=parallelism),
-        until_caught_up=until_caught_up,
-        start_from=start_from,
-        fresh=fresh,
-        bootstrap_from=bootstrap_from,
-        order_by=order_by,
-        as_json=as_json,
-    )
+        load_pipeline(name), name, _settings(parallelism=parallelism), until_caught_up=until_caught_up,
+        start_from=start_from, fresh=fresh, bootstrap_from=bootstrap_from, order_by=order_by, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()
