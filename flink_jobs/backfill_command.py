@@ -9,20 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
-
-from flink_jobs.backfill_job import BackfillReport, Progress, run_backfill
+from flink_jobs.backfill_job import BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest, alone
-from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
+from flink_jobs.console import CommandError, next_steps, say, show, show_json
 from flink_jobs.history_files import file_pieces
+from flink_jobs.history_progress import with_progress
 from flink_jobs.history_topic import EARLIEST, topic_pieces
 from flink_jobs.kafka_admin import topic_partitions
 from flink_jobs.labels import DEFAULT_COLUMN, LabelRequest
@@ -83,31 +74,13 @@ def run_backfill_command(
     what = f"topic {pipeline.events.topic} at {settings.bootstrap}" if KAFKA in sources else ", ".join(sources)
     say(f"{goes_on} {what} into {target}, {request.processes} processes; Ctrl-C stops, the same command goes on")
     began = time.monotonic()
-    report = _run(request)
+    report = with_progress(lambda advance: run_backfill(request, advance), request.work_folder)
     elapsed_s = time.monotonic() - began
     if as_json:
         show_json(_as_json(report, request, elapsed_s))
         return
     _show(report, request, elapsed_s)
     next_steps((f"millrace train {name} --from {target}", "fit a model on it"))
-
-
-def _run(request: BackfillRequest) -> BackfillReport:
-    columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[events]:,} events"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    try:
-        with RichProgress(*columns, console=err, transient=True) as bars:
-            task = bars.add_task("reading", total=1.0, events=0)
-
-            def advance(now: Progress) -> None:
-                bars.update(task, completed=now.share, description=now.step, events=now.events)
-
-            return run_backfill(request, advance)
-    except KeyboardInterrupt:
-        say(f"what is finished is kept in {request.work_folder}; the same command goes on from there")
-        raise
 
 
 def time_ms(text: str, option: str) -> int:

@@ -9,7 +9,7 @@ restarts change no byte of the result.
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,42 @@ def _run(
         workers.close()
 
 
+def read_pieces(
+    plan: BackfillPlan, workers: Workers, tell: Callable[[float, int], None]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read all of a history that is not read yet.
+
+    Args:
+        plan: What to read.
+        workers: Read it.
+        tell: Told the share that is done and how many events that were.
+
+    Returns:
+        Facts of all pieces, of the events and of the labels.
+    """
+    pieces = [(False, number, piece) for number, piece in enumerate(plan.events.pieces)]
+    if plan.labels is not None:
+        pieces += [(True, number, piece) for number, piece in enumerate(plan.labels.pieces)]
+    weight, done, events = max(sum(piece.weight for *_, piece in pieces), 1), 0, 0
+    facts: dict[int, dict[str, Any]] = {}
+    tell(0.0, 0)
+    for call, found in workers.each("read", [(of_labels, number) for of_labels, number, _ in pieces]):
+        facts[call] = found
+        done += pieces[call][2].weight
+        events += 0 if pieces[call][0] else found["events"]
+        tell(done / weight, events)
+    of_events = [facts[call] for call, (of_labels, *_) in enumerate(pieces) if not of_labels]
+    return of_events, [facts[call] for call, (of_labels, *_) in enumerate(pieces) if of_labels]
+
+
+def refused_records(facts: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many records of some pieces were no events, by reason."""
+    refused = Counter[str]()
+    for each in facts:
+        refused.update(each["reasons"])
+    return dict(sorted(refused.items()))
+
+
 class _Backfill:
     """One run."""
 
@@ -129,27 +165,22 @@ class _Backfill:
         self._progress, self._events = progress, 0
 
     def run(self) -> BackfillReport:
-        events, labels = self._read()
+        events, labels = read_pieces(self._plan, self._workers, self._tell_read)
         rule = self._rule(labels)
         shards = self._compute(rule)
         rows = self._write(rule)
         letters = write_letters(self._request.letters_file, self._plan.events, self._plan.labels)
         shutil.rmtree(self._request.work_folder)
-        refused, labels_refused = Counter[str](), Counter[str]()
-        for facts in events:
-            refused.update(facts["reasons"])
-        for facts in labels:
-            labels_refused.update(facts["reasons"])
         return BackfillReport(
             rows=rows,
             events=sum(facts["events"] for facts in events),
-            refused=dict(sorted(refused.items())),
+            refused=refused_records(events),
             late=sum(facts["late"] for facts in shards),
             truncated=sum(facts["truncated"] for facts in shards),
             labelled=sum(facts["labelled"] for facts in shards),
             label_sum=sum(facts["label_sum"] for facts in shards),
             label_events=sum(facts["events"] for facts in labels),
-            labels_refused=dict(sorted(labels_refused.items())),
+            labels_refused=refused_records(labels),
             labels_until_ms=None if rule is None or rule.until_ms == -NEVER_MS else rule.until_ms,
             label_values=self._plan.label_kind is not None,
             behind=sum(facts["behind"] for facts in events),
@@ -161,21 +192,9 @@ class _Backfill:
         begin, width = _SHARES[step]
         self._progress(Progress(step, begin + width * done, self._events))
 
-    def _read(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Facts of all pieces, of the events and of the labels."""
-        pieces = [(False, number, piece) for number, piece in enumerate(self._plan.events.pieces)]
-        if self._plan.labels is not None:
-            pieces += [(True, number, piece) for number, piece in enumerate(self._plan.labels.pieces)]
-        weight, done = max(sum(piece.weight for *_, piece in pieces), 1), 0
-        facts: dict[int, dict[str, Any]] = {}
-        self._say(READ, 0.0)
-        for call, found in self._workers.each("read", [(of_labels, number) for of_labels, number, _ in pieces]):
-            facts[call] = found
-            done += pieces[call][2].weight
-            self._events += 0 if pieces[call][0] else found["events"]
-            self._say(READ, done / weight)
-        events = [facts[call] for call, (of_labels, *_) in enumerate(pieces) if not of_labels]
-        return events, [facts[call] for call, (of_labels, *_) in enumerate(pieces) if of_labels]
+    def _tell_read(self, share: float, events: int) -> None:
+        self._events = events
+        self._say(READ, share)
 
     def _rule(self, labels: list[dict[str, Any]]) -> LabelRule | None:
         request = self._request.labels

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flink_jobs.documents import read_document, write_document
 from flink_jobs.history import Piece
 from flink_jobs.labels import LabelRequest, label_pipeline
 from flink_jobs.shard_segments import Source
@@ -45,7 +46,7 @@ class BackfillRequest:
         pipeline: Whose features.
         source: What the history is, as plain data; part of the file's metadata.
         pieces: Finds the history; called once for a backfill, however often it is resumed.
-        target: The file to write.
+        target: The file to write; for a state, the folder.
         since_ms: Events before this time only warm up; None keeps all.
         until_ms: So do events from this time on.
         labels: What came of the events.
@@ -126,14 +127,12 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
     path = request.work_folder / "plan.json"
     resumed = path.exists()
     if resumed:
-        document = json.loads(path.read_text("utf-8"))
+        document = read_document(path)
         _check(document, request)
     else:
         document = _new_document(request)
         request.work_folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(document), "utf-8")
-        unfinished.replace(path)
+        write_document(path, document)
     events = _source(request.pipeline, document["pieces"], request.work_folder / "events", request.order_by)
     labels = None
     if request.labels is not None:

@@ -1,6 +1,7 @@
-"""What one process of a backfill does: read a piece of history into shards, and compute the features of a shard."""
+"""What one process does: read a piece of history into shards; then compute the features of a shard, or its state."""
 
-import json
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.documents import read_document, write_document
 from flink_jobs.file_reader import FileReader
 from flink_jobs.history import Piece, block_rows
 from flink_jobs.history_topic import TopicReader
@@ -17,6 +19,7 @@ from flink_jobs.spill import NOT_EMITTED, PieceFiles, Segment, write_piece
 from udfs.entity_state import LATE, TRUNCATED, warm_up
 from udfs.label_join import EntityLabels, LabelRule
 from udfs.plan import FeaturePlan
+from udfs.state_file import packed
 
 _ALWAYS_MS = 2**62
 
@@ -32,7 +35,7 @@ class Work:
         shards: Of the job.
         since_ms: Earlier events only warm up.
         until_ms: So do those from this time on.
-        folder: For the features of shards.
+        folder: For the features, or the states, of shards.
         bootstrap: Where the brokers are.
         properties: Kafka client properties.
     """
@@ -63,7 +66,20 @@ class ShardFiles(NamedTuple):
 
     def facts(self) -> dict[str, Any] | None:
         """What was counted; None for a shard that is not finished."""
-        return json.loads(self.done.read_text("utf-8")) if self.done.exists() else None
+        found: dict[str, Any] | None = read_document(self.done)
+        return found
+
+
+class StateFiles(NamedTuple):
+    """Where the state of a shard is, and what says that it is all there."""
+
+    state: Path
+    done: Path
+
+    @classmethod
+    def of(cls, folder: Path, shard: int) -> "StateFiles":
+        """The files of a shard."""
+        return cls(*(folder / f"{shard:03d}.{part}" for part in ("state", "done")))
 
 
 class Worker:
@@ -104,9 +120,28 @@ class Worker:
         facts = files.facts()
         if facts is None:
             facts = self._compute(files, shard, rule)
-            unfinished = files.done.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(facts), "utf-8")
-            unfinished.replace(files.done)
+            write_document(files.done, facts)
+        return facts
+
+    def build(self, shard: int) -> dict[str, Any]:
+        """Write what a shard keeps after all events, unless that is done; its facts."""
+        files = StateFiles.of(self._work.folder, shard)
+        facts: dict[str, Any] | None = read_document(files.done)
+        if facts is not None:
+            return facts
+        source = self._work.events
+        state = ShardSegments(source, self._plan(source), shard).state()
+        state.forget_expired()
+        digest, size = hashlib.sha256(), 0
+        with files.state.open("wb") as file:
+            for part in packed(state.entries()):
+                file.write(part)
+                digest.update(part)
+                size += len(part)
+            file.flush()
+            os.fsync(file.fileno())
+        facts = {"entities": len(state), "bytes": size, "sha256": digest.hexdigest()}
+        write_document(files.done, facts)
         return facts
 
     def close(self) -> None:

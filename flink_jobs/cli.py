@@ -196,27 +196,29 @@ def run(
     ] = False,
     parallelism: Annotated[int | None, typer.Option(help="Subtasks of every operator.")] = None,
     start_from: Annotated[
-        str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); with empty state.")
+        str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); where live begins.")
+    ] = None,
+    bootstrap_from: Annotated[
+        list[str] | None,
+        typer.Option(help="State to begin with is built from: earliest, or a time in the topic, or files; repeatable."),
+    ] = None,
+    order_by: Annotated[
+        str | None, typer.Option(help="Number field to take a history file's rows by. Default: as they are.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the scoring job; goes on where its last run ended. Ctrl-C stops it with a savepoint.
 
-    Example: millrace run purchase --until-caught-up
+    Example: millrace run purchase --until-caught-up; for a new feature add --fresh --bootstrap-from earliest
     """
     from flink_jobs.pipelines import load_pipeline
     from flink_jobs.run_command import run_job_command
 
     run_job_command(
-        load_pipeline(name),
-        name,
-        _settings(parallelism=parallelism),
-        until_caught_up=until_caught_up,
-        start_from=start_from,
-        fresh=fresh,
-        as_json=as_json,
-    )
+        load_pipeline(name), name, _settings(parallelism=parallelism), until_caught_up=until_caught_up,
+        start_from=start_from, fresh=fresh, bootstrap_from=bootstrap_from, order_by=order_by, as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

@@ -50,15 +50,24 @@ def topic_pieces(
     Raises:
         CommandError: The start is none of these.
     """
-    first = topic_starts(bootstrap, topic, properties)
     ends = topic_ends(bootstrap, topic, properties, isolation="read_committed")
-    begins = {**first, **_begins(bootstrap, topic, properties, start, first)}
+    return pieces_between(topic, topic_begins(bootstrap, topic, properties, start), ends)
+
+
+def pieces_between(topic: str, begins: Mapping[int, int], ends: Mapping[int, int]) -> list[Piece]:
+    """The records of each partition from an offset on and before another."""
     pieces = []
-    for partition in sorted(first):
+    for partition in sorted(ends):
         for begin in range(begins[partition], ends[partition], PIECE_RECORDS):
             end = min(begin + PIECE_RECORDS, ends[partition])
             pieces.append(Piece("topic", topic, begin, end, partition=partition, weight=end - begin))
     return pieces
+
+
+def topic_begins(bootstrap: str, topic: str, properties: Properties | None, start: str) -> dict[int, int]:
+    """Offset of the first record of each partition from a start on, as `topic_pieces` takes it."""
+    first = topic_starts(bootstrap, topic, properties)
+    return {**first, **_begins(bootstrap, topic, properties, start, first)}
 
 
 def _begins(

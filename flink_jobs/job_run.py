@@ -2,17 +2,19 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import create_environment
-from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends
+from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
 from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_cause_line
+from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
-from flink_jobs.topics import COMMITTED, EARLIEST, group_id
+from flink_jobs.state_files import StateFile
+from flink_jobs.topics import COMMITTED, EARLIEST, group_id, is_offsets, parse_offsets
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -144,7 +146,16 @@ class JobRun:
         path = str(self._client._j_job_client.stopWithSavepoint(False, folder, canonical).get())
         self._stopped = True
         self._wait_until_gone(timeout_s)
+        self._commit(keep_offsets(path))
         return path
+
+    def _commit(self, offsets: Mapping[int, int]) -> None:
+        """Tell Kafka where the job stands, for whoever looks there; the job itself does not need it."""
+        settings, topic = self.settings, self.pipeline.events.topic
+        with contextlib.suppress(KafkaAdminError):
+            reset_committed_offsets(
+                settings.bootstrap, group_id(self.pipeline), topic, settings.kafka_properties, to=offsets
+            )
 
     def cancel(self, timeout_s: float = 60.0) -> None:
         """End the job at once; a later run goes on from the last checkpoint."""
@@ -159,23 +170,34 @@ class JobRun:
 
 
 def start_job(
-    pipeline: Pipeline, settings: Settings, *, start_from: str = EARLIEST, restore_from: str | None = None
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    start_from: str = EARLIEST,
+    restore_from: str | None = None,
+    state_files: Sequence[StateFile] = (),
 ) -> JobRun:
     """Start a pipeline in a mini-cluster of this process.
 
     Args:
         pipeline: What to compute.
         settings: How to run it.
-        start_from: Where to begin in the topic without `restore_from`: earliest, committed, latest or a time in ms.
+        start_from: Where to begin in the topic without `restore_from`: earliest, committed, latest, a time in ms, or
+            offsets like 0:1200,1:900.
         restore_from: Checkpoint or savepoint to go on from.
+        state_files: States to begin with, of every shard; none are empty states.
     """
-    if start_from != COMMITTED or restore_from is not None:
-        # committed offsets tell how far this run has come; the positions themselves are in the checkpoint
+    if start_from != COMMITTED and restore_from is None:
+        # committed offsets tell how far the job has come, whose positions themselves are in its checkpoints
         reset_committed_offsets(
-            settings.bootstrap, group_id(pipeline), pipeline.events.topic, settings.kafka_properties
+            settings.bootstrap,
+            group_id(pipeline),
+            pipeline.events.topic,
+            settings.kafka_properties,
+            to=parse_offsets(start_from) if is_offsets(start_from) else {},
         )
     environment, rest_address = create_environment(settings, pipeline_checkpoints(pipeline, settings), restore_from)
-    statements = build_scoring_job(environment, pipeline, model_folder(pipeline), settings, start_from)
+    statements = build_scoring_job(environment, pipeline, model_folder(pipeline), settings, start_from, state_files)
     statements.attach_as_datastream()
     client = environment.execute_async(f"millrace-{pipeline.name}")
     return JobRun(pipeline, settings, client, rest_address)
@@ -186,12 +208,18 @@ def pipeline_checkpoints(pipeline: Pipeline, settings: Settings) -> Path:
     return settings.checkpoints / pipeline.name
 
 
-def latest_restore_point(pipeline: Pipeline, settings: Settings) -> str | None:
-    """The newest complete checkpoint or savepoint of a pipeline on this machine, as a URI."""
+def restore_points(pipeline: Pipeline, settings: Settings) -> list[str]:
+    """All complete checkpoints and savepoints of a pipeline on this machine, as URIs, the oldest first."""
     folder = pipeline_checkpoints(pipeline, settings)
     found = [*folder.glob("*/chk-*/_metadata"), *folder.glob("savepoints/*/_metadata")]
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return None if newest is None else newest.parent.absolute().as_uri()
+    found.sort(key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent.absolute().as_uri() for path in found]
+
+
+def latest_restore_point(pipeline: Pipeline, settings: Settings, but: Collection[str] = ()) -> str | None:
+    """The newest complete checkpoint or savepoint that is not among some others."""
+    left = [each for each in restore_points(pipeline, settings) if each not in but]
+    return left[-1] if left else None
 
 
 def _distance(committed: dict[int, int], ends: dict[int, int]) -> int:

@@ -12,7 +12,7 @@ from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, offsets_f
 from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
-from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, group_id
+from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, group_id, is_offsets, parse_offsets
 from udfs.pipeline import Pipeline
 
 START_S = 300.0
@@ -103,7 +103,13 @@ def run_session(
     """
     step("starting the job in a Flink mini-cluster (about 15 s)")
     begin = sum(_begin_offsets(pipeline, settings, start).values())
-    job = start_job(pipeline, settings, start_from=start.start_from, restore_from=start.restore_from)
+    job = start_job(
+        pipeline,
+        settings,
+        start_from=start.start_from,
+        restore_from=start.restore_from,
+        state_files=start.state_files,
+    )
     gauge = _Gauge(job, begin, show)
     try:
         wait_until_running(job, stop.raise_if_requested)
@@ -159,6 +165,8 @@ def _begin_offsets(pipeline: Pipeline, settings: Settings, start: StartPosition)
         return topic_starts(*place)
     if start.start_from == LATEST:
         return topic_ends(*place)
+    if is_offsets(start.start_from):
+        return {**topic_starts(*place), **parse_offsets(start.start_from)}
     return offsets_for_time(place[0], place[1], int(start.start_from), place[2])
 
 

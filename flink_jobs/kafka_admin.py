@@ -186,11 +186,18 @@ def committed_offsets(
 
 
 def reset_committed_offsets(
-    bootstrap: str, group: str, topic: str, properties: Properties | None = None, *, timeout_s: float = TIMEOUT_S
+    bootstrap: str,
+    group: str,
+    topic: str,
+    properties: Properties | None = None,
+    *,
+    to: Mapping[int, int] | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> None:
-    """Commit offset 0 for every partition, so that what the group commits next is not mistaken for a former run's."""
+    """Commit an offset for every partition, 0 where `to` names none, so that nothing is left of a former run."""
     admin = Admin(bootstrap, properties, timeout_s)
-    partitions = [TopicPartition(topic, number, 0) for number in range(admin.partitions().get(topic, 0))]
+    offsets, count = to or {}, admin.partitions().get(topic, 0)
+    partitions = [TopicPartition(topic, number, offsets.get(number, 0)) for number in range(count)]
     consumer = Consumer(client_config(bootstrap, properties, group_id=group, isolation_level="read_committed"))
     try:
         consumer.commit(offsets=partitions, asynchronous=False)

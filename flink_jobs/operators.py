@@ -1,7 +1,7 @@
 """Thin Flink functions: load the state, call the logic, store the state."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pyflink.common import Types
@@ -10,6 +10,7 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.pipeline_model import open_model
+from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
@@ -27,11 +28,16 @@ class ScoreBatches(KeyedProcessFunction):
     The states of this subtask's shards live in this process. Each is written behind to Flink as a log of events
     (`ShardState`), under its own key, when told to: before each checkpoint, because every write is a round trip to the
     JVM. With several sources each tells, and the last one to do so has sent its last records before the checkpoint. At
-    the start all states are read back before the first record comes.
+    the start all states are read back before the first record or checkpoint barrier comes.
+
+    Args:
+        pipeline: What to compute.
+        model_folder: The model's.
+        states: By shard key, what a shard begins with that is not in Flink's state yet.
     """
 
-    def __init__(self, pipeline: Pipeline, model_folder: Path) -> None:
-        self._pipeline, self._model_folder = pipeline, model_folder
+    def __init__(self, pipeline: Pipeline, model_folder: Path, states: Mapping[int, StateFile] | None = None) -> None:
+        self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the model and load the compiled kernels, so that the first batch does not wait for them."""
@@ -63,8 +69,16 @@ class ScoreBatches(KeyedProcessFunction):
         if records.command == WRITE:
             self._write(self._shards[shard])
         elif shard not in self._shards:
-            entries = ((number, bytes(entry)) for number, entry in self._log.items())
-            self._shards[shard] = ShardState.restore(self._scorer.plan, entries)
+            self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
+
+    def _read(self, shard: int) -> list[tuple[int, bytes]]:
+        """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
+        entries = [(number, bytes(entry)) for number, entry in self._log.items()]
+        if not entries and shard in self._states:
+            entries = self._states[shard].entries()
+            for number, entry in entries:
+                self._log.put(number, entry)
+        return entries
 
     def _write(self, state: ShardState) -> None:
         put, removed = state.take_changes()

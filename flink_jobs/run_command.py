@@ -1,17 +1,17 @@
 """`millrace run`: where the job begins, how it is, and where the next run goes on."""
 
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import typer
 
+from flink_jobs.bootstrap_command import asked_of
 from flink_jobs.console import INTERRUPTED, StopSignal, err, fetch_jars, next_steps, quiet_output, say, show, show_json
-from flink_jobs.job_run import latest_restore_point
 from flink_jobs.job_session import JobProgress, SessionReport, run_session
-from flink_jobs.preflight import preflight
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
 from flink_jobs.settings import Settings
-from flink_jobs.start_position import choose_start
 from udfs.pipeline import Pipeline
 
 LINES_PER_STATUS = 10  # without a terminal: one line in ten
@@ -25,19 +25,24 @@ def run_job_command(
     until_caught_up: bool,
     start_from: str | None,
     fresh: bool,
+    bootstrap_from: Sequence[str] | None,
+    order_by: str | None,
     as_json: bool,
 ) -> None:
     """Run the job to its end and say how it ended."""
-    start = choose_start(start_from, fresh, latest_restore_point(pipeline, settings), pipeline.events.topic)
-    preflight(pipeline, settings)
+    asked = asked_of(pipeline, bootstrap_from, order_by, start_from)
+    start = settle_start(pipeline, name, settings, asked=asked, start_from=start_from, fresh=fresh)
     fetch_jars("connector")
-    say(f"{pipeline.name}: {start.text}")
+    say(f"{pipeline.name}: {start.position.text}")
+    if start.position.restore_from is not None:
+        say_new_features(pipeline, name, settings)
     log_file = settings.logs / f"run-{pipeline.name}-{os.getpid()}.log"
     say(f"the job's own output goes to {settings.logs}")
     with quiet_output(log_file), StopSignal() as stop:
         status: Any = err.status("") if err.is_terminal else nullcontext(None)
         with status as line:
             told = [0]
+            noted: list[bool] = []
 
             def show_progress(progress: JobProgress) -> None:
                 if line is not None:
@@ -45,6 +50,9 @@ def run_job_command(
                 elif told[0] % LINES_PER_STATUS == 0 or progress.status != "RUNNING":
                     say(progress.as_line())
                 told[0] += 1
+                if progress.checkpoints and not noted:
+                    note_checkpoint(pipeline, settings, start)
+                    noted.append(True)
 
             def step(text: str) -> None:
                 if line is not None:
@@ -52,16 +60,17 @@ def run_job_command(
                 say(f"- {text}")
 
             report = run_session(
-                pipeline, settings, start, stop, until_caught_up=until_caught_up, show=show_progress, step=step
+                pipeline, settings, start.position, stop, until_caught_up=until_caught_up, show=show_progress, step=step
             )
-    _show_report(report, name, as_json)
+    note_checkpoint(pipeline, settings, start)
+    _show_report(report, start, name, as_json)
     if stop.requested:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show_report(report: SessionReport, name: str, as_json: bool) -> None:
+def _show_report(report: SessionReport, start: RunStart, name: str, as_json: bool) -> None:
     if as_json:
-        show_json(vars(report))
+        show_json({**vars(report), "bootstrap": bootstrap_as_json(start)})
         return
     per_s = report.events / report.elapsed_s if report.elapsed_s else 0.0
     ended = "caught up" if report.caught_up else "stopped"

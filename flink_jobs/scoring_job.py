@@ -8,6 +8,7 @@ The SQL at both ends is frozen and generic: its operators have counters for uids
 Python or in operators with uids of their own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import add_operator, int_array
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
+from flink_jobs.state_files import StateFile
 from flink_jobs.topics import sink_ddl, source_ddl
 from udfs.pipeline import Pipeline
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from pyflink.datastream import DataStream, StreamExecutionEnvironment
     from pyflink.datastream.data_stream import KeyedStream
     from pyflink.table import StatementSet, StreamTableEnvironment
+
+    from flink_jobs.operators import ScoreBatches
 
 _EVENTS, _SCORED, _OUTPUTS = "millrace_events", "millrace_scored", "millrace_outputs"
 
@@ -32,6 +36,7 @@ def build_scoring_job(
     model_folder: Path,
     settings: Settings,
     start_from: str,
+    state_files: Sequence[StateFile] = (),
 ) -> "StatementSet":
     """Add the job to the environment.
 
@@ -40,22 +45,28 @@ def build_scoring_job(
         pipeline: What to compute.
         model_folder: The model's version folder, readable where the workers run.
         settings: How to run it.
-        start_from: Where to begin without a checkpoint: earliest, committed, latest, or a time in ms since 1970.
+        start_from: Where to begin without a checkpoint: earliest, committed, latest, a time in ms since 1970, or
+            offsets.
+        state_files: The state of every shard to begin with; none are empty states.
 
     Returns:
         The statement set, to be attached to the environment before `execute_async`.
     """
     from pyflink.table import StreamTableEnvironment
 
+    from flink_jobs.operators import ScoreBatches
+
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
-    batches = _gather(tables, settings)
-    scored = _score(batches, pipeline, model_folder)
+    keys = _shard_keys(settings.shards)
+    batches = _gather(tables, settings, keys)
+    states = dict(zip(keys, state_files, strict=True)) if state_files else {}
+    scored = _score(batches, ScoreBatches(pipeline, model_folder, states))
     return _write(tables, scored)
 
 
-def _gather(tables: "StreamTableEnvironment", settings: Settings) -> "KeyedStream":
+def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: list[int]) -> "KeyedStream":
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
@@ -75,8 +86,7 @@ def _gather(tables: "StreamTableEnvironment", settings: Settings) -> "KeyedStrea
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     batch = Types.PRIMITIVE_ARRAY(Types.BYTE())
     keyed_batch = Types.ROW([Types.INT(), batch])
-    keys = int_array(_shard_keys(jvm, settings.shards))
-    references = keys, settings.batch_ms, MAX_PARALLELISM, settings.parallelism
+    references = int_array(shard_keys), settings.batch_ms, MAX_PARALLELISM, settings.parallelism
     gathered = add_operator(raw, "gather", "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
@@ -84,7 +94,10 @@ def _gather(tables: "StreamTableEnvironment", settings: Settings) -> "KeyedStrea
     return KeyedStream(keyed, batch, DataStream(gathered))
 
 
-def _shard_keys(jvm: Any, shards: int) -> list[int]:
+def _shard_keys(shards: int) -> list[int]:
+    from pyflink.java_gateway import get_gateway
+
+    jvm: Any = get_gateway().jvm
     assign = jvm.org.apache.flink.runtime.state.KeyGroupRangeAssignment.assignToKeyGroup
     row = jvm.org.apache.flink.types.Row(1)  # the key is a row of one integer, as PyFlink's own key_by makes it
 
@@ -95,13 +108,11 @@ def _shard_keys(jvm: Any, shards: int) -> list[int]:
     return shard_keys(shards, MAX_PARALLELISM, key_group)
 
 
-def _score(batches: "KeyedStream", pipeline: Pipeline, model_folder: Path) -> "DataStream":
+def _score(batches: "KeyedStream", score: "ScoreBatches") -> "DataStream":
     """Batches of raw records -> batches of output records, one to one, as bytes."""
     from pyflink.common import Types
 
-    from flink_jobs.operators import ScoreBatches
-
-    scored = batches.process(ScoreBatches(pipeline, model_folder), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+    scored = batches.process(score, Types.PRIMITIVE_ARRAY(Types.BYTE()))
     return scored.uid("score-v1").name("score")
 
 

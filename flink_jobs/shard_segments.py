@@ -1,4 +1,4 @@
-"""The events of one shard, in the order the features are defined in, through the engine.
+"""The events of one shard, in the order the features are defined in, through the engine: features, or the state left.
 
 Files: the order of the source, or of a field. Topics: each partition by offset; partitions do not matter to each other,
 unless an entity has events in several: then all are merged by record time.
@@ -21,6 +21,9 @@ from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 
 SORTED_ROWS = 65_536
+
+_Stretch = tuple[list[str], Segment, npt.NDArray[np.int32]]
+"""Entities, events and partitions."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,33 @@ class ShardSegments:
 
     def advanced(self) -> Iterator[tuple[Segment, Advanced]]:
         """Every segment in the order of the source, with its features."""
-        if self._source.order_by is not None or (self._source.from_topic and self._entity_has_several_partitions()):
-            yield from self._sorted()
-            return
         state = ShardState(self._plan, log_changes=False)
+        if self._must_be_sorted():
+            yield from self._sorted(state)
+            return
         for segment, partitions in self.stored():
             yield segment, _advance(state, _names(segment), segment, partitions)
+
+    def state(self) -> ShardState:
+        """What the shard keeps after all events."""
+        state = ShardState(self._plan, log_changes=False)
+        for names, segment, partitions in self._arrivals() if self._must_be_sorted() else self._as_stored():
+            state.take_in(
+                names, segment.times_ms, segment.record_times_ms, partitions, segment.columns, segment.masks
+            )
+        return state
+
+    def _must_be_sorted(self) -> bool:
+        by_field = self._source.order_by is not None
+        return by_field or (self._source.from_topic and self._entity_has_several_partitions())
+
+    def _as_stored(self) -> Iterator[_Stretch]:
+        for segment, partitions in self.stored():
+            yield _names(segment), segment, partitions
+
+    def _arrivals(self) -> Iterator[_Stretch]:
+        for _, stretch in self._by_arrival(list(self.stored())):
+            yield stretch
 
     def _entity_has_several_partitions(self) -> bool:
         known: dict[str, int] = {}
@@ -98,20 +122,13 @@ class ShardSegments:
                         return True
         return False
 
-    def _sorted(self) -> Iterator[tuple[Segment, Advanced]]:
-        """All events of the shard at once, sorted by arrival; equal ones stay in the order of the source."""
+    def _sorted(self, state: ShardState) -> Iterator[tuple[Segment, Advanced]]:
+        """The segments of all events, which are taken in by arrival."""
         stored = list(self.stored())
-        if not stored:
-            return
-        whole = _joined([segment for segment, _ in stored])
-        partitions = np.concatenate([each for _, each in stored])
-        names = np.array([name for segment, _ in stored for name in _names(segment)], object)
-        order = np.argsort(self._arrivals(whole, partitions), kind="stable")
-        state = ShardState(self._plan, log_changes=False)
-        features, flags = np.empty((len(order), len(self._plan.feature_names))), np.empty(len(order), np.uint8)
-        for begin in range(0, len(order), SORTED_ROWS):
-            rows = order[begin : begin + SORTED_ROWS]
-            advanced = _advance(state, names[rows].tolist(), _taken(whole, rows), partitions[rows])
+        count = sum(len(segment.codes) for segment, _ in stored)
+        features, flags = np.empty((count, len(self._plan.feature_names))), np.empty(count, np.uint8)
+        for rows, (names, segment, partitions) in self._by_arrival(stored):
+            advanced = _advance(state, names, segment, partitions)
             features[rows], flags[rows] = advanced.features, advanced.flags
         begin = 0
         for segment, _ in stored:
@@ -119,7 +136,21 @@ class ShardSegments:
             yield segment, Advanced(features[span], flags[span])
             begin += len(segment.codes)
 
-    def _arrivals(self, whole: Segment, partitions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    def _by_arrival(
+        self, stored: list[tuple[Segment, npt.NDArray[np.int32]]]
+    ) -> Iterator[tuple[npt.NDArray[np.int64], _Stretch]]:
+        """All events of the shard at once, sorted, and their rows; equal ones stay in the order of the source."""
+        if not stored:
+            return
+        whole = _joined([segment for segment, _ in stored])
+        partitions = np.concatenate([each for _, each in stored])
+        names = np.array([name for segment, _ in stored for name in _names(segment)], object)
+        order = np.argsort(self._arrival_times(whole, partitions), kind="stable")
+        for begin in range(0, len(order), SORTED_ROWS):
+            rows = order[begin : begin + SORTED_ROWS]
+            yield rows, (names[rows].tolist(), _taken(whole, rows), partitions[rows])
+
+    def _arrival_times(self, whole: Segment, partitions: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """What to sort by. A partition's order is its offsets': a record is never before the one before it."""
         if whole.arrivals is not None:
             return whole.arrivals

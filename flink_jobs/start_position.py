@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flink_jobs.console import CommandError
+from flink_jobs.state_files import StateFile
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST
 
 WORDS = (EARLIEST, COMMITTED, LATEST)
@@ -14,14 +15,17 @@ class StartPosition:
     """Either a restore point, or a place in the topic.
 
     Attributes:
-        start_from: earliest, committed, latest or a time in ms since 1970; without effect when `restore_from` is set.
+        start_from: earliest, committed, latest, a time in ms since 1970, or offsets like 0:1200,1:900; without effect
+            when `restore_from` is set.
         restore_from: Checkpoint or savepoint.
         text: Says it to the user.
+        state_files: States to begin with, of every shard; none are empty states.
     """
 
     start_from: str
     restore_from: str | None
     text: str
+    state_files: tuple[StateFile, ...] = ()
 
 
 def parse_start(text: str) -> str:
@@ -55,13 +59,14 @@ def choose_start(asked: str | None, fresh: bool, restore_point: str | None, topi
         COMMITTED: f"at the offsets committed in {topic}",
         LATEST: f"with what comes into {topic} from now on",
     }
-    where = words.get(start) or f"at the first event that came into {topic} at or after {_moment(start)}"
+    where = words.get(start) or f"at the first event that came into {topic} at or after {moment_text(start)}"
     ignored = "" if restore_point is None else f", without the state of the last run ({restore_point})"
     none_there = " (no earlier run to go on from)" if restore_point is None and asked is None and not fresh else ""
     return StartPosition(start, None, f"beginning with empty state {where}{ignored}{none_there}")
 
 
-def _moment(time_ms: str) -> str:
+def moment_text(time_ms: str) -> str:
+    """A time in ms since 1970, for people."""
     try:
         return datetime.fromtimestamp(int(time_ms) / 1_000, UTC).isoformat(timespec="milliseconds")
     except (OverflowError, OSError, ValueError):

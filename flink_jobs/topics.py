@@ -40,7 +40,28 @@ def _startup_options(start_from: str) -> dict[str, str]:
         return {"scan.startup.mode": "latest-offset"}
     if start_from == COMMITTED:
         return {"scan.startup.mode": "group-offsets", "properties.auto.offset.reset": "earliest"}
+    if is_offsets(start_from):
+        # partitions that are not named are newer than the offsets, and begin at their first record
+        places = parse_offsets(start_from).items()
+        named = ";".join(f"partition:{partition},offset:{offset}" for partition, offset in places)
+        return {"scan.startup.mode": "specific-offsets", "scan.startup.specific-offsets": named}
     return {"scan.startup.mode": "timestamp", "scan.startup.timestamp-millis": start_from}
+
+
+def is_offsets(start_from: str) -> bool:
+    """Whether a start is written as offsets, like 0:1200,1:900."""
+    return ":" in start_from
+
+
+def parse_offsets(text: str) -> dict[int, int]:
+    """Offsets by partition."""
+    pairs = [part.split(":") for part in text.split(",")]
+    return {int(partition): int(offset) for partition, offset in pairs}
+
+
+def offsets_text(offsets: Mapping[int, int]) -> str:
+    """What `parse_offsets` reads."""
+    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(offsets.items()))
 
 
 def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
@@ -50,7 +71,7 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
         table: Name of the table.
         pipeline: Says the topic.
         settings: Says the broker.
-        start_from: earliest, committed, latest, or a time in ms since 1970.
+        start_from: earliest, committed, latest, a time in ms since 1970, or offsets like 0:1200,1:900.
     """
     options = {
         "connector": "kafka",

@@ -5,7 +5,7 @@ Events go in batch by batch, features come out; `take_changes` says what to writ
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -22,10 +22,12 @@ from udfs.plan import FeaturePlan
 from udfs.plan_builder import CustomOperation
 from udfs.shard_log import ShardLog
 from udfs.shard_memory import ShardMemory
-from udfs.snapshots import load_entities
+from udfs.snapshots import EntityWriter, load_entities
 from udfs.state_log import EVENTS, Entry, decode
 
 LATE, TRUNCATED = kernels.LATE, kernels.TRUNCATED
+ENTRY_ROWS = 4_096
+"""Rows of an entry of `ShardState.entries`, as of a slice that the log writes in one go."""
 _NO_FEATURES, _NO_FLAGS = np.empty((0, 0)), np.empty(0, np.uint8)
 
 
@@ -56,7 +58,8 @@ class ShardState:
         self._n_features, self._event_words = len(plan.feature_names), COLUMNS + len(plan.columns)
         self._memory = ShardMemory(plan.operations)
         self._log_changes = log_changes
-        self._log = ShardLog(self._memory, json.dumps(plan.layout).encode(), compact_after)
+        self._layout = json.dumps(plan.layout).encode()
+        self._log = ShardLog(self._memory, self._layout, compact_after)
 
     def __len__(self) -> int:
         """How many entities are known."""
@@ -87,17 +90,34 @@ class ShardState:
         features, flags = np.empty((count, self._n_features)), np.zeros(count, np.uint8)
         if count == 0:
             return Advanced(features, flags)
-        events = np.empty((count, self._event_words), np.int64)
-        kernels.write_events(
-            np.ascontiguousarray(event_times_ms, np.int64), np.ascontiguousarray(record_times_ms, np.int64),
-            np.ascontiguousarray(partitions, np.int32), np.ascontiguousarray(columns, np.float64),
-            np.ascontiguousarray(masks, np.uint64), events,
-        )  # fmt: skip
+        events = self._as_words(event_times_ms, record_times_ms, partitions, columns, masks)
         keys = joined_keys(entities)
         self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
         if self._log_changes:
             self._log.add(keys, events)
         return Advanced(features, flags)
+
+    def take_in(
+        self,
+        entities: Sequence[str],
+        event_times_ms: npt.NDArray[np.int64],
+        record_times_ms: npt.NDArray[np.int64],
+        partitions: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.float64],
+        masks: npt.NDArray[np.uint64],
+    ) -> None:
+        """What `advance` does, without features and without a log: for a history of which only the state is wanted."""
+        events = self._as_words(event_times_ms, record_times_ms, partitions, columns, masks)
+        nothing = np.empty((len(events), self.plan.direct_width))
+        if len(events):
+            self._take_in(joined_keys(entities), events, nothing, _NO_FEATURES, _NO_FLAGS)
+
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """The whole state as a log of its own, for `restore`: numbered entries, one even where no entity is known."""
+        writer, number = EntityWriter(self._memory, self._layout), 0
+        while number == 0 or not writer.done:
+            yield number, writer.next_entry(ENTRY_ROWS)[0]
+            number += 1
 
     def take_changes(self) -> tuple[dict[int, bytes], list[int]]:
         """What to put into and remove from the shard's map of entries since the last call.
@@ -148,6 +168,23 @@ class ShardState:
     def memory_bytes(self) -> int:
         """Bytes of all arrays."""
         return self._memory.nbytes()
+
+    def _as_words(
+        self,
+        event_times_ms: npt.NDArray[np.int64],
+        record_times_ms: npt.NDArray[np.int64],
+        partitions: npt.NDArray[np.int32],
+        columns: npt.NDArray[np.float64],
+        masks: npt.NDArray[np.uint64],
+    ) -> npt.NDArray[np.int64]:
+        """(n, words) int64: the events as kernels and the log take them."""
+        events = np.empty((len(event_times_ms), self._event_words), np.int64)
+        kernels.write_events(
+            np.ascontiguousarray(event_times_ms, np.int64), np.ascontiguousarray(record_times_ms, np.int64),
+            np.ascontiguousarray(partitions, np.int32), np.ascontiguousarray(columns, np.float64),
+            np.ascontiguousarray(masks, np.uint64), events,
+        )  # fmt: skip
+        return events
 
     def _take_in(
         self,

@@ -23,8 +23,9 @@ import org.apache.flink.util.MathUtils;
  * no state, and nothing is lost or sent twice. While the task is never idle, because there is a backlog, they may wait
  * ten times as long: fewer, larger ones cost less.
  *
- * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state; before a barrier,
- * and when many of its records have been sent since, WRITE its state.
+ * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state, before anything
+ * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
+ * records have been sent since, WRITE its state.
  */
 public class SubtaskBatches extends AbstractStreamOperator
         implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
@@ -46,6 +47,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private transient TimerGauge idle;
     private transient StreamRecord reused;
     private transient boolean timerIsSet;
+    private transient boolean statesAreRead;
     private transient long waitMs;
     private transient long lastSentMs;
     private transient long lastIdleMs;
@@ -115,6 +117,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     }
 
     public void prepareSnapshotPreBarrier(long checkpointId) throws Exception {
+        readStates();
         sendAllRecords();
         for (int shard = 0; shard < shards.length; shard++) {
             if (shards[shard].unwritten > 0) {
@@ -136,7 +139,18 @@ public class SubtaskBatches extends AbstractStreamOperator
         }
     }
 
+    void readStates() {
+        if (statesAreRead) {
+            return;
+        }
+        statesAreRead = true;
+        for (int shard = 0; shard < shards.length; shard++) {
+            sendCommand(READ, shard);
+        }
+    }
+
     private void sendRecords(int subtask) {
+        readStates();
         int segments = 0;
         int count = 0;
         int keysSize = 0;
@@ -174,8 +188,10 @@ public class SubtaskBatches extends AbstractStreamOperator
         }
     }
 
-    void sendCommand(int command, int shard) {
-        shards[shard].unwritten = 0;
+    private void sendCommand(int command, int shard) {
+        if (command == WRITE) {
+            shards[shard].unwritten = 0;
+        }
         byte[] bytes = ByteBuffer.allocate(16).order(ByteOrder.LITTLE_ENDIAN).putInt(command).array();
         output.collect(reused.replace(Row.of(new Object[] {Integer.valueOf(shardKeys[shard]), bytes})));
     }
@@ -188,9 +204,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         }
 
         public void onProcessingTime(long time) {
-            for (int shard = 0; shard < owner.shards.length; shard++) {
-                owner.sendCommand(READ, shard);
-            }
+            owner.readStates();
         }
     }
 

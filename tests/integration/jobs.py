@@ -123,20 +123,25 @@ class JobProcess:
 
     def kill(self):
         """SIGKILL everything of the job, its JVM first, so that nothing can tidy up."""
-        processes = []
-        with contextlib.suppress(psutil.Error):
-            processes = psutil.Process(self._process.pid).children(recursive=True)
-        for process in [*processes, self._process]:
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(processes, 10)
-        self._process.wait(10)
+        kill_all(self._process)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.kill()
+
+
+def kill_all(process):
+    """SIGKILL a process's children, and their children, and then itself."""
+    children = []
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(process.pid).children(recursive=True)
+    for each in [*children, process]:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            each.send_signal(signal.SIGKILL)
+    psutil.wait_procs(children, 10)
+    process.wait(10)
 
 
 def _say(event, **values):

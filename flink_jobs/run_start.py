@@ -1,0 +1,108 @@
+"""Where a run begins: settled from its options, what earlier runs left, and history, before the job starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flink_jobs.bootstrap_choice import Way, choose_way
+from flink_jobs.bootstrap_command import (
+    Asked,
+    arguments_of,
+    as_json,
+    begin_bootstrap,
+    build,
+    hand_over_folder,
+    start_with,
+)
+from flink_jobs.console import say
+from flink_jobs.documents import read_document, write_document
+from flink_jobs.hand_over import HandOver
+from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints
+from flink_jobs.preflight import preflight
+from flink_jobs.settings import Settings
+from flink_jobs.start_position import StartPosition, choose_start, parse_start
+from flink_jobs.topics import EARLIEST
+from udfs.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run that may begin.
+
+    Attributes:
+        position: Where.
+        hand_over: The state from history that this job was given, by this run or an earlier one.
+    """
+
+    position: StartPosition
+    hand_over: HandOver | None
+
+
+def settle_start(
+    pipeline: Pipeline, name: str, settings: Settings, *, asked: Asked | None, start_from: str | None, fresh: bool
+) -> RunStart:
+    """Check that the job can run, build the state from history if that is asked for, and say where the job begins.
+
+    Raises:
+        CommandError: The options contradict what is there.
+    """
+    if start_from is not None:
+        parse_start(start_from)
+    folder = hand_over_folder(pipeline, settings)
+    begun, hand_over = folder.begun(), folder.hand_over()
+    restore_point = latest_restore_point(pipeline, settings, hand_over.before if hand_over else ())
+    way = choose_way(
+        name=name,
+        asked=None if asked is None else arguments_of(pipeline, settings, asked),
+        start_from=start_from,
+        fresh=fresh,
+        begun=begun,
+        hand_over=hand_over,
+        restore_point=restore_point,
+    )
+    ordinary = choose_start(start_from, fresh, restore_point, pipeline.events.topic) if way is Way.ORDINARY else None
+    preflight(pipeline, settings)
+    if way is Way.RESTORE:
+        folder.mark_used()
+        position = StartPosition(EARLIEST, restore_point, f"going on from {restore_point}")
+        return RunStart(position, hand_over)
+    if ordinary is not None:
+        if ordinary.restore_from is None:
+            folder.throw_away()
+        return RunStart(ordinary, None)
+    if way is Way.BUILD:
+        assert asked is not None
+        if begun is None or fresh:
+            begun = begin_bootstrap(pipeline, settings, asked)
+        hand_over = build(pipeline, name, settings, begun)
+    assert hand_over is not None
+    return RunStart(start_with(pipeline, settings, hand_over), hand_over)
+
+
+def bootstrap_as_json(start: RunStart) -> dict[str, Any] | None:
+    """What was built from history, for scripts; None where nothing was."""
+    return None if start.hand_over is None else as_json(start.hand_over)
+
+
+def note_checkpoint(pipeline: Pipeline, settings: Settings, start: RunStart) -> None:
+    """Remember that a checkpoint of the job holds the state it was given, and which features that state has."""
+    if start.hand_over is not None:
+        hand_over_folder(pipeline, settings).mark_used()
+    path = pipeline_checkpoints(pipeline, settings) / "features.json"
+    features = list(pipeline.feature_names)
+    if read_document(path) != features:
+        write_document(path, features)
+
+
+def say_new_features(pipeline: Pipeline, name: str, settings: Settings) -> None:
+    """Warn of features that the state to go on from does not know: their windows begin empty."""
+    known = read_document(pipeline_checkpoints(pipeline, settings) / "features.json")
+    if known is None:
+        return
+    new = [feature for feature in pipeline.feature_names if feature not in known]
+    if new:
+        say(
+            f"new since the last run: {', '.join(new)}; their windows begin with what is kept already, and fill from "
+            f"now on. `millrace run {name} --fresh --bootstrap-from earliest` fills them from history first, and goes "
+            "on where the last run ended",
+            style="yellow",
+        )
