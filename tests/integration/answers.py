@@ -1,6 +1,5 @@
 """What came out of a job against what must: the events of the topic, all answers, and the naive oracle's features."""
 
-import math
 import threading
 from collections import Counter
 from typing import NamedTuple
