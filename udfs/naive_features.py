@@ -133,7 +133,7 @@ class NaiveFeatures:
             forgotten_after_ms = max(row.time_ms for row in life) + self.retention_ms
             if self.clocks.get(life[-1].partition, -math.inf) > forgotten_after_ms:
                 life = None
-        self.clocks[partition] = max(self.clocks.get(partition, -math.inf), min(t, record_time_ms))
+        self.pass_by(t, record_time_ms, partition)
         if life is None:
             life = self.arrived[entity] = []
         life.append(Arrived(t, partition, event))
@@ -142,6 +142,10 @@ class NaiveFeatures:
         for feature in self.pipeline.features if wanted else ():
             features += self._values(feature, life, newest)
         return Answer(features, t < newest - self.lateness_ms)
+
+    def pass_by(self, time_ms: int, record_time_ms: int, partition: int) -> None:
+        """Take note of an event's time only: entities are forgotten by the clock of their partition."""
+        self.clocks[partition] = max(self.clocks.get(partition, -math.inf), min(time_ms, record_time_ms))
 
     def time_ms(self, event: Any) -> int:
         """An event's time in ms since 1970, rounded down; of a float in seconds, after rounding to a microsecond."""
