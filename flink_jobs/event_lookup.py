@@ -124,11 +124,11 @@ def _answer_with_id(pipeline: Pipeline, settings: Settings, event_id: str, looke
                     return newest
                 continue
             content: Any = message.value() or b""
-            if needle in content and receipt(message).get("pipeline") == pipeline.name and _has_id(
-                content, name, event_id
-            ):
-                if newest is None or message.timestamp()[1] >= newest.timestamp()[1]:
-                    newest = message
+            if needle not in content or not _has_id(content, name, event_id):
+                continue
+            is_newer = newest is None or message.timestamp()[1] >= newest.timestamp()[1]
+            if is_newer and receipt(message).get("pipeline") == pipeline.name:
+                newest = message
         if newest is not None:
             return newest
     return None

@@ -11,6 +11,7 @@ from flink_jobs.kafka_admin import KafkaAdminError, Properties
 
 Span = tuple[int, int]
 """First offset, and offset after the last."""
+_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
 
 
 def scan(
@@ -48,7 +49,7 @@ def _span(consumer: Any, topic: str, begin: int, end: int) -> Iterator[list[Mess
         for failure in (each.error() for each in messages if each.error() is not None):
             if failure.code() == KafkaError._PARTITION_EOF:
                 following = end
-            elif not failure.retriable() and failure.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            elif not failure.retriable() and failure.code() not in _PASSING:
                 raise KafkaAdminError(f"{topic} cannot be read: {failure.str()}")
         if kept:
             deadline = time.monotonic() + SILENCE_S

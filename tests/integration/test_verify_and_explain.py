@@ -89,7 +89,7 @@ def test_what_a_job_served_comes_out_again_to_the_last_bit(run):
 
 
 def test_only_events_of_the_range_are_judged_and_their_windows_are_full(run):
-    pipeline, settings, events, answers = run
+    pipeline, settings, _, answers = run
     times = sorted(int(answer.headers["event-time"]) for answer in answers.predictions.values())
     since, until = times[len(times) // 2], times[len(times) * 3 // 4]
     report = check(pipeline, settings, since_ms=since, until_ms=until)
@@ -266,7 +266,7 @@ def test_explaining_with_a_wrong_engine_says_that_it_is_not_what_was_served(run,
 
 
 def test_the_commands_answer_in_json_and_fail_when_something_differs(broker, run, tmp_path):
-    pipeline, settings, _, answers = run
+    _, _, _, answers = run
     (tmp_path / "own.py").write_text(
         "import dataclasses\nfrom flink_jobs.pipelines.purchase import pipeline as shipped\n"
         "events = dataclasses.replace(shipped.events, topic='verified-events')\n"
