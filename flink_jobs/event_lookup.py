@@ -16,7 +16,9 @@ from flink_jobs.topic_scan import Span, record_at, scan_outwards
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import HEADER
 
-_PLACE = re.compile(r"(?:(?P<topic>[a-zA-Z0-9._-]+)(?:/|-(?=\d+@)))?(?P<partition>\d{1,9})(?:/|:|@)(?P<offset>\d{1,18})")
+_PLACE = re.compile(
+    r"(?:(?P<topic>[a-zA-Z0-9._-]+)(?:/|-(?=\d+@)))?(?P<partition>\d{1,9})(?:/|:|@)(?P<offset>\d{1,18})"
+)
 STEP_OFFSETS = 10_000
 CLOCKS_APART_MS = 60_000
 Looked = Callable[[str, int, int], None]
