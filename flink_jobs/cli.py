@@ -374,6 +374,35 @@ def explain(
 
 @app.command()
 @command
+def parity(
+    name: PipelineName,
+    events: Annotated[int, typer.Option(min=1, help="Records to make, or to take of --data.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the records: the same gives the same.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="Real events instead: .jsonl, .csv (also .gz) or .parquet.")
+    ] = None,
+    engines: Annotated[
+        list[str] | None, typer.Option(help="Some of the engines, like oracle,backfill. Default: all.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of the oracle and the backfill. Default: one a core.")]
+    = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that all engines mean the same: hard input through each, every feature of every event compared.
+
+    Example: millrace parity purchase --events 50000 --seed 7
+    """
+    from flink_jobs.parity_command import run_parity_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_parity_command(
+        load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
+        processes=processes, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+@command
 def train(
     name: PipelineName,
     training_set: Annotated[

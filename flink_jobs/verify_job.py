@@ -231,12 +231,23 @@ def _compare(
     between = None if request.since_ms is None and request.until_ms is None else _offsets_in(rows)
     for number, (bucket, now) in enumerate(recomputed_stretches(pipeline, rows, report.letters, wanted)):
         if between is not None:
-            # a record that is no event has no time: it is in the range when it lies among events that are
-            low, high = between.get(bucket[0], (0, -1))
-            now.letters = {offset: reason for offset, reason in now.letters.items() if low <= offset <= high}
+            now.letters = _letters_among(now.letters, *between.get(bucket[0], (0, -1)), request)
         comparison.compare(bucket, now)
         step("comparing", min(1.0, (number + 1) / max(1, len(wanted))))
     return comparison.findings
+
+
+def _letters_among(letters: dict[int, str], low: int, high: int, request: VerifyRequest) -> dict[int, str]:
+    """The records that are no events among events of the range: they have no time, so their neighbours' counts."""
+    if high < low:
+        return {}
+    while low - 1 in letters:
+        low -= 1
+    return {
+        offset: reason
+        for offset, reason in letters.items()
+        if (request.since_ms is None or offset >= low) and (request.until_ms is None or offset <= high)
+    }
 
 
 def _offsets_in(rows: Path) -> dict[int, tuple[int, int]]:

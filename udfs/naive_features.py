@@ -159,6 +159,11 @@ class NaiveFeatures:
         life = self.arrived[entity]
         return self._inside(feature, life, max(row.time_ms for row in life))
 
+    def values(self, feature: Feature, entity: Any) -> list[float]:
+        """What a feature, or a part of one, says of an entity's latest event."""
+        life = self.arrived[entity]
+        return self._values(feature, life, max(row.time_ms for row in life))
+
     def _values(self, feature: Feature, life: list[Arrived], newest: int) -> list[float]:
         event = life[-1].event
         if isinstance(feature, OneHot):

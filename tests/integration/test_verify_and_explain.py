@@ -147,7 +147,8 @@ def test_an_engine_that_is_wrong_by_the_last_bit_is_found(run, monkeypatch):
 
     monkeypatch.setattr(ShardState, "advance", wrong)
     findings = check(pipeline, settings).findings
-    assert findings.counts[DIFFERENT] == len(answers.predictions)
+    there = [each.body["features"]["dwell_time_sec_mean_1h"] is not None for each in answers.predictions.values()]
+    assert findings.counts[DIFFERENT] == sum(there) > 0.9 * len(there)
     assert "dwell_time_sec_mean_1h" in findings.first[0].what
 
 
