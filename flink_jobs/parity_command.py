@@ -167,7 +167,8 @@ def _show(report: ParityReport, engines: Sequence[str]) -> None:
 def _cells(each: Comparison, with_design: bool) -> list[str]:
     pair = f"{each.first}, {each.second}"
     if each.refused is not None:
-        return [pair, f"{each.feature}: not in {each.second}, {each.refused}", "", "", *([""] if with_design else []), ""]
+        told = f"{each.feature}: not in {each.second}, {each.refused}"
+        return [pair, told, "", "", *([""] if with_design else []), ""]
     design = [f"{each.by_design:,}"] if with_design else []
     largest = f"{each.largest:.1e}" if each.largest else "0"
     return [pair, each.feature, f"{each.compared:,}", f"{each.differences:,}", *design, largest]

@@ -248,7 +248,7 @@ def unordered_events(pipeline: Pipeline, given: ParityInput, answered: npt.NDArr
     """(n,) records of which an engine that goes by event time must say something else than arrival says.
 
     Those it dropped as late; those with a dropped one in their window; those whose window gets events later (earlier or
-    equal in time, but arriving after them), or holds one of the same time; and those later than the pipeline's lateness.
+    equal in time, but arriving after them), or holds one of the same time; and those beyond the pipeline's lateness.
 
     Args:
         pipeline: Whose windows.
