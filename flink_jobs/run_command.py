@@ -7,10 +7,11 @@ from typing import Any
 import typer
 
 from flink_jobs.console import INTERRUPTED, StopSignal, err, fetch_jars, next_steps, quiet_output, say, show, show_json
-from flink_jobs.job_run import latest_restore_point
+from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints
 from flink_jobs.job_session import JobProgress, SessionReport, run_session
 from flink_jobs.preflight import preflight
 from flink_jobs.settings import Settings
+from flink_jobs.sql_job import check_same_windows
 from flink_jobs.start_position import choose_start
 from flink_jobs.topics import SQL, Engine, run_name
 from udfs.pipeline import Pipeline
@@ -36,6 +37,9 @@ def run_job_command(
     if engine == SQL:
         compile_features(pipeline)  # refuses what SQL cannot express, before anything is started
     preflight(pipeline, settings)
+    if engine == SQL:
+        folder = pipeline_checkpoints(pipeline, settings, engine)
+        check_same_windows(pipeline, settings, folder, goes_on=start.restore_from is not None)
     fetch_jars("connector")
     say(f"{run_name(pipeline, engine)}: {start.text}")
     log_file = settings.logs / f"run-{run_name(pipeline, engine)}-{os.getpid()}.log"

@@ -8,12 +8,14 @@ from flink_jobs.sql_job import sql_of
 from flink_jobs.sql_statements import script
 from flink_jobs.topics import EARLIEST
 from udfs.pipeline import Pipeline
+from udfs.sql_features import compile_features
 
 _SECRETS = ("password", "secret", "jaas", "token", "credential", "key")
 
 
 def run_sql_command(pipeline: Pipeline, name: str, settings: Settings, *, as_json: bool) -> None:
     """Print the SQL; secrets among the Kafka properties are left out."""
+    compile_features(pipeline)  # what SQL cannot express is told even if there is no model yet
     check_model(pipeline)
     statements = sql_of(pipeline, model_folder(pipeline), without_secrets(settings), EARLIEST)
     if as_json:

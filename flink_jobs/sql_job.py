@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flink_jobs.console import CommandError
+from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
-from flink_jobs.sql_statements import Statement, job_statements
+from flink_jobs.sql_statements import Statement, job_statements, state_text
+from flink_jobs.topics import EARLIEST
 from models.manifest import Manifest
 from models.opened import SHIPPED
 from udfs.pipeline import Pipeline
@@ -29,11 +32,11 @@ OPTIONS = {
 def build_sql_job(
     environment: "StreamExecutionEnvironment",
     pipeline: Pipeline,
-    model_folder: Path,
+    folder: Path,
     settings: Settings,
     start_from: str,
 ) -> "StatementSet":
-    """Add the job to the environment; arguments and result as of `build_scoring_job`.
+    """Add the job to the environment; arguments (`folder` is the model's) and result as of `build_scoring_job`.
 
     Raises:
         SqlRefusedError: SQL cannot express a feature.
@@ -41,7 +44,7 @@ def build_sql_job(
     from pyflink.table import StreamTableEnvironment
 
     tables = StreamTableEnvironment.create(environment)
-    *definitions, insert = sql_of(pipeline, model_folder, settings, start_from)
+    *definitions, insert = sql_of(pipeline, folder, settings, start_from)
     for definition in definitions:
         tables.execute_sql(definition.sql)
     statements = tables.create_statement_set()
@@ -49,9 +52,32 @@ def build_sql_job(
     return statements
 
 
-def sql_of(pipeline: Pipeline, model_folder: Path, settings: Settings, start_from: str) -> list[Statement]:
+def check_same_windows(pipeline: Pipeline, settings: Settings, folder: Path, *, goes_on: bool) -> None:
+    """Refuse to go on with windows that another run's state does not fit; note those of this run.
+
+    Args:
+        pipeline: What is to be run.
+        settings: How.
+        folder: Of the run's checkpoints.
+        goes_on: Whether it begins with the state of the last run.
+
+    Raises:
+        CommandError: The SQL of the windows is another than the last run's.
+    """
+    text = state_text(sql_of(pipeline, model_folder(pipeline), settings, EARLIEST))
+    note = folder / "windows.sql"
+    if goes_on and note.is_file() and note.read_text("utf-8") != text:
+        raise CommandError(
+            f"the features or fields of {pipeline.name} changed since its last run by SQL, whose state does not fit: "
+            "undo the change, or begin anew with --fresh"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(text, "utf-8")
+
+
+def sql_of(pipeline: Pipeline, folder: Path, settings: Settings, start_from: str) -> list[Statement]:
     """The statements, with the model by the digest that it has now."""
-    manifest = Manifest.read(model_folder)
-    is_shipped = model_folder.parent.parent == SHIPPED
-    place = f"{manifest.name}/{manifest.version}" if is_shipped else str(model_folder)
+    manifest = Manifest.read(folder)
+    is_shipped = folder.parent.parent == SHIPPED
+    place = f"{manifest.name}/{manifest.version}" if is_shipped else str(folder)
     return job_statements(pipeline, settings, manifest, f"{place}@{manifest.sha256}", start_from)

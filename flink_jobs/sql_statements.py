@@ -104,6 +104,12 @@ def _function(name: str) -> str:
     return f"CREATE TEMPORARY FUNCTION {name} AS 'udfs.table.{name}' LANGUAGE PYTHON"
 
 
+def state_text(statements: list[Statement]) -> str:
+    """What the state of a run belongs to: statements that differ here cannot go on from each other's savepoints."""
+    views = [one.sql for one in statements if one.sql.startswith("CREATE TEMPORARY VIEW")]
+    return "\n".join(views[:-1])  # the model may change
+
+
 def script(statements: list[Statement]) -> str:
     """The statements as one text."""
     return "\n\n".join(f"-- {statement.comment}\n{statement.sql};" for statement in statements) + "\n"
@@ -127,7 +133,7 @@ _TIMED_COMMENT = (
 )
 _DECODED_COMMENT = (
     "The stream's own decoder: reason and details of a refusal, event time in ms, fields as texts. Untimely are\n"
-    "-- events that the watermark has passed, and those a day ahead of their record, which it would not reach"
+    "-- events that the watermark has passed or would not reach, and those at 0, which OVER takes for late"
 )
 
 
@@ -180,6 +186,7 @@ def _decoded_view(names: _Names, pipeline: Pipeline, *, timed: bool) -> str:
         untimely = f"""CASE
         WHEN {rowtime} <= CURRENT_WATERMARK({rowtime}) THEN 'late'
         WHEN {rowtime} > {quoted(_RECORD_TIME)} + {_FURTHEST_AHEAD} THEN 'invalid_time'
+        WHEN {rowtime} = TO_TIMESTAMP_LTZ(0, 3) THEN 'invalid_time'
     END"""
     return f"""CREATE TEMPORARY VIEW {names.decoded} AS
 SELECT
@@ -297,7 +304,10 @@ def _prediction(pipeline: Pipeline) -> str:
 
 
 _SCORED_AT = f"CAST(EXTRACT(EPOCH FROM {quoted(_NOW)}) * 1000 + EXTRACT(MILLISECOND FROM {quoted(_NOW)}) AS BIGINT)"
-_UNTIMELY_DETAIL = "the watermark has passed its event time, or would not reach it: it is a day ahead of its record"
+_UNTIMELY_DETAIL = (
+    "OVER windows have no place for its event time: the watermark has passed it, or it is more than a day ahead of its "
+    "record, or the first millisecond of 1970"
+)
 
 
 def _json_object(pairs: list[tuple[str, str]]) -> str:

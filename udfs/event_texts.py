@@ -78,11 +78,10 @@ class _Reader:
             for name, kind, nullable, categories in schema["fields"]
         ]
         self._time: str = schema["time"]
-        unit = SimpleNamespace(time_unit=schema["time_unit"])
-        self._times_ms = functools.partial(Events.times_ms, unit)
-        events = SimpleNamespace(
+        events: Any = SimpleNamespace(
             schema=self._fields, entity=schema["entity"], time=self._time, time_unit=schema["time_unit"]
         )
+        self._times_ms = functools.partial(Events.times_ms, events)
         pipeline: Any = SimpleNamespace(events=events, max_record_bytes=schema["max_record_bytes"])
         self._decoder = EventDecoder(pipeline)
 

@@ -26,7 +26,7 @@ class NamedModel(Protocol):
 
 def score_columns(
     arguments: Sequence[Any], open_model: Callable[[str], NamedModel], default_model: str, *, keep_missing: bool
-) -> pd.Series:
+) -> "pd.Series[float]":
     """Scores of n rows.
 
     Args:

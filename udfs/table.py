@@ -57,7 +57,7 @@ class _Score(_CalledOnce):
         self._default = function_context.get_job_parameter(MODEL_PARAMETER, "")
         self._open_model: Callable[[str], OnnxModel] = functools.cache(lambda reference: open_alone(reference, root))
 
-    def eval(self, *arguments: Any) -> pd.Series:
+    def eval(self, *arguments: Any) -> "pd.Series[Any]":
         return score_columns(arguments, self._open_model, self._default, keep_missing=self._keep_missing)
 
 
@@ -70,21 +70,22 @@ class _OfWindow(_CalledOnce):
     def __init__(self, function: Callable[..., Any], arrays: int) -> None:
         self._function, self._arrays = function, arrays
 
-    def eval(self, *arguments: Any) -> pd.Series:
+    def eval(self, *arguments: Any) -> "pd.Series[Any]":
         columns, others = arguments[: self._arrays], arguments[self._arrays :]
         null = functools.reduce(operator.or_, (column.isna() for column in columns))
         arrays = [[_EMPTY if no else one for no, one in zip(null, column, strict=True)] for column in columns]
         numbers = [one.to_numpy("float64") if isinstance(one, pd.Series) else one for one in others]
-        return pd.Series(self._function(*arrays, *numbers)).mask(null)
+        folded: pd.Series[Any] = pd.Series(self._function(*arrays, *numbers))
+        return folded.mask(null)
 
 
 class _DecodeEvent(_CalledOnce):
-    def eval(self, keys: pd.Series, values: pd.Series, schema: str) -> pd.Series:
+    def eval(self, keys: "pd.Series[Any]", values: "pd.Series[Any]", schema: str) -> "pd.Series[Any]":
         return pd.Series(texts_of(keys.tolist(), values.tolist(), schema), dtype=object)
 
 
 class _FirstBytes(_CalledOnce):
-    def eval(self, values: pd.Series, count: int) -> pd.Series:
+    def eval(self, values: "pd.Series[Any]", count: int) -> "pd.Series[Any]":
         return values.map(lambda value: None if value is None else value[:count])
 
 

@@ -20,12 +20,12 @@ class Windows(NamedTuple):
     Attributes:
         values: (m,) float64: all values, window by window.
         rows: (m,) int64: whose window a value is in.
-        count: n.
+        length: n.
     """
 
     values: Floats
     rows: npt.NDArray[np.int64]
-    count: int
+    length: int
 
     @classmethod
     def of(cls, arrays: Arrays) -> "Windows":
@@ -36,7 +36,7 @@ class Windows(NamedTuple):
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Windows":
         """Without some of the values."""
-        return Windows(self.values[kept], self.rows[kept], self.count)
+        return Windows(self.values[kept], self.rows[kept], self.length)
 
     def known(self) -> "Windows":
         """Without nulls."""
@@ -44,15 +44,15 @@ class Windows(NamedTuple):
 
     def sums(self, values: Floats | None = None) -> Floats:
         """(n,): what the values of each window sum up to, added one after the other."""
-        return np.bincount(self.rows, self.values if values is None else values, self.count)
+        return np.bincount(self.rows, self.values if values is None else values, self.length).astype(np.float64)
 
     def counts(self) -> Floats:
         """(n,): how many values each window has."""
-        return np.bincount(self.rows, minlength=self.count).astype(np.float64)
+        return np.bincount(self.rows, minlength=self.length).astype(np.float64)
 
     def latest(self) -> Floats:
         """(n,): the last value of each window; NaN of nothing."""
-        found = np.full(self.count, np.nan)
+        found = np.full(self.length, np.nan)
         found[self.rows] = self.values  # of several for one row the last one stays
         return found
 

@@ -100,6 +100,11 @@ class JobProcess:
         self._tell("catch_up")
         self.wait_for("caught_up", timeout_s)
 
+    def read_all(self, timeout_s=240.0):
+        """Wait until a checkpoint covers everything that is in the topic now."""
+        self._tell("read_all")
+        self.wait_for("read", timeout_s)
+
     def checkpoints(self):
         """How many completed, the cause of the last failure, and how many events SQL's windows dropped as late."""
         self._tell("look")
@@ -165,6 +170,9 @@ def main(order):
             if command == "catch_up\n":
                 run.wait_until_caught_up()
                 _say("caught_up")
+            elif command == "read_all\n":
+                run.wait_until_read()
+                _say("read")
             elif command == "look\n":
                 stats = {"completed": run.checkpoints().completed, "failure": run.failure()}
                 _say("looked", **stats, late_dropped=run.late_dropped())

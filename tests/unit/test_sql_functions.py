@@ -158,7 +158,7 @@ def test_model_may_be_a_column_and_a_null_one_gives_null():
 
 def test_model_may_be_set_instead_of_given():
     assert scored(A, B, default="m")[:2] == [11.0, 22.0]
-    with pytest.raises(DefinitionError, match="millrace.model"):
+    with pytest.raises(DefinitionError, match="millrace\\.model"):
         scored(A, B)
 
 
