@@ -66,7 +66,7 @@ def job_statements(
             f"Predictions and dead letters, in one transaction a checkpoint ({settings.guarantee})",
             sink_ddl(names.outputs, pipeline, settings, SQL),
         ),
-        Statement(_DECODED_COMMENT, _decoded_view(names, pipeline, timed=timed)),
+        Statement(_DECODED_COMMENT + (_UNTIMELY_COMMENT if timed else ""), _decoded_view(names, pipeline, timed=timed)),
         Statement("Events with types", _events_view(names, pipeline, timed=timed)),
     ]
     below = names.events
@@ -132,7 +132,10 @@ _TIMED_COMMENT = (
     "-- backlog none makes another's events late. A time ahead of the record's own does not push the watermark on"
 )
 _DECODED_COMMENT = (
-    "The stream's own decoder: reason and details of a refusal, event time in ms, fields as texts. Untimely are\n"
+    "The stream's own decoder: reason and details of a refusal, event time in ms, fields as texts"
+)
+_UNTIMELY_COMMENT = (
+    ". Untimely are\n"
     "-- events that the watermark has passed or would not reach, and those at 0, which OVER takes for late"
 )
 

@@ -5,10 +5,13 @@ import pickle
 import sys
 from pathlib import Path
 
-ROWS = """(VALUES
-    (1, 12.5, 'purchase/1', CAST(3 AS BIGINT)), (2, CAST(NULL AS DOUBLE), 'purchase/2', CAST(4 AS BIGINT)),
-    (3, 60.0, CAST(NULL AS STRING), CAST(5 AS BIGINT))
-) AS visits (id, dwell, model, visits_1h)"""
+VISITS = (
+    """CREATE TEMPORARY TABLE ids (id BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '3',
+    'fields.id.kind' = 'sequence', 'fields.id.start' = '1', 'fields.id.end' = '3')""",
+    """CREATE TEMPORARY VIEW visits AS SELECT id, id + 2 AS visits_1h,
+    CASE id WHEN 1 THEN 12.5E0 WHEN 3 THEN 60E0 END AS dwell,
+    CASE id WHEN 1 THEN 'purchase/1' WHEN 2 THEN 'purchase/2' END AS model FROM ids""",
+)
 
 
 def features(values):
@@ -25,13 +28,13 @@ def queries():
     by_position = ", ".join(given.values())
     by_name = ", ".join(f"'{name}', {sql}" for name, sql in reversed(given.items()))
     return {
-        "two_models": f"SELECT id, score('purchase/1', {by_position}), score('purchase/2', {by_position}) FROM {ROWS}",
-        "by_name": f"SELECT id, score('purchase/2', {by_name}) FROM {ROWS}",
-        "missing": f"SELECT id, score_missing('purchase/2', {by_position}) FROM {ROWS}",
-        "newest": f"SELECT id, score('purchase', {by_position}) FROM {ROWS}",
-        "of_the_row": f"SELECT id, score(model, {by_position}) FROM {ROWS}",
-        "set": f"SELECT id, score({by_position}) FROM {ROWS}",
-        "too_few": f"SELECT id, score('purchase/2', dwell) FROM {ROWS}",
+        "two_models": f"SELECT id, score('purchase/1', {by_position}), score('purchase/2', {by_position}) FROM visits",
+        "by_name": f"SELECT id, score('purchase/2', {by_name}) FROM visits",
+        "missing": f"SELECT id, score_missing('purchase/2', {by_position}) FROM visits",
+        "newest": f"SELECT id, score('purchase', {by_position}) FROM visits",
+        "of_the_row": f"SELECT id, score(model, {by_position}) FROM visits",
+        "set": f"SELECT id, score({by_position}) FROM visits",
+        "too_few": "SELECT id, score('purchase/2', dwell) FROM visits",
     }
 
 
@@ -58,6 +61,8 @@ def main(order):
 
     tables = StreamTableEnvironment.create(environment)
     tables.get_config().set("pipeline.global-job-parameters", "millrace.model:purchase/1")
+    for statement in VISITS:
+        tables.execute_sql(statement)
     for name in ("score", "score_missing"):
         tables.execute_sql(f"CREATE TEMPORARY FUNCTION {name} AS 'udfs.table.{name}' LANGUAGE PYTHON")
     answers = {name: answer(tables, sql) for name, sql in queries().items()}
