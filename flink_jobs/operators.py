@@ -10,6 +10,7 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.pipeline_model import open_model
+from flink_jobs.state_writes import send_state_writes_together
 from udfs.entity_state import ShardState, warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
@@ -38,6 +39,7 @@ class ScoreBatches(KeyedProcessFunction):
             MapStateDescriptor(STATE_LOG, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
         )
         stop_sampling_bundles()
+        send_state_writes_together()
         warm_up()
         model = open_model(self._pipeline, self._model_folder)
         manifest = model.manifest

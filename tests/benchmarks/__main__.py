@@ -52,6 +52,7 @@ MEASURES: dict[str, Measure] = {
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
     "startup": of_module("startup"),
+    "backfill": of_module("backfill"),
     "soak": of_module("soak"),
 }
 QUICK = {"ratios"}
@@ -63,6 +64,7 @@ CONTESTANTS = (
     "quix",
     "quix_per_core",
     "beam",
+    "beam_workers",
     "per_record_process",
     "per_record_thread",
 )

@@ -1,13 +1,13 @@
 """Contestant: Apache Beam as its documentation teaches it, a stateful `DoFn` and `RunInference`, on the DirectRunner.
 
-    python -c "from tests.benchmarks.beam_pipeline import main; main()" RECORDS OUTPUT SECONDS SIZE…
+    python -c "from tests.benchmarks.beam_pipeline import main; main()" WORKERS RECORDS OUTPUT SECONDS SIZE…
 
-In its favour: the records are in memory before the clock starts, with their keys, as `ReadFromKafka` would give them;
-what comes out stays in memory; there are no checkpoints and no transactions; a bundle is a whole run, so that every
-shopper's state is read and written once; records and keys have the coder for bytes; the model has large batches and
-returns one number a row. The runner is the one that works in the process itself. With two worker processes one of them
-did all of the stateful stage; which is faster is not settled: 33,600 events/s against 26,200 and 29,700 in the process,
-each in another run on a busy machine.
+WORKERS is 0 for the runner that works in this process itself, or the number of its worker processes.
+
+In its favour: the records are in memory (with workers: in a file that was just written) before the clock starts, with
+their keys, as `ReadFromKafka` would give them; what comes out stays in memory or goes into plain files; there are no
+checkpoints and no transactions; a bundle is a whole run, so that every shopper's state is read and written once;
+records and keys have the coder for bytes; the model has large batches and returns one number a row.
 
 The predictions of the last size go to OUTPUT, one a line, and the seconds of each size to SECONDS as JSON.
 """
@@ -20,10 +20,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.coders import FastPrimitivesCoder
+from apache_beam.coders import BytesCoder, FastPrimitivesCoder
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.ml.inference.onnx_inference import OnnxModelHandlerNumpy
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -53,6 +54,27 @@ predictions: list[bytes] = []
 
 def read(size: int) -> Iterable[Record]:
     return itertools.islice(records, size)
+
+
+def records_of(path: Path) -> Iterator[Record]:
+    for line in path.read_bytes().splitlines():
+        key, _, value = line.partition(b"\t")
+        yield key, value
+
+
+def split(source: Path, size: int, parts: int) -> list[str]:
+    """The first records in a file for each worker, which does not see our memory; a shopper's are in one file."""
+    files: list[list[bytes]] = [[] for _ in range(parts)]
+    for line in itertools.islice(source.read_bytes().splitlines(keepends=True), size):
+        files[crc32(line.partition(b"\t")[0]) % parts].append(line)
+    paths = [source.with_name(f"{source.name}-{size}-{number}") for number in range(parts)]
+    for path, lines in zip(paths, files, strict=True):
+        path.write_bytes(b"".join(lines))
+    return [str(path) for path in paths]
+
+
+def read_file(path: str) -> Iterable[Record]:
+    return records_of(Path(path))
 
 
 class ComputeFeatures(beam.DoFn):
@@ -92,29 +114,40 @@ def keep(prediction: bytes) -> None:
 
 
 def run(size: int) -> float:
-    """Seconds for that many records."""
-    handler = ModelHandler(str(MODEL_FILE), inference_fn=infer, min_batch_size=BATCH, max_batch_size=BATCH)
+    """Seconds for that many records, in this process."""
     predictions.clear()
     started = time.monotonic()
     with beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions([])) as pipeline:
-        (
-            pipeline
-            | beam.Create([size])
-            | beam.FlatMap(read)
-            | beam.ParDo(ComputeFeatures())
-            | RunInference(KeyedModelHandler(handler))
-            | beam.Map(encode)
-            | beam.Map(keep)
-        )
+        score(pipeline | beam.Create([size]) | beam.FlatMap(read)) | beam.Map(keep)
     return time.monotonic() - started
 
 
+def run_in_workers(files: list[str], output: str) -> float:
+    """Seconds for the records of the files, a worker process a file; predictions go to files that begin with OUTPUT."""
+    options = PipelineOptions(direct_running_mode="multi_processing", direct_num_workers=len(files))
+    started = time.monotonic()
+    with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
+        read = pipeline | beam.Create(files) | beam.Reshuffle() | beam.FlatMap(read_file)
+        score(read) | beam.io.WriteToText(output, coder=BytesCoder())
+    return time.monotonic() - started
+
+
+def score(read: beam.PCollection[Record]) -> beam.PCollection[bytes]:
+    handler = ModelHandler(str(MODEL_FILE), inference_fn=infer, min_batch_size=BATCH, max_batch_size=BATCH)
+    features = read | beam.ParDo(ComputeFeatures())
+    return features | RunInference(KeyedModelHandler(handler)) | beam.Map(encode)
+
+
 def main() -> None:
-    source, output, timed, *sizes = sys.argv[1:]
-    for line in Path(source).read_bytes().splitlines():
-        key, _, value = line.partition(b"\t")
-        records.append((key, value))
-    gc.freeze()  # the collector need not walk through the records
-    seconds = [run(int(size)) for size in sizes]
-    Path(output).write_bytes(b"\n".join(predictions))
+    workers, source, output, timed, *sizes = sys.argv[1:]
+    if int(workers):
+        splits = [split(Path(source), int(size), int(workers)) for size in sizes]
+        seconds = [run_in_workers(files, f"{output}-{size}") for files, size in zip(splits, sizes, strict=True)]
+        parts = Path(output).parent.glob(f"{Path(output).name}-{sizes[-1]}-*")
+        Path(output).write_bytes(b"".join(part.read_bytes() for part in parts))
+    else:
+        records.extend(records_of(Path(source)))
+        gc.freeze()  # the collector need not walk through the records
+        seconds = [run(int(size)) for size in sizes]
+        Path(output).write_bytes(b"\n".join(predictions))
     Path(timed).write_text(json.dumps(seconds), "utf-8")

@@ -18,8 +18,8 @@ MODULE = "tests.benchmarks.beam_pipeline"
 WARM_UP = 1_000
 
 
-def run_beam(python: Path, sizes: Sequence[int], home: Path, timeout_s: float) -> Outcome:
-    """Let it score a smaller and a larger number of the events.
+def run_beam(python: Path, workers: str, sizes: Sequence[int], home: Path, timeout_s: float) -> Outcome:
+    """Let it score a smaller and a larger number of the events, in its own process or in so many workers.
 
     Both must be large enough that every shopper is in them: a shopper's first event costs Beam a millisecond.
 
@@ -29,7 +29,7 @@ def run_beam(python: Path, sizes: Sequence[int], home: Path, timeout_s: float) -
     home.mkdir(parents=True)
     source, output, seconds, log = home / "records", home / "predictions", home / "seconds.json", home / LOG
     _write_records(source, max(sizes))
-    arguments = [*map(str, (source, output, seconds, WARM_UP, *sizes))]
+    arguments = [workers, *map(str, (source, output, seconds, WARM_UP, *sizes))]
     before_s, busy_before_s, started = _children_s(), busy_s(), time.monotonic()
     with child([str(python), "-c", f"from {MODULE} import main; main()", *arguments], log) as process:
         try:

@@ -1,8 +1,8 @@
 """The ratios: the shipped pipeline on Millrace beside the same work done in other ways, in one run on one broker.
 
 Speeds are taken between outputs, by the times at which the broker got them, after the first three tenths; so start-up
-is out. Beam has no broker: it is timed by the difference of two sizes. No number is printed before the contestant's
-scores of the same events agree with Millrace's to 1e-6.
+is out. Beam has no broker: it is timed by the difference of two sizes, in its own process and with a worker a core. No
+number is printed before the contestant's scores of the same events agree with Millrace's to 1e-6.
 """
 
 import os
@@ -19,7 +19,7 @@ from tests.benchmarks.results import PartialError
 
 PACKAGE = "tests.benchmarks"
 OURS, AGAIN = "millrace", "millrace_again"
-PEERS = {"quix": QUIX, "quix_per_core": QUIX, "beam": BEAM}
+PEERS = {"quix": QUIX, "quix_per_core": QUIX, "beam": BEAM, "beam_workers": BEAM}
 IDLE_CORES = 0.2
 FULL_ONLY = ("bare_loop_engine", AGAIN)
 NAMES = (
@@ -29,6 +29,7 @@ NAMES = (
     "quix",
     "quix_per_core",
     "beam",
+    "beam_workers",
     "per_record_process",
     "per_record_thread",
     AGAIN,
@@ -80,14 +81,16 @@ FULL = Sizes(
 
 def contestants(sizes: Sizes, chosen: Collection[str]) -> list[Contestant]:
     """Those chosen, Millrace first: the others are compared with it."""
+    cores = str(len(os.sched_getaffinity(0)))
     modules = {
         OURS: ("millrace_job", ()),
         AGAIN: ("millrace_job", ()),
         "bare_loop": ("bare_loop", ()),
         "bare_loop_engine": ("bare_loop", ("engine",)),
         "quix": ("quix_job", ("1",)),
-        "quix_per_core": ("quix_job", (str(len(os.sched_getaffinity(0))),)),
-        "beam": ("beam_pipeline", ()),
+        "quix_per_core": ("quix_job", (cores,)),
+        "beam": ("beam_pipeline", ("0",)),
+        "beam_workers": ("beam_pipeline", (cores,)),
         "per_record_process": ("per_record_job", ("process",)),
         "per_record_thread": ("per_record_job", ("thread",)),
     }
@@ -156,8 +159,9 @@ def ready(field: list[Contestant]) -> list[Contestant]:
 
 
 def _run(running: Contest, contestant: Contestant, sizes: Sizes, folder: Path) -> Outcome:
-    if contestant.name == "beam":
-        return run_beam(contestant.python, sizes.beam, folder / "beam", contestant.timeout_s)
+    if PEERS.get(contestant.name) is BEAM:
+        (workers,) = contestant.arguments
+        return run_beam(contestant.python, workers, sizes.beam, folder / contestant.name, contestant.timeout_s)
     return running.run(contestant)
 
 

@@ -235,8 +235,13 @@ def command(broker, target, **options):
         [sys.executable, "-m", "flink_jobs.cli", "backfill", "purchase", "--from", "kafka", "--to", str(target),
          "--processes", "2", *options.get("more", [])],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "MILLRACE_BOOTSTRAP": broker.bootstrap},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
+
+
+def heed_interrupts():
+    """Tests that a shell runs in the background are told to ignore Ctrl-C, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, timeout_s=60.0):

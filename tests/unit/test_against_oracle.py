@@ -4,9 +4,10 @@ import dataclasses
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from naive_features import NaiveFeatures
+from properties import examples
 from shard_driver import HOUR_MS, Purchase, Shard, pipeline_of
 
 from udfs.entity_state import LATE
@@ -103,7 +104,7 @@ def engine_of(pipeline, history, cuts, compact_after=1024, restart=False, direct
     return np.concatenate([p.features for p in parts]), np.concatenate([p.flags for p in parts])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15)
 @given(pipelines(exact_bits_only=True), histories(EXTREMES))
 def test_counts_extremes_and_latest_values_equal_the_oracle_to_the_last_bit(pipeline, history):
     expected, late = oracle_of(pipeline, history)
@@ -112,7 +113,7 @@ def test_counts_extremes_and_latest_values_equal_the_oracle_to_the_last_bit(pipe
     assert ((flags & LATE) > 0).tolist() == late
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15)
 @given(pipelines(exact_bits_only=False), histories(NUMBERS))
 def test_sums_and_means_equal_the_oracle_to_nine_digits(pipeline, history):
     expected, _ = oracle_of(pipeline, history)
@@ -122,7 +123,7 @@ def test_sums_and_means_equal_the_oracle_to_nine_digits(pipeline, history):
     np.testing.assert_allclose(features, expected, rtol=1e-9, atol=1e-7 * largest)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15)
 @given(pipelines(exact_bits_only=False), histories(EXTREMES), st.data())
 def test_batching_restarts_and_compaction_change_no_bit(pipeline, history, data):
     whole, whole_flags = engine_of(pipeline, history, [])
@@ -133,7 +134,7 @@ def test_batching_restarts_and_compaction_change_no_bit(pipeline, history, data)
     assert flags.tobytes() == whole_flags.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(15)
 @given(pipelines(exact_bits_only=False), histories(EXTREMES), st.data())
 def test_what_is_remembered_of_windows_changes_no_bit(pipeline, history, data):
     """Contract: a remembered partial or tally is what folding the window anew gives."""

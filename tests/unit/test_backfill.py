@@ -16,8 +16,9 @@ from backfills import (
     streamed,
     write_lines,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shard_driver import HOUR_MS, Purchase, pipeline_of, purchase
 from test_against_oracle import NUMBERS, histories, pipelines
 
@@ -82,7 +83,7 @@ def test_rows_say_which_event_they_are_of_in_the_order_of_the_source(tmp_path, m
     assert table.schema.names == [*about, *PIPELINE.feature_names]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15)
 @given(pipelines(exact_bits_only=False), histories(NUMBERS), st.sampled_from([1, 2, 5]), st.integers(1, 3))
 def test_any_pipeline_and_history_equals_the_stream_and_the_oracle(tmp_path, pipeline, history, shards, partitions):
     # in a file a text of no length is null, and an id must be there

@@ -1,8 +1,9 @@
 """What crosses between the JVM and Python as bytes reads back as it was."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from udfs.byte_lines import Lines
 from udfs.output_batch import OutputGroup, OutputRecord, read_outputs
@@ -11,7 +12,7 @@ from udfs.record_batch import RecordBatch, pack_records
 STRINGS = st.none() | st.binary(max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(st.lists(st.tuples(STRINGS, STRINGS, st.integers(0, 2**31 - 1), st.integers(0, 2**63 - 1)), max_size=9))
 def test_records_read_back(records):
     keys, values, partitions, offsets = map(list, zip(*records, strict=True)) if records else ([], [], [], [])
@@ -23,7 +24,7 @@ def test_records_read_back(records):
     assert all(array.flags.writeable for array in (batch.partitions, batch.offsets, batch.record_times_ms))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(st.lists(st.binary(max_size=8).filter(lambda line: b"\n" not in line), max_size=8))
 def test_a_text_of_lines_is_split_at_its_newlines(lines):
     split = Lines.split(b"".join(line + b"\n" for line in lines))

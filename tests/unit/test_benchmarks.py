@@ -286,7 +286,7 @@ def test_nothing_of_a_child_is_left_after_an_error_orphans_included(tmp_path):
 BEAM_STUB = """
 import json, sys
 def main():
-    source, output, seconds, *sizes = sys.argv[1:]
+    _workers, source, output, seconds, *sizes = sys.argv[1:]
     lines = open(source, "rb").read().splitlines()
     events = [json.loads(line.partition(b"\\t")[2])["event_id"] for line in lines]
     with open(output, "w") as file:
@@ -312,7 +312,7 @@ def test_beam_is_timed_by_the_difference_and_its_predictions_are_read(monkeypatc
     monkeypatch.setattr(beam_run, "MODULE", "beam_stub")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("tests.benchmarks.child_process.PROJECT_ROOT", tmp_path)
-    found = beam_run.run_beam(sys.executable, (10, 30), tmp_path / "home", timeout_s=30)
+    found = beam_run.run_beam(sys.executable, "0", (10, 30), tmp_path / "home", timeout_s=30)
     assert found.events_per_s == 10.0
     assert found.records == len(found.scores) == 30
 
@@ -320,4 +320,4 @@ def test_beam_is_timed_by_the_difference_and_its_predictions_are_read(monkeypatc
 def test_a_peer_that_fails_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(beam_run, "MODULE", "no_such_module")
     with pytest.raises(ContestantError, match=r"status 1:[\s\S]*no_such_module"):
-        beam_run.run_beam(sys.executable, (10, 30), tmp_path / "home", timeout_s=30)
+        beam_run.run_beam(sys.executable, "0", (10, 30), tmp_path / "home", timeout_s=30)

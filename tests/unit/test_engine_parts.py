@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shard_driver import HOUR_MS, Shard, pipeline_of, purchase
 
 from udfs import compiled
@@ -16,7 +17,7 @@ from udfs.plan import FeaturePlan
 from udfs.window_kernels import roundest
 
 
-@settings(deadline=None)  # the first call compiles
+@examples(40)  # the first call compiles
 @given(st.integers(-100, 1_000_000), st.integers(1, 3_000))
 def test_anchor_is_the_time_of_a_window_that_the_highest_power_of_two_divides(after, width):
     until = max(after + width, 0)

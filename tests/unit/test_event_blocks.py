@@ -5,8 +5,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import examples
 
 from udfs.cells import new_cells, scan_schema
 from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
@@ -154,7 +155,7 @@ def visits(draw):
     return key.encode("utf-8", "surrogatepass"), value
 
 
-@settings(max_examples=300, deadline=None)
+@examples(60)
 @given(st.lists(visits(), min_size=1, max_size=8))
 @example([(None, None), (b"u", None), (b"", b""), (b"u", b" "), (b"u", b"{}"), (b"u", b"[]"), (b"u", b"\xef\xbb\xbf")])
 def test_any_record_is_the_same_event_or_refused_for_the_same_reason(records):
@@ -203,7 +204,7 @@ def test_any_whole_number_is_its_own_key(driver):
     assert assert_same(rides("s"), [(str(driver).encode(), value)]) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50)
 @given(st.sampled_from(["s", "ms", "us", "ns"]), st.lists(st.floats(0, 4e9) | st.integers(0, 4 * 10**9), min_size=1))
 @example("s", [1700000000.9999, 1700000000.999999, 1700000000.001, 0.1 + 0.2, 1.9995, 1.99949999])
 def test_times_of_every_unit_are_rounded_as_in_the_stream(unit, times):
@@ -214,7 +215,7 @@ def test_times_of_every_unit_are_rounded_as_in_the_stream(unit, times):
     assert_same(rides(unit), records)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(60)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
 def test_every_float_is_read_to_the_last_bit(fares):
     records = [(b"7", json.dumps({"ride": 1, "driver": 7, "fare": fare, "at": 1.5}).encode()) for fare in fares]

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from properties import examples
 
 from flink_jobs import history_files
 from flink_jobs.event_files import EventFileError, file_events
@@ -121,7 +122,7 @@ def csv_rows(draw):
 
 
 UNITS = st.sampled_from(["s", "ms", "us", "ns"])
-LOOSE = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LOOSE = examples(30)
 
 
 @LOOSE

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from backfills import backfill, small_pieces, write_lines
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from shard_driver import Purchase, pipeline_of
 
 from flink_jobs.console import CommandError
@@ -52,7 +53,7 @@ def test_silence_is_what_was_asked_for_and_a_value_of_nothing_is_silence():
     assert joined([], [1, 2]) == [0, 0]
 
 
-@settings(max_examples=200)
+@examples(50)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.sampled_from([0.0, 1.0, 2.5, NAN]))),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=1),
@@ -156,7 +157,7 @@ def test_what_cannot_be_labels_is_refused(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(6)
 @given(
     st.lists(st.tuples(st.sampled_from(["u0", "u1", "u2"]), st.integers(-5_000, 70_000)), min_size=1), st.integers(1, 5)
 )

@@ -7,8 +7,9 @@ import math
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from wire_records import (
     PURCHASE,
     SCORED_AT_MS,
@@ -201,7 +202,7 @@ def test_scores_keep_their_rows_when_some_fail():
     assert all(isinstance(why, Refused) for why in failed.values())
 
 
-@settings(max_examples=15, deadline=None)
+@examples(6)
 @given(st.lists(st.integers(0, 300), max_size=8))
 def test_batches_cut_elsewhere_give_the_same_bytes(trained, cuts):
     broken = [(one.key, one.value) for one in broken_records(np.random.default_rng(2), max_record_bytes=2_000)]
@@ -230,7 +231,7 @@ def test_included_fields_stand_in_the_prediction(rule):
         assert list(value) == ["event_id", "user_id", "page_id", "timestamp", "purchase_probability", "scored_at"]
 
 
-@settings(max_examples=50, deadline=None)
+@examples(20)
 @given(st.lists(st.tuples(st.none() | st.binary(max_size=8), st.none() | st.binary(max_size=60)), max_size=10))
 def test_arbitrary_bytes_never_stop_a_batch(records):
     good = shopper_records(3)

@@ -74,7 +74,7 @@ def test_settings_are_in_the_tables():
 def test_without_windows_there_is_no_watermark_to_wait_for():
     stateless = dataclasses.replace(PURCHASE, features=[Value("dwell_time_sec")])
     text = script(statements_of(stateless))
-    assert not any(word in text for word in ("WATERMARK", "JSON_VALUE", "OVER", "idle-timeout"))
+    assert not any(word in text for word in ("WATERMARK", "JSON_VALUE", " OVER ", "idle-timeout"))
     assert "decode_event(" in text
 
 

@@ -5,8 +5,9 @@ import dataclasses
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from properties import examples
 from wire_records import PURCHASE, SCORED_AT_MS, batch_of, encoder_of, headers_of, shopper_records, value_of
 
 from flink_jobs.local.broken_records import broken_records
@@ -100,7 +101,7 @@ def test_an_optional_field_may_stand_before_a_required_one():
     assert EventDecoder(pipeline).decode(b"12", b'{"id": 1, "card": 12, "time": 5}').amount is None
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50)
 @given(st.one_of(st.none(), st.binary(max_size=40)), st.one_of(st.none(), st.binary(max_size=200)))
 @example(b"u", b'{"event_id":"\\ud800","user_id":"\\ud800","page_id":"home","dwell_time_sec":1,"timestamp":1}')
 @example(b"u", b"[" * 100_000)
@@ -120,7 +121,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@examples(40)
 @given(st.dictionaries(st.sampled_from([*EVENT, "other"]), JSON), st.binary(max_size=10))
 def test_any_json_in_any_field_is_an_event_or_has_a_reason(changes, key):
     value = msgspec.json.encode({**EVENT, **changes})
@@ -128,7 +129,7 @@ def test_any_json_in_any_field_is_an_event_or_has_a_reason(changes, key):
     assert not isinstance(decoded, Refused) or decoded.reason in REASONS
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50)
 @given(st.text())
 def test_texts_of_headers_have_no_control_characters(text):
     assert printable(text).isprintable()
@@ -257,7 +258,7 @@ def test_no_value_reaches_into_the_next_record(values):
         same_as_one_by_one(records)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50)
 @given(st.lists(st.sampled_from([b"{", b"}", b"[", b"]", b'"', b",", b"\n", b"{}", b'{"a":', b"E", b" "]), max_size=6))
 def test_any_pieces_of_json_are_decoded_as_they_are_alone(pieces):
     value = b"".join(pieces).replace(b"E", encoded())
