@@ -308,8 +308,8 @@ def _prediction(pipeline: Pipeline) -> str:
 
 _SCORED_AT = f"CAST(EXTRACT(EPOCH FROM {quoted(_NOW)}) * 1000 + EXTRACT(MILLISECOND FROM {quoted(_NOW)}) AS BIGINT)"
 _UNTIMELY_DETAIL = (
-    "the windows of SQL have no place for its event time: the watermark has passed it, or it is more than a day ahead of its "
-    "record, or the first millisecond of 1970"
+    "the windows of SQL have no place for its event time: the watermark has passed it, or it is more than a day ahead "
+    "of its record, or the first millisecond of 1970"
 )
 
 

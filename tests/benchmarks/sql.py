@@ -90,13 +90,17 @@ def _run(running: Contest, contestant: Contestant, outcomes: dict[str, Outcome])
     if reference is not None:
         if reference not in outcomes:
             raise ContestantError(f"{reference}, with which it is compared, has no result")
-        _check(outcome, outcomes[reference])
+        check(outcome, outcomes[reference])
     print(_row(contestant.name, outcome, outcomes.get(reference or "", outcome)), flush=True)
     return outcome
 
 
-def _check(outcome: Outcome, reference: Outcome) -> None:
-    """Scores agree where both have one: each is stopped at another event, and windows answer the last ones later."""
+def check(outcome: Outcome, reference: Outcome) -> None:
+    """Scores agree where both have one: each is stopped at another event, and windows answer the last ones later.
+
+    Raises:
+        ContestantError: They do not, or too few events were scored by both.
+    """
     common = outcome.scores.keys() & reference.scores.keys()
     if len(common) < min(len(outcome.scores), len(reference.scores)) * 0.9:
         raise ContestantError(f"only {len(common):,} events were scored by both")
