@@ -131,29 +131,11 @@ def topics_create(
 
     Example: millrace topics create purchase --retention 7d
     """
-    from flink_jobs.kafka_admin import create_topics
-    from flink_jobs.local.home import connected
     from flink_jobs.pipelines import load_pipeline
-    from flink_jobs.topics import topic_specs
-    from udfs.durations import parse_duration
+    from flink_jobs.topics_command import run_topics_create_command
 
-    pipeline, settings = load_pipeline(name), _settings()
-    retention_ms = None if retention is None else parse_duration(retention, "--retention")
-    connected(settings)
-    specs = topic_specs(pipeline, retention_ms)
-    outcomes = create_topics(settings.bootstrap, specs, settings.kafka_properties, add_partitions=add_partitions)
-    if as_json:
-        show_json([vars(outcome) for outcome in outcomes])
-        return
-    for spec, outcome in zip(specs, outcomes, strict=True):
-        added = f", {outcome.partitions_added} partitions added" if outcome.partitions_added else ""
-        done = f"created with {spec.partitions} partitions" if outcome.created else f"was there{added}"
-        show(f"{outcome.name}: {done}")
-        for difference in outcome.differences:
-            say(f"  left as it is: {difference}", style="yellow")
-    next_steps(
-        (f"millrace produce {name}", "put events into it"),
-        (f"millrace run {name}", "score them"),
+    run_topics_create_command(
+        load_pipeline(name), name, _settings(), retention=retention, add_partitions=add_partitions, as_json=as_json
     )
 
 
@@ -194,6 +176,9 @@ def run(
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="End when all events that are in the topic now are answered.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="stream (the DataStream job), or sql: the Table job, by OVER windows in event time.")
+    ] = "stream",
     parallelism: Annotated[int | None, typer.Option(help="Subtasks of every operator.")] = None,
     start_from: Annotated[
         str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); with empty state.")
@@ -201,17 +186,19 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the scoring job; goes on where its last run ended. Ctrl-C stops it with a savepoint.
+    """Run the scoring job; goes on where its last run by the same engine ended. Ctrl-C stops it with a savepoint.
 
     Example: millrace run purchase --until-caught-up
     """
     from flink_jobs.pipelines import load_pipeline
     from flink_jobs.run_command import run_job_command
+    from flink_jobs.topics import parse_engine
 
     run_job_command(
         load_pipeline(name),
         name,
         _settings(parallelism=parallelism),
+        engine=parse_engine(engine),
         until_caught_up=until_caught_up,
         start_from=start_from,
         fresh=fresh,
@@ -260,6 +247,19 @@ def describe(name: PipelineName, as_json: AsJson = False) -> None:
         show_json(document)
     else:
         out.print(description_view(document))
+
+
+@app.command()
+@command
+def sql(name: PipelineName, as_json: AsJson = False) -> None:
+    """Print a pipeline as Flink SQL: what `run --engine sql` executes, or a start for a job of your own.
+
+    Example: millrace sql purchase > purchase.sql
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.sql_command import run_sql_command
+
+    run_sql_command(load_pipeline(name), name, _settings(), as_json=as_json)
 
 
 @app.command()

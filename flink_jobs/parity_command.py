@@ -26,8 +26,7 @@ from flink_jobs.event_files import file_events
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.own_broker import own_broker
 from flink_jobs.parity_comparison import Comparison
-from flink_jobs.parity_engines import ENGINES
-from flink_jobs.parity_job import Difference, ParityReport, run_engines, send_input
+from flink_jobs.parity_job import ENGINES, Difference, ParityReport, run_engines, send_input
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 

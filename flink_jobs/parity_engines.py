@@ -1,7 +1,4 @@
-"""The engines of `millrace parity`: each says the features of every record of the input.
-
-Another engine is one more entry in `ENGINES`.
-"""
+"""The engines of `millrace parity`: each says the features of every record of the input. SQL is in `parity_sql`."""
 
 import contextlib
 import dataclasses
@@ -212,9 +209,6 @@ def answers_of(pipeline: Pipeline, bootstrap: str) -> Iterator[tuple[tuple[int, 
         found = msgspec.json.decode(message.value() or b"")["features"]
         row = [np.nan if found[name] is None else float(found[name]) for name in names]
         yield place, row, told.get("flags", ""), ""
-
-
-ENGINES: dict[str, Engine] = {"oracle": by_oracle, "streaming": by_streaming, "backfill": by_backfill}
 
 
 def job_pipeline(given: ParityInput, engine: str, pipeline: Pipeline | None = None) -> Pipeline:

@@ -12,8 +12,9 @@ import numpy as np
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
 from flink_jobs.parity_comparison import Comparison, Side, compare, replayed, unordered_events
-from flink_jobs.parity_engines import ENGINES, EngineRun
+from flink_jobs.parity_engines import Engine, EngineRun, by_backfill, by_oracle, by_streaming
 from flink_jobs.parity_rows import FEATURES, EngineRows, ParityInput, Record, spool_input, spooled
+from flink_jobs.parity_sql import by_sql, without_refused
 from flink_jobs.settings import Settings
 from udfs.aggregates import Aggregate, Ratio
 from udfs.pipeline import Pipeline
@@ -21,6 +22,10 @@ from udfs.pipeline import Pipeline
 TOPIC = "parity-events"
 ORACLE = "oracle"
 EVENTS_SHOWN = 50
+ENGINES: dict[str, Engine] = {
+    "oracle": by_oracle, "streaming": by_streaming, "backfill": by_backfill, "sql": by_sql,
+}  # fmt: skip
+"""In the order in which they are compared."""
 Step = Callable[[str, float], None]
 
 
@@ -141,7 +146,8 @@ def run_engines(
         unordered = next((side for side in (first, second) if side.said.by_event_time), None)
         by_design = None
         if unordered is not None:
-            by_design = unordered_events(given.pipeline, given, np.asarray(unordered.rows.answers) == FEATURES)
+            kept = without_refused(given.pipeline, unordered.said.refused)
+            by_design = unordered_events(kept, given, np.asarray(unordered.rows.answers) == FEATURES)
         pair = f"comparing {first.name} and {second.name}"
         comparisons += compare(given, first, second, by_design, lambda share, pair=pair: step(pair, share))  # type: ignore[misc]
     return ParityReport(
