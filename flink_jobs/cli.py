@@ -131,29 +131,11 @@ def topics_create(
 
     Example: millrace topics create purchase --retention 7d
     """
-    from flink_jobs.kafka_admin import create_topics
-    from flink_jobs.local.home import connected
     from flink_jobs.pipelines import load_pipeline
-    from flink_jobs.topics import topic_specs
-    from udfs.durations import parse_duration
+    from flink_jobs.topics_command import run_topics_create_command
 
-    pipeline, settings = load_pipeline(name), _settings()
-    retention_ms = None if retention is None else parse_duration(retention, "--retention")
-    connected(settings)
-    specs = topic_specs(pipeline, retention_ms)
-    outcomes = create_topics(settings.bootstrap, specs, settings.kafka_properties, add_partitions=add_partitions)
-    if as_json:
-        show_json([vars(outcome) for outcome in outcomes])
-        return
-    for spec, outcome in zip(specs, outcomes, strict=True):
-        added = f", {outcome.partitions_added} partitions added" if outcome.partitions_added else ""
-        done = f"created with {spec.partitions} partitions" if outcome.created else f"was there{added}"
-        show(f"{outcome.name}: {done}")
-        for difference in outcome.differences:
-            say(f"  left as it is: {difference}", style="yellow")
-    next_steps(
-        (f"millrace produce {name}", "put events into it"),
-        (f"millrace run {name}", "score them"),
+    run_topics_create_command(
+        load_pipeline(name), name, _settings(), retention=retention, add_partitions=add_partitions, as_json=as_json
     )
 
 
@@ -194,6 +176,9 @@ def run(
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="End when all events that are in the topic now are answered.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="stream (the DataStream job), or sql: the Table job, by OVER windows in event time.")
+    ] = "stream",
     parallelism: Annotated[int | None, typer.Option(help="Subtasks of every operator.")] = None,
     start_from: Annotated[
         str | None, typer.Option("--from", help="earliest, committed, latest or a time (ISO or ms); where live begins.")
@@ -208,16 +193,18 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the scoring job; goes on where its last run ended. Ctrl-C stops it with a savepoint.
+    """Run the scoring job; goes on where its last run by the same engine ended. Ctrl-C stops it with a savepoint.
 
     Example: millrace run purchase --until-caught-up; for a new feature add --fresh --bootstrap-from earliest
     """
     from flink_jobs.pipelines import load_pipeline
     from flink_jobs.run_command import run_job_command
+    from flink_jobs.topics import parse_engine
 
     run_job_command(
-        load_pipeline(name), name, _settings(parallelism=parallelism), until_caught_up=until_caught_up,
-        start_from=start_from, fresh=fresh, bootstrap_from=bootstrap_from, order_by=order_by, as_json=as_json,
+        load_pipeline(name), name, _settings(parallelism=parallelism), engine=parse_engine(engine),
+        until_caught_up=until_caught_up, start_from=start_from, fresh=fresh, bootstrap_from=bootstrap_from,
+        order_by=order_by, as_json=as_json,
     )  # fmt: skip
 
 
@@ -262,6 +249,19 @@ def describe(name: PipelineName, as_json: AsJson = False) -> None:
         show_json(document)
     else:
         out.print(description_view(document))
+
+
+@app.command()
+@command
+def sql(name: PipelineName, as_json: AsJson = False) -> None:
+    """Print a pipeline as Flink SQL: what `run --engine sql` executes, or a start for a job of your own.
+
+    Example: millrace sql purchase > purchase.sql
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.sql_command import run_sql_command
+
+    run_sql_command(load_pipeline(name), name, _settings(), as_json=as_json)
 
 
 @app.command()
@@ -312,6 +312,94 @@ def backfill(
         labels=labels, label_horizon=label_horizon, label_column=label_column, label_absent=label_absent,
         labels_until=labels_until, order_by=order_by, processes=processes, fresh=fresh, replace=replace,
         as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+@command
+def verify(
+    name: PipelineName,
+    since: Annotated[
+        str | None, typer.Option(help="Events from this time on (event time, ISO or ms). Default: all.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Events before this time.")] = None,
+    job_began: Annotated[
+        str | None,
+        typer.Option(
+            "--job-began",
+            help="Where the job began with empty state: earliest, a time of arrival, or offsets like 0:1200,1:900. "
+            "Default: as the receipts tell.",
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    most: Annotated[int, typer.Option("--show", min=0, help="Differences of each kind to show whole.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Compute committed predictions again and report any that differ, are missing or are there twice.
+
+    Example: millrace verify purchase --since 2026-01-31T12:00:00Z
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.verify_command import run_verify_command
+
+    run_verify_command(
+        load_pipeline(name), name, _settings(), since=since, until=until, job_began=job_began, processes=processes,
+        most=most, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+@command
+def explain(
+    name: PipelineName,
+    receipt: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECEIPT|EVENT_ID",
+            help="Place of the event as its receipt says (user-events/0/1200, or 0:1200), or the event's id.",
+        ),
+    ],
+    job_began: Annotated[
+        str | None, typer.Option("--job-began", help="Where the job began with empty state, as for `millrace verify`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why an event got its score: the events and features behind it; and score it again to the last bit.
+
+    Example: millrace explain purchase user-events/0/1200
+    """
+    from flink_jobs.explain_command import run_explain_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_explain_command(load_pipeline(name), name, _settings(), receipt, job_began=job_began, as_json=as_json)
+
+
+@app.command()
+@command
+def parity(
+    name: PipelineName,
+    events: Annotated[int, typer.Option(min=1, help="Records to make, or to take of --data.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the records: the same gives the same.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="Real events instead: .jsonl, .csv (also .gz) or .parquet.")
+    ] = None,
+    engines: Annotated[
+        list[str] | None, typer.Option(help="Some of the engines, like oracle,backfill. Default: all.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of the oracle and the backfill. Default: one a core.")]
+    = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that all engines mean the same: hard input through each, every feature of every event compared.
+
+    Example: millrace parity purchase --events 50000 --seed 7
+    """
+    from flink_jobs.parity_command import run_parity_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_parity_command(
+        load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
+        processes=processes, as_json=as_json,
     )  # fmt: skip
 
 

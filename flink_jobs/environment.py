@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,15 @@ def flink_options(settings: Settings, checkpoints: Path, restore_from: str | Non
 
 
 def create_environment(
-    settings: Settings, checkpoints: Path, restore_from: str | None = None
+    settings: Settings, checkpoints: Path, restore_from: str | None = None, options: Mapping[str, str] | None = None
 ) -> tuple["StreamExecutionEnvironment", str]:
     """A mini-cluster's environment.
+
+    Args:
+        settings: Millrace's settings.
+        checkpoints: Folder of the pipeline's checkpoints and savepoints.
+        restore_from: Checkpoint or savepoint to start from.
+        options: Flink's, instead of those of `flink_options`.
 
     Returns:
         The environment, and the address of its REST interface (on loopback).
@@ -96,7 +103,7 @@ def create_environment(
 
     port = free_port()
     configuration = Configuration()
-    for name, value in flink_options(settings, checkpoints, restore_from).items():
+    for name, value in {**flink_options(settings, checkpoints, restore_from), **(options or {})}.items():
         configuration.set_string(name, value)
     configuration.set_string("rest.port", str(port))
     configuration.set_string("rest.bind-port", str(port))

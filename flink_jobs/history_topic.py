@@ -67,25 +67,43 @@ def pieces_between(topic: str, begins: Mapping[int, int], ends: Mapping[int, int
 def topic_begins(bootstrap: str, topic: str, properties: Properties | None, start: str) -> dict[int, int]:
     """Offset of the first record of each partition from a start on, as `topic_pieces` takes it."""
     first = topic_starts(bootstrap, topic, properties)
-    return {**first, **_begins(bootstrap, topic, properties, start, first)}
+    return {**first, **begin_offsets(bootstrap, topic, properties, start, first)}
 
 
-def _begins(
-    bootstrap: str, topic: str, properties: Properties | None, start: str, first: Mapping[int, int]
+def begin_offsets(
+    bootstrap: str,
+    topic: str,
+    properties: Properties | None,
+    start: str,
+    first: Mapping[int, int],
+    option: str = "--start",
 ) -> dict[int, int]:
+    """Offsets that a user's start says, by partition; those it does not name begin at their first record.
+
+    Args:
+        bootstrap: Where the brokers are.
+        topic: An existing topic.
+        properties: Client properties.
+        start: See `topic_pieces`.
+        first: Offset of the first record kept in each partition.
+        option: What errors call the start.
+
+    Raises:
+        CommandError: It is no start.
+    """
     if start == EARLIEST:
         return {}
     if ":" in start and all(part.replace(":", "", 1).strip().isdecimal() for part in start.split(",")):
         pairs = [part.split(":") for part in start.split(",")]
         offsets = {int(partition): int(offset) for partition, offset in pairs}
         if unknown := sorted(set(offsets) - set(first)):
-            raise CommandError(f"--start names partition {unknown[0]}: {topic} has {len(first)} partitions, from 0 on")
+            raise CommandError(f"{option} names partition {unknown[0]}: {topic} has {len(first)} partitions, from 0 on")
         return {partition: max(offset, first[partition]) for partition, offset in offsets.items()}
     try:
         time_ms = int(parse_start(start))
     except (CommandError, ValueError):
         raise CommandError(
-            f"--start is {start!r}: write earliest, a time like 2026-01-31T12:00:00Z, milliseconds since 1970, "
+            f"{option} is {start!r}: write earliest, a time like 2026-01-31T12:00:00Z, milliseconds since 1970, "
             "or offsets like 0:1200,1:900"
         ) from None
     return offsets_for_time(bootstrap, topic, time_ms, properties)
@@ -118,7 +136,7 @@ class RawRecords(NamedTuple):
 
 def first_value(bootstrap: str, pieces: Sequence[Piece], properties: Properties | None) -> bytes | None:
     """The value of the first record of a topic's pieces; None if there is none."""
-    consumer = _consumer(bootstrap, properties)
+    consumer = span_consumer(bootstrap, properties)
     try:
         for piece in pieces:
             consumer.assign([TopicPartition(piece.source, piece.partition, piece.begin)])
@@ -130,8 +148,8 @@ def first_value(bootstrap: str, pieces: Sequence[Piece], properties: Properties 
     return None
 
 
-def _consumer(bootstrap: str, properties: Properties | None) -> Consumer:
-    """In no group, so that it disturbs nobody."""
+def span_consumer(bootstrap: str, properties: Properties | None) -> Consumer:
+    """Reads committed records of spans of offsets; in no group, so that it disturbs nobody."""
     return Consumer(
         client_config(
             bootstrap,
@@ -169,7 +187,7 @@ class TopicReader:
         self._max_bytes = plan.pipeline.max_record_bytes
         self._schema = scan_schema(plan.pipeline.events, fields_needed(plan), from_file=False)
         self._bootstrap = bootstrap
-        self._consumer = _consumer(bootstrap, properties)
+        self._consumer = span_consumer(bootstrap, properties)
 
     def blocks(self, piece: Piece) -> Iterator[HistoryBlock]:
         """The events of a piece, block by block.

@@ -13,14 +13,28 @@ from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_
 from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
+from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
+from flink_jobs.sql_job import build_sql_job
 from flink_jobs.state_files import StateFile
-from flink_jobs.topics import COMMITTED, EARLIEST, group_id, is_offsets, parse_offsets
+from flink_jobs.topics import (
+    COMMITTED,
+    EARLIEST,
+    SQL,
+    STREAM,
+    Engine,
+    group_id,
+    is_offsets,
+    parse_offsets,
+    run_name,
+)
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
 
 POLL_S = 0.2
+WATERMARK_EVERY_MS = 200
+"""Flink's default; sources send their watermarks on so often."""
 ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
@@ -36,10 +50,13 @@ class JobRun:
         settings: How it runs.
         client: Flink's handle of the job.
         rest_address: Flink's REST interface.
+        engine: What runs it.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, client: "JobClient", rest_address: str) -> None:
-        self.pipeline, self.settings, self.rest_address = pipeline, settings, rest_address
+    def __init__(
+        self, pipeline: Pipeline, settings: Settings, client: "JobClient", rest_address: str, engine: Engine = STREAM
+    ) -> None:
+        self.pipeline, self.settings, self.rest_address, self.engine = pipeline, settings, rest_address, engine
         self._client = client
         self.job_id = str(client.get_job_id())
         self._rest = RestClient(rest_address, self.job_id)
@@ -82,9 +99,9 @@ class JobRun:
         )
 
     def _committed(self) -> dict[int, int]:
-        return committed_offsets(
-            self.settings.bootstrap, group_id(self.pipeline), self.pipeline.events.topic, self.settings.kafka_properties
-        )
+        settings, topic = self.settings, self.pipeline.events.topic
+        group = group_id(self.pipeline, self.engine)
+        return committed_offsets(settings.bootstrap, group, topic, settings.kafka_properties)
 
     def raise_if_ended(self) -> None:
         """Raise JobFailedError if the job is no longer running or trying to."""
@@ -108,12 +125,27 @@ class JobRun:
 
         The source stays unbounded: windows that are open when a bounded source ends are dropped. Committed offsets at
         the ends mean that a checkpoint covers all records, but their last batch may then still wait in its window; it
-        is through the job, and committed, with a checkpoint that began a batch's time later.
+        is through the job, and committed, with a checkpoint that began a batch's time later. With SQL that checkpoint
+        begins when partitions count as idle, so that none holds up the watermark; rows that it has not reached then
+        stay in the windows' state, and are answered when later events come.
 
         Args:
             progress: Told (events done, events in all).
             ends: Offsets to reach; by default the ends of the topic now.
         """
+        self.wait_until_read(progress, ends=ends)
+        through_ms = time.time_ns() // 1_000_000 + self._longest_wait_ms()
+        while True:
+            self.raise_if_ended()
+            with contextlib.suppress(RestError):
+                if self.checkpoints().last_triggered_ms > through_ms:
+                    return
+            time.sleep(POLL_S)
+
+    def wait_until_read(
+        self, progress: Callable[[int, int], None] | None = None, *, ends: dict[int, int] | None = None
+    ) -> None:
+        """Wait until a checkpoint covers all that is in the topic now; arguments as of `wait_until_caught_up`."""
         goal = ends or self._ends()
         total = _distance(self._committed(), goal)
         left = total
@@ -123,27 +155,35 @@ class JobRun:
             left = _distance(self._committed(), goal)
             if progress is not None:
                 progress(total - left, total)
-        through_ms = time.time_ns() // 1_000_000 + 2 * self.settings.batch_ms + self.settings.bundle_ms + 100
-        while True:
-            self.raise_if_ended()
-            with contextlib.suppress(RestError):
-                if self.checkpoints().last_triggered_ms > through_ms:
-                    return
-            time.sleep(POLL_S)
 
-    def stop(self, timeout_s: float = 120.0) -> str:
+    def _longest_wait_ms(self) -> int:
+        """How long a record that the source has read may wait before it is on its way to the sink."""
+        if self.engine == SQL:
+            return self.settings.idle_ms + 2 * WATERMARK_EVERY_MS
+        return 2 * self.settings.batch_ms + self.settings.bundle_ms + 100
+
+    def late_dropped(self) -> int:
+        """Events of this run that SQL's windows dropped: a later one of their entity had been answered."""
+        return self._rest.total("numLateRecordsDropped")
+
+    def stop(self, timeout_s: float = 120.0, *, drain: bool = False) -> str:
         """Stop with a savepoint: everything processed is committed, and a later run goes on from here.
+
+        Args:
+            timeout_s: How long to wait for the end.
+            drain: Act as if no event came any more: SQL answers the rows that wait for the watermark, unless all
+                partitions count as idle already, and forgets its windows. No run should go on from there.
 
         Returns:
             The savepoint's path.
         """
-        folder = (pipeline_checkpoints(self.pipeline, self.settings) / "savepoints").as_uri()
+        folder = (pipeline_checkpoints(self.pipeline, self.settings, self.engine) / "savepoints").as_uri()
         from pyflink.java_gateway import get_gateway
 
         # PyFlink's own stop_with_savepoint lacks the format, which Flink 2 asks for
         jvm: Any = get_gateway().jvm
         canonical = jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-        path = str(self._client._j_job_client.stopWithSavepoint(False, folder, canonical).get())
+        path = str(self._client._j_job_client.stopWithSavepoint(drain, folder, canonical).get())
         self._stopped = True
         self._wait_until_gone(timeout_s)
         self._commit(keep_offsets(path))
@@ -154,7 +194,11 @@ class JobRun:
         settings, topic = self.settings, self.pipeline.events.topic
         with contextlib.suppress(KafkaAdminError):
             reset_committed_offsets(
-                settings.bootstrap, group_id(self.pipeline), topic, settings.kafka_properties, to=offsets
+                settings.bootstrap,
+                group_id(self.pipeline, self.engine),
+                topic,
+                settings.kafka_properties,
+                to=offsets,
             )
 
     def cancel(self, timeout_s: float = 60.0) -> None:
@@ -176,6 +220,7 @@ def start_job(
     start_from: str = EARLIEST,
     restore_from: str | None = None,
     state_files: Sequence[StateFile] = (),
+    engine: Engine = STREAM,
 ) -> JobRun:
     """Start a pipeline in a mini-cluster of this process.
 
@@ -186,39 +231,48 @@ def start_job(
             offsets like 0:1200,1:900.
         restore_from: Checkpoint or savepoint to go on from.
         state_files: States to begin with, of every shard; none are empty states.
+        engine: What runs it.
     """
     if start_from != COMMITTED and restore_from is None:
         # committed offsets tell how far the job has come, whose positions themselves are in its checkpoints
         reset_committed_offsets(
             settings.bootstrap,
-            group_id(pipeline),
+            group_id(pipeline, engine),
             pipeline.events.topic,
             settings.kafka_properties,
             to=parse_offsets(start_from) if is_offsets(start_from) else {},
         )
-    environment, rest_address = create_environment(settings, pipeline_checkpoints(pipeline, settings), restore_from)
-    statements = build_scoring_job(environment, pipeline, model_folder(pipeline), settings, start_from, state_files)
+    checkpoints, folder = pipeline_checkpoints(pipeline, settings, engine), model_folder(pipeline)
+    environment, rest_address = create_environment(
+        settings, checkpoints, restore_from, SQL_OPTIONS if engine == SQL else None
+    )
+    if engine == SQL:
+        statements = build_sql_job(environment, pipeline, folder, settings, start_from)
+    else:
+        statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
     statements.attach_as_datastream()
-    client = environment.execute_async(f"millrace-{pipeline.name}")
-    return JobRun(pipeline, settings, client, rest_address)
+    client = environment.execute_async(f"millrace-{run_name(pipeline, engine)}")
+    return JobRun(pipeline, settings, client, rest_address, engine)
 
 
-def pipeline_checkpoints(pipeline: Pipeline, settings: Settings) -> Path:
-    """Folder of a pipeline's checkpoints; its savepoints are in `savepoints` below."""
-    return settings.checkpoints / pipeline.name
+def pipeline_checkpoints(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> Path:
+    """Folder of a pipeline's checkpoints by one engine; its savepoints are in `savepoints` below."""
+    return settings.checkpoints / run_name(pipeline, engine)
 
 
-def restore_points(pipeline: Pipeline, settings: Settings) -> list[str]:
+def restore_points(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> list[str]:
     """All complete checkpoints and savepoints of a pipeline on this machine, as URIs, the oldest first."""
-    folder = pipeline_checkpoints(pipeline, settings)
+    folder = pipeline_checkpoints(pipeline, settings, engine)
     found = [*folder.glob("*/chk-*/_metadata"), *folder.glob("savepoints/*/_metadata")]
     found.sort(key=lambda path: path.stat().st_mtime_ns)
     return [path.parent.absolute().as_uri() for path in found]
 
 
-def latest_restore_point(pipeline: Pipeline, settings: Settings, but: Collection[str] = ()) -> str | None:
+def latest_restore_point(
+    pipeline: Pipeline, settings: Settings, engine: Engine = STREAM, *, but: Collection[str] = ()
+) -> str | None:
     """The newest complete checkpoint or savepoint that is not among some others."""
-    left = [each for each in restore_points(pipeline, settings) if each not in but]
+    left = [each for each in restore_points(pipeline, settings, engine) if each not in but]
     return left[-1] if left else None
 
 

@@ -12,7 +12,7 @@ from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, offsets_f
 from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
-from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, group_id, is_offsets, parse_offsets
+from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, SQL, STREAM, Engine, group_id, is_offsets, parse_offsets
 from udfs.pipeline import Pipeline
 
 START_S = 300.0
@@ -68,6 +68,7 @@ class SessionReport:
         checkpoints: How many completed.
         savepoint: Where the next run goes on.
         caught_up: Whether all events that were there at the start have their committed answers.
+        late_dropped: Events that SQL's windows dropped without an answer.
     """
 
     events: int
@@ -75,6 +76,7 @@ class SessionReport:
     checkpoints: int
     savepoint: str
     caught_up: bool
+    late_dropped: int = 0
 
 
 def run_session(
@@ -83,6 +85,7 @@ def run_session(
     start: StartPosition,
     stop: StopSignal,
     *,
+    engine: Engine = STREAM,
     until_caught_up: bool,
     show: Callable[[JobProgress], None],
     step: Callable[[str], None],
@@ -94,6 +97,7 @@ def run_session(
         settings: How.
         start: Where to begin.
         stop: Says when the user wants it to end.
+        engine: What runs it.
         until_caught_up: End once everything that is in the topic now is answered.
         show: Told about once a second how it is.
         step: Told what is being waited for.
@@ -102,13 +106,14 @@ def run_session(
         JobFailedError: The job gave up.
     """
     step("starting the job in a Flink mini-cluster (about 15 s)")
-    begin = sum(_begin_offsets(pipeline, settings, start).values())
+    begin = sum(_begin_offsets(pipeline, settings, start, engine).values())
     job = start_job(
         pipeline,
         settings,
         start_from=start.start_from,
         restore_from=start.restore_from,
         state_files=start.state_files,
+        engine=engine,
     )
     gauge = _Gauge(job, begin, show)
     try:
@@ -122,12 +127,21 @@ def run_session(
             time.sleep(0.1)
         step("stopping with a savepoint")
         last = gauge.look(now=True)
+        late_dropped = _late_dropped(job)
         savepoint = _stopped(job)
     except BaseException:
         with contextlib.suppress(Exception):
             job.cancel()
         raise
-    return SessionReport(last.events, time.monotonic() - started, last.checkpoints, savepoint, caught_up)
+    return SessionReport(last.events, time.monotonic() - started, last.checkpoints, savepoint, caught_up, late_dropped)
+
+
+def _late_dropped(job: JobRun) -> int:
+    if job.engine != SQL:
+        return 0
+    with contextlib.suppress(RestError):
+        return job.late_dropped()
+    return 0
 
 
 def _stopped(job: JobRun) -> str:
@@ -156,11 +170,13 @@ def wait_until_running(job: JobRun, should_stop: Callable[[], None], timeout_s: 
         time.sleep(0.1)
 
 
-def _begin_offsets(pipeline: Pipeline, settings: Settings, start: StartPosition) -> dict[int, int]:
+def _begin_offsets(
+    pipeline: Pipeline, settings: Settings, start: StartPosition, engine: Engine
+) -> dict[int, int]:
     """Where the job will begin in each partition, to count events from there."""
     place = (settings.bootstrap, pipeline.events.topic, settings.kafka_properties)
     if start.restore_from is not None or start.start_from == COMMITTED:
-        return committed_offsets(place[0], group_id(pipeline), place[1], place[2])
+        return committed_offsets(place[0], group_id(pipeline, engine), place[1], place[2])
     if start.start_from == EARLIEST:
         return topic_starts(*place)
     if start.start_from == LATEST:

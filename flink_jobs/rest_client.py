@@ -2,6 +2,7 @@
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,17 @@ class RestClient:
             last_duration_ms=int(last.get("end_to_end_duration") or 0),
             last_size_bytes=int(last.get("state_size") or 0),
         )
+
+    def total(self, metric: str) -> int:
+        """The sum of a counter over all operators and subtasks that have it."""
+        found = 0
+        for vertex in self._get("")["vertices"]:
+            place = f"/vertices/{vertex['id']}/subtasks/metrics"
+            names = [one["id"] for one in self._get(place) if one["id"].endswith(f".{metric}")]
+            if names:
+                wanted = urllib.parse.quote(",".join(names))
+                found += sum(int(one["sum"]) for one in self._get(f"{place}?get={wanted}&agg=sum"))
+        return found
 
     def root_cause(self) -> str | None:
         """The last failure's cause in one line: what Python raised if Python did, else the innermost Java cause."""

@@ -12,6 +12,7 @@ from flink_jobs.console import INTERRUPTED, StopSignal, err, fetch_jars, next_st
 from flink_jobs.job_session import JobProgress, SessionReport, run_session
 from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
 from flink_jobs.settings import Settings
+from flink_jobs.topics import SQL, Engine, run_name
 from udfs.pipeline import Pipeline
 
 LINES_PER_STATUS = 10  # without a terminal: one line in ten
@@ -22,6 +23,7 @@ def run_job_command(
     name: str,
     settings: Settings,
     *,
+    engine: Engine,
     until_caught_up: bool,
     start_from: str | None,
     fresh: bool,
@@ -31,12 +33,12 @@ def run_job_command(
 ) -> None:
     """Run the job to its end and say how it ended."""
     asked = asked_of(pipeline, bootstrap_from, order_by, start_from)
-    start = settle_start(pipeline, name, settings, asked=asked, start_from=start_from, fresh=fresh)
+    start = settle_start(pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh)
     fetch_jars("connector")
-    say(f"{pipeline.name}: {start.position.text}")
-    if start.position.restore_from is not None:
+    say(f"{run_name(pipeline, engine)}: {start.position.text}")
+    if engine != SQL and start.position.restore_from is not None:
         say_new_features(pipeline, name, settings)
-    log_file = settings.logs / f"run-{pipeline.name}-{os.getpid()}.log"
+    log_file = settings.logs / f"run-{run_name(pipeline, engine)}-{os.getpid()}.log"
     say(f"the job's own output goes to {settings.logs}")
     with quiet_output(log_file), StopSignal() as stop:
         status: Any = err.status("") if err.is_terminal else nullcontext(None)
@@ -60,17 +62,27 @@ def run_job_command(
                 say(f"- {text}")
 
             report = run_session(
-                pipeline, settings, start.position, stop, until_caught_up=until_caught_up, show=show_progress, step=step
+                pipeline,
+                settings,
+                start.position,
+                stop,
+                engine=engine,
+                until_caught_up=until_caught_up,
+                show=show_progress,
+                step=step,
             )
-    note_checkpoint(pipeline, settings, start)
-    _show_report(report, start, name, as_json)
+    if engine != SQL:
+        note_checkpoint(pipeline, settings, start)
+    _show_report(report, start, name, settings, engine, as_json)
     if stop.requested:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show_report(report: SessionReport, start: RunStart, name: str, as_json: bool) -> None:
+def _show_report(
+    report: SessionReport, start: RunStart, name: str, settings: Settings, engine: Engine, as_json: bool
+) -> None:
     if as_json:
-        show_json({**vars(report), "bootstrap": bootstrap_as_json(start)})
+        show_json({"engine": engine, **vars(report), "bootstrap": bootstrap_as_json(start)})
         return
     per_s = report.events / report.elapsed_s if report.elapsed_s else 0.0
     ended = "caught up" if report.caught_up else "stopped"
@@ -78,7 +90,14 @@ def _show_report(report: SessionReport, start: RunStart, name: str, as_json: boo
         f"{ended}: {report.events:,} events in {report.elapsed_s:.1f} s ({per_s:,.0f}/s), "
         f"{report.checkpoints} checkpoints; savepoint {report.savepoint}"
     )
+    if engine == SQL:
+        say(
+            f"events of the last {settings.watermark_ms / 1_000:g} s of event time wait in the windows: "
+            "later events, also of the next run, bring their answers"
+        )
+        if report.late_dropped:
+            say(f"{report.late_dropped:,} events dropped: a later one of their entity was answered", style="yellow")
     next_steps(
-        (f"millrace run {name}", "goes on from this savepoint"),
+        (f"millrace run {name}{' --engine sql' if engine == SQL else ''}", "goes on from this savepoint"),
         (f"millrace watch {name} --from-start", "the predictions"),
     )

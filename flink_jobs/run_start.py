@@ -13,15 +13,17 @@ from flink_jobs.bootstrap_command import (
     hand_over_folder,
     start_with,
 )
-from flink_jobs.console import say
+from flink_jobs.console import CommandError, say
 from flink_jobs.documents import read_document, write_document
 from flink_jobs.hand_over import HandOver
 from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints
 from flink_jobs.preflight import preflight
 from flink_jobs.settings import Settings
+from flink_jobs.sql_job import check_same_windows
 from flink_jobs.start_position import StartPosition, choose_start, parse_start
-from flink_jobs.topics import EARLIEST
+from flink_jobs.topics import EARLIEST, SQL, Engine
 from udfs.pipeline import Pipeline
+from udfs.sql_features import compile_features
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,14 @@ class RunStart:
 
 
 def settle_start(
-    pipeline: Pipeline, name: str, settings: Settings, *, asked: Asked | None, start_from: str | None, fresh: bool
+    pipeline: Pipeline,
+    name: str,
+    settings: Settings,
+    *,
+    engine: Engine,
+    asked: Asked | None,
+    start_from: str | None,
+    fresh: bool,
 ) -> RunStart:
     """Check that the job can run, build the state from history if that is asked for, and say where the job begins.
 
@@ -47,9 +56,11 @@ def settle_start(
     """
     if start_from is not None:
         parse_start(start_from)
+    if engine == SQL:
+        return RunStart(_settle_sql_start(pipeline, settings, asked, start_from, fresh), None)
     folder = hand_over_folder(pipeline, settings)
     begun, hand_over = folder.begun(), folder.hand_over()
-    restore_point = latest_restore_point(pipeline, settings, hand_over.before if hand_over else ())
+    restore_point = latest_restore_point(pipeline, settings, but=hand_over.before if hand_over else ())
     way = choose_way(
         name=name,
         asked=None if asked is None else arguments_of(pipeline, settings, asked),
@@ -76,6 +87,24 @@ def settle_start(
         hand_over = build(pipeline, name, settings, begun)
     assert hand_over is not None
     return RunStart(start_with(pipeline, settings, hand_over), hand_over)
+
+
+def _settle_sql_start(
+    pipeline: Pipeline, settings: Settings, asked: Asked | None, start_from: str | None, fresh: bool
+) -> StartPosition:
+    """The Table job's; its windows are Flink's own state, which nothing but the job itself can fill."""
+    if asked is not None:
+        raise CommandError(
+            "--bootstrap-from builds the state of the DataStream job: leave out --engine sql, or begin earlier with "
+            "--from"
+        )
+    compile_features(pipeline)  # refuses what SQL cannot express, before anything is started
+    restore_point = latest_restore_point(pipeline, settings, SQL)
+    start = choose_start(start_from, fresh, restore_point, pipeline.events.topic)
+    preflight(pipeline, settings)
+    folder = pipeline_checkpoints(pipeline, settings, SQL)
+    check_same_windows(pipeline, settings, folder, goes_on=start.restore_from is not None)
+    return start
 
 
 def bootstrap_as_json(start: RunStart) -> dict[str, Any] | None:

@@ -59,6 +59,15 @@ class Settings(BaseSettings):
         600_000, ge=10_000, description="Kafka aborts a transaction older than this; above any outage to survive"
     )
     state_backend: Literal["rocksdb", "hashmap"] = Field("rocksdb", description="where Flink keeps the state")
+    watermark_ms: int = Field(
+        5_000, ge=0, le=86_400_000, description="engine sql: how far events may be out of order; it waits so long"
+    )
+    idle_ms: int = Field(
+        15_000,
+        ge=100,
+        description="engine sql: a partition without events for so long no longer holds up the others; its next events "
+        "may be late, so longer than a start of the workers takes",
+    )
     restart_attempts: int = Field(20, ge=0, description="restarts after failures before the job gives up")
     restart_delay_ms: int = Field(1_000, ge=0, description="wait before a restart")
 

@@ -1,17 +1,39 @@
 """The Kafka tables of a job: its source, its sink, and their options."""
 
 from collections.abc import Mapping
+from typing import Literal
 
+from flink_jobs.console import CommandError
 from flink_jobs.kafka_admin import TopicSpec
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 
 EARLIEST, COMMITTED, LATEST = "earliest", "committed", "latest"
+Engine = Literal["stream", "sql"]
+"""What runs a pipeline: the DataStream job or the Table job."""
+STREAM: Engine = "stream"
+SQL: Engine = "sql"
 
 
-def group_id(pipeline: Pipeline) -> str:
+def parse_engine(text: str) -> Engine:
+    """`--engine` as an engine.
+
+    Raises:
+        CommandError: It is none.
+    """
+    if text not in (STREAM, SQL):
+        raise CommandError(f"--engine is {text!r}: write stream or sql")
+    return SQL if text == SQL else STREAM
+
+
+def run_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
+    """What tells a pipeline's runs by one engine from those by the other; no pipeline's name has a dot."""
+    return pipeline.name if engine == STREAM else f"{pipeline.name}.{engine}"
+
+
+def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     """The consumer group whose committed offsets show how far the pipeline's checkpoints have come."""
-    return f"millrace-{pipeline.name}"
+    return f"millrace-{run_name(pipeline, engine)}"
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
@@ -20,12 +42,14 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
     return [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
 
 
-def _quote(text: str) -> str:
+def quote_text(text: str) -> str:
+    """A text as a constant of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _with(options: Mapping[str, str]) -> str:
-    return ",\n    ".join(f"{_quote(name)} = {_quote(value)}" for name, value in options.items())
+def with_options(options: Mapping[str, str]) -> str:
+    """The lines of a table's WITH clause."""
+    return ",\n    ".join(f"{quote_text(name)} = {quote_text(value)}" for name, value in options.items())
 
 
 def _client_options(settings: Settings) -> dict[str, str]:
@@ -64,29 +88,37 @@ def offsets_text(offsets: Mapping[int, int]) -> str:
     return ",".join(f"{partition}:{offset}" for partition, offset in sorted(offsets.items()))
 
 
-def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
-    """The table of raw event records.
+def source_options(
+    pipeline: Pipeline, settings: Settings, start_from: str, engine: Engine = STREAM, key: str = "key"
+) -> dict[str, str]:
+    """Options of a table of raw event records.
 
     Args:
-        table: Name of the table.
         pipeline: Says the topic.
         settings: Says the broker.
         start_from: earliest, committed, latest, a time in ms since 1970, or offsets like 0:1200,1:900.
+        engine: Says the consumer group.
+        key: Name of the key's column.
     """
-    options = {
+    return {
         "connector": "kafka",
         "topic": pipeline.events.topic,
         **_client_options(settings),
-        "properties.group.id": group_id(pipeline),
+        "properties.group.id": group_id(pipeline, engine),
         # a Java consumer reads uncommitted records unless told otherwise
         "properties.isolation.level": "read_committed",
         "scan.topic-partition-discovery.interval": "30 s",
         **_startup_options(start_from),
         "key.format": "raw",
-        "key.fields": "key",
+        "key.fields": key,
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
     }
+
+
+def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
+    """The table of raw event records, as the DataStream job reads it; see `source_options`."""
+    options = source_options(pipeline, settings, start_from)
     return f"""CREATE TABLE {table} (
     `key` BYTES,
     `value` BYTES,
@@ -95,11 +127,11 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
     `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL,
     `arrival` AS PROCTIME()
 ) WITH (
-    {_with(options)}
+    {with_options(options)}
 )"""
 
 
-def sink_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
+def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
     options = {
         "connector": "kafka",
@@ -119,7 +151,7 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
     }
     if settings.guarantee == "exactly-once":
         # stable over restarts, so that what a killed run left open is aborted by the next
-        options["sink.transactional-id-prefix"] = group_id(pipeline)
+        options["sink.transactional-id-prefix"] = group_id(pipeline, engine)
         options["properties.transaction.timeout.ms"] = str(settings.transaction_timeout_ms)
     return f"""CREATE TABLE {table} (
     `topic` STRING NOT NULL METADATA,
@@ -127,5 +159,5 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
     `value` BYTES,
     `headers` MAP<STRING, BYTES> METADATA
 ) WITH (
-    {_with(options)}
+    {with_options(options)}
 )"""

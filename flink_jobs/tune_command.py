@@ -1,11 +1,10 @@
 """`millrace tune`: tries settings one after the other, shows throughput against latency, and names the best."""
 
 import contextlib
+import functools
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ from flink_jobs.console import (
     show,
     show_json,
 )
-from flink_jobs.local.broker import Broker
-from flink_jobs.local.home import broker_folder
+from flink_jobs.local.own_broker import own_broker
 from flink_jobs.preflight import check_model
 from flink_jobs.settings import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
 from flink_jobs.tune import Setting, Trial, candidates, choose, most_trials, next_setting
@@ -74,10 +72,11 @@ def run_tune_command(
         quiet_output(log_file),
         StopSignal() as stop,
         contextlib.suppress(KeyboardInterrupt),
-        _own_broker(settings, search) as broker,
+        own_broker(settings, "tune-") as broker,
     ):
-        records, folder = lambda: repeated(pipeline, sample.records), broker.folder.parent
-        search.run(Laboratory(pipeline, settings, broker.bootstrap, folder, records, stop.raise_if_requested))
+        records = functools.partial(repeated, pipeline, sample.records)
+        search.run(Laboratory(pipeline, settings, broker.bootstrap, broker.folder, records, stop.raise_if_requested))
+        broker.keep_logs = search.problem is not None
     chosen = choose(search.trials, most_latency_ms)
     if chosen is None:
         if stop.requested:
@@ -90,23 +89,6 @@ def run_tune_command(
         _show(search, chosen, settings, name)
     if stop.requested:
         raise typer.Exit(INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _own_broker(settings: Settings, search: "_Search") -> Iterator[Broker]:
-    """A broker in a folder of its own; both are gone afterwards, but for the logs if no trial succeeded."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    home = Path(tempfile.mkdtemp(prefix="tune-", dir=settings.home)).absolute()
-    own, broker = settings.model_copy(update={"home": home}), None
-    try:
-        broker = Broker.start(broker_folder(own), die_with_parent=True)
-        yield broker
-    finally:
-        if broker is not None:
-            broker.stop()
-        trials = [] if search.problem is None else list(home.glob("trial-*"))
-        for folder in [broker_folder(own), *(trial / "checkpoints" for trial in trials)] if trials else [home]:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass

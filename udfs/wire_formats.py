@@ -28,8 +28,9 @@ REASONS = (
     "invalid_time",
     "key_mismatch",
     "model_failed",
+    "late",
 )
-"""Why a record is a dead letter."""
+"""Why a record is a dead letter; `late` with the SQL engine only."""
 
 HEADER = "millrace-"
 _TEXT_BYTES_MAX = 300

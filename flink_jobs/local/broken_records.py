@@ -1,9 +1,14 @@
-"""Records of the shipped pipeline that must become dead letters, each with the reason it must get."""
+"""Records that must become dead letters, each with the reason it must get: of any pipeline, or of the shipped one."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from flink_jobs.pipelines.purchase import pipeline
+from udfs.pipeline import Events, Pipeline
 
 MAX_RECORD_BYTES = 1_000_000
 AN_EVENT_TIME_MS = 1_760_000_000_000
@@ -27,44 +32,75 @@ class BrokenRecord:
 
 
 def broken_records(rng: np.random.Generator, *, max_record_bytes: int = MAX_RECORD_BYTES) -> list[BrokenRecord]:
-    """One record of every kind, of a random shopper and with ids of its own.
+    """One record of the shipped pipeline of every kind, of a random shopper and with ids of its own.
 
     Args:
         rng: Where chance comes from.
         max_record_bytes: The pipeline's limit; the oversized record is just above it.
     """
-    user = f"user-{int(rng.integers(1_000_000)):06d}"
     event = {
         "event_id": f"broken-{int(rng.integers(2**63)):016x}",
-        "user_id": user,
+        "user_id": f"user-{int(rng.integers(1_000_000)):06d}",
         "page_id": "product",
         "dwell_time_sec": round(float(rng.uniform(1, 60)), 3),
         "timestamp": AN_EVENT_TIME_MS,
     }
-    key = user.encode()
-    good = json.dumps(event).encode()
+    return broken_variants(pipeline, event, max_record_bytes=max_record_bytes)
+
+
+def broken_variants(owner: Pipeline, event: dict[str, Any], *, max_record_bytes: int) -> list[BrokenRecord]:
+    """An event made wrong in every way that its class allows.
+
+    Args:
+        owner: Whose event.
+        event: A good one, all fields there.
+        max_record_bytes: The limit; the oversized record is just above it.
+    """
+    events, key, good = owner.events, str(event[owner.events.entity]).encode(), json.dumps(event).encode()
+    a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[events.time_unit]
 
     def changed(kind: str, reason: str, **fields: object) -> BrokenRecord:
         return BrokenRecord(kind, reason, key, json.dumps({**event, **fields}).encode())
 
-    def without(field: str) -> BrokenRecord:
-        value = json.dumps({name: value for name, value in event.items() if name != field}).encode()
-        return BrokenRecord(f"no {field}", "missing_field", key, value)
+    def without(name: str) -> BrokenRecord:
+        value = json.dumps({other: value for other, value in event.items() if other != name}).encode()
+        return BrokenRecord(f"no {name}", "missing_field", key, value)
 
-    return [
+    found = [
         BrokenRecord("not JSON", "not_json", key, b"page=product&dwell=12"),
         BrokenRecord("cut off", "not_json", key, good[: len(good) // 2]),
-        BrokenRecord("invalid UTF-8", "not_json", key, good.replace(b"broken-", b"broken\xff\xfe")),
-        without("user_id"),
-        without("timestamp"),
-        changed("text for a number", "wrong_type", dwell_time_sec="long"),
-        changed("null for a number", "wrong_type", dwell_time_sec=None),
-        changed("a number for a text", "wrong_type", event_id=17),
-        changed("unknown page", "unknown_category", page_id="wishlist"),
-        changed("oversized", "too_large", event_id="x" * max_record_bytes),
-        BrokenRecord("key of another shopper", "key_mismatch", b"another-" + key, good),
+        BrokenRecord("empty", "not_json", key, b""),
+        BrokenRecord("an array", "wrong_type", key, b"[1, 2]"),
+        without(events.entity),
+        without(events.time),
+        changed("oversized", "too_large", padding="x" * max_record_bytes),
+        BrokenRecord("key of another entity", "key_mismatch", b"another-" + key, good),
         BrokenRecord("no key", "key_mismatch", None, good),
         BrokenRecord("null value", "null_value", key, None),
-        changed("time before 1970", "invalid_time", timestamp=-1),
-        changed("time after the year 9999", "invalid_time", timestamp=253_402_300_800_000),
+        changed("time before 1970", "invalid_time", **{events.time: -1}),
+        changed("time after the year 9999", "invalid_time", **{events.time: 253_402_300_800 * a_second}),
     ]
+    return found + _wrong_fields(events, event, key, good, changed)
+
+
+def _wrong_fields(
+    events: Events, event: dict[str, Any], key: bytes, good: bytes, changed: Callable[..., BrokenRecord]
+) -> list[BrokenRecord]:
+    """Values of the wrong type, where there is a field to have one."""
+    found = []
+    for field in events.schema:
+        if field.categories is not None and field.kind == "str":
+            found.append(changed(f"unknown {field.name}", "unknown_category", **{field.name: "no such one"}))
+        elif field.kind == "str":
+            found.append(changed(f"a number for a text in {field.name}", "wrong_type", **{field.name: 17}))
+            text = str(event[field.name]).encode()
+            if text.isalnum() and good.count(text) == 1:
+                value = good.replace(text, b"\xff\xfe")
+                found.append(BrokenRecord(f"invalid UTF-8 in {field.name}", "not_json", key, value))
+        elif field.kind in ("int", "float") and field.categories is None:
+            found.append(changed(f"a text for a number in {field.name}", "wrong_type", **{field.name: "long"}))
+        if field.kind == "int" and field.categories is None:
+            found.append(changed(f"half a number in {field.name}", "wrong_type", **{field.name: 2.5}))
+        if not field.nullable:
+            found.append(changed(f"null for {field.name}", "wrong_type", **{field.name: None}))
+    return found

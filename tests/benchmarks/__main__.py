@@ -47,6 +47,7 @@ def stages(_quick: bool) -> Mapping[str, float]:
 MEASURES: dict[str, Measure] = {
     "ratios": of_module("ratios"),
     "stages": stages,
+    "sql": of_module("sql"),
     "engine": of_module("engine"),
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),

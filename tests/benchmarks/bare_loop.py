@@ -2,13 +2,15 @@
 
 Transactions with the offsets in them, committed every second. The state is lost with the process and there is no second
 process: it is what scoring costs when nothing else is asked for. With `engine` as the fifth argument the features come
-from Millrace's engine instead of the dictionary of lists.
+from Millrace's engine instead of the dictionary of lists. With `stateless` and a model's file they are fields of the
+event alone: what SQL without windows does.
 """
 
 import select
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from confluent_kafka import Consumer, Message, Producer
@@ -17,6 +19,7 @@ from flink_jobs.kafka_admin import client_config
 from flink_jobs.pipelines import load_pipeline
 from tests.benchmarks.contestant import Task
 from tests.benchmarks.visits import (
+    PAGES,
     PageView,
     Prediction,
     PurchaseModel,
@@ -58,10 +61,16 @@ def features_by_engine() -> Features:
     return compute
 
 
+def features_of_events_alone(events: list[PageView], _messages: list[Message]) -> list[list[float]]:
+    return [[event.dwell_time_sec, *[float(event.page_id == page) for page in PAGES]] for event in events]
+
+
 def main() -> None:
     task = Task.from_command_line()
     compute = features_by_engine() if sys.argv[5:] == ["engine"] else features_by_hand()
     model = PurchaseModel()
+    if sys.argv[5:6] == ["stateless"]:
+        compute, model = features_of_events_alone, PurchaseModel(Path(sys.argv[6]))
     group = {"group_id": "bare-loop", "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
     consumer = Consumer(client_config(task.bootstrap, **group, enable_auto_commit=False))
     consumer.subscribe([task.events])

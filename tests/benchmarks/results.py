@@ -43,6 +43,7 @@ TARGETS = (
     Target("ratio_per_record_thread", "against per-record PyFlink, thread mode", 30, "x"),
     Target("ratio_beam", "against Apache Beam, one process", 2.5, "x"),
     Target("ratio_beam_workers", "against Apache Beam, a worker a core", 2.5, "x"),
+    Target("ratio_sql_plain", "stateless SQL against its bare loop", 1.7, "x"),
     Target("ratio_1m_entities", "1,000,000 entities against 10,000", 0.8, "x"),
     Target("bytes_per_entity", "memory per entity", 600, " B", most=True),
     Target("latency_p50_ms", "latency p50, at least once", 50, " ms", most=True),

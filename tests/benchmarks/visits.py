@@ -94,18 +94,18 @@ def features_of(visits: list[Visit], event: PageView) -> list[float]:
     ]  # fmt: skip
 
 
-def open_session() -> Any:
+def open_session(model_file: Path = MODEL_FILE) -> Any:
     """One thread: a pool would fight with the contestant's own processes for the cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(MODEL_FILE.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model_file.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 class PurchaseModel:
-    """`models/purchase/2`, straight from onnxruntime."""
+    """`models/purchase/2`, or another model of that form, straight from onnxruntime."""
 
-    def __init__(self) -> None:
-        self._session = open_session()
+    def __init__(self, model_file: Path = MODEL_FILE) -> None:
+        self._session = open_session(model_file)
 
     def predict(self, rows: list[list[float]]) -> list[float]:
         (probabilities,) = self._session.run([OUTPUT], {INPUT: np.array(rows, np.float32)})

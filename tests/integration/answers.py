@@ -1,16 +1,16 @@
 """What came out of a job against what must: the events of the topic, all answers, and the naive oracle's features."""
 
-import math
 import threading
 from collections import Counter
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from naive_features import NaiveFeatures
 
 from flink_jobs.committed_reader import CommittedReader, read_all
 from flink_jobs.training import compute_features
+from udfs.key_places import key_shards
+from udfs.naive_features import NaiveFeatures
 from udfs.wire_formats import EventDecoder, Refused
 
 SHARDS = 32
@@ -125,15 +125,6 @@ class LiveReader:
         self._reader.close()
 
 
-def shard_of(key):
-    """The shard of a Kafka key, as the job's SQL finds it: Java's hash of the text, its remainder, without sign."""
-    units = key.decode().encode("utf-16-be")
-    total = 0
-    for place in range(0, len(units), 2):
-        total = (31 * total + int.from_bytes(units[place : place + 2])) & 0xFFFFFFFF
-    return abs(math.fmod(total - (1 << 32) if total >> 31 else total, SHARDS))
-
-
 class Expected(NamedTuple):
     """What must come out: the oracle's features and lateness by place, and the decoded events."""
 
@@ -157,7 +148,7 @@ def expected_of(pipeline, events, *, every=1):
         decoded = decode(event.key, event.value)
         if isinstance(decoded, Refused):
             continue
-        shard = shard_of(event.key)
+        shard = int(key_shards([event.key.decode()], SHARDS)[0])
         if shard not in oracles:
             oracles[shard] = NaiveFeatures(pipeline)
         oracle = oracles[shard]

@@ -19,6 +19,7 @@ import psutil
 
 from flink_jobs.local.processes import _die_with_parent
 from flink_jobs.settings import Settings
+from flink_jobs.topics import STREAM, Engine
 from udfs.pipeline import Pipeline
 
 TESTS = Path(__file__).parents[1]
@@ -33,12 +34,20 @@ class JobProcess:
         settings: How it runs.
         folder: For what the process writes.
         restore_from: Where to go on from.
+        engine: What runs it.
     """
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, folder: Path, restore_from: str | None = None):
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        folder: Path,
+        restore_from: str | None = None,
+        engine: Engine = STREAM,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         order = folder / "order.pickle"
-        order.write_bytes(pickle.dumps((pipeline, settings.model_dump(), restore_from)))
+        order.write_bytes(pickle.dumps((pipeline, settings.model_dump(), restore_from, engine)))
         self._errors = folder / "errors.log"
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -91,14 +100,19 @@ class JobProcess:
         self._tell("catch_up")
         self.wait_for("caught_up", timeout_s)
 
+    def read_all(self, timeout_s=240.0):
+        """Wait until a checkpoint covers everything that is in the topic now."""
+        self._tell("read_all")
+        self.wait_for("read", timeout_s)
+
     def checkpoints(self):
-        """How many completed, and the cause of the last failure."""
+        """How many completed, the cause of the last failure, and how many events SQL's windows dropped as late."""
         self._tell("look")
         return self.wait_for("looked")
 
-    def stop(self):
+    def stop(self, *, drain=False):
         """Stop with a savepoint; returns where it is."""
-        self._tell("stop")
+        self._tell("drain" if drain else "stop")
         savepoint = self.wait_for("stopped")["savepoint"]
         self._process.wait(120)  # the JVM ends its cluster first, which takes long on a busy machine
         return savepoint
@@ -152,19 +166,23 @@ def main(order):
     """The process itself."""
     from flink_jobs.job_run import start_job
 
-    pipeline, settings, restore_from = pickle.loads(Path(order).read_bytes())
+    pipeline, settings, restore_from, engine = pickle.loads(Path(order).read_bytes())
     try:
-        run = start_job(pipeline, Settings(**settings), restore_from=restore_from)
+        run = start_job(pipeline, Settings(**settings), restore_from=restore_from, engine=engine)
         run.wait_until_running()
         _say("running")
         for command in sys.stdin:
             if command == "catch_up\n":
                 run.wait_until_caught_up()
                 _say("caught_up")
+            elif command == "read_all\n":
+                run.wait_until_read()
+                _say("read")
             elif command == "look\n":
-                _say("looked", completed=run.checkpoints().completed, failure=run.failure())
-            elif command == "stop\n":
-                _say("stopped", savepoint=run.stop())
+                stats = {"completed": run.checkpoints().completed, "failure": run.failure()}
+                _say("looked", **stats, late_dropped=run.late_dropped())
+            elif command in ("stop\n", "drain\n"):
+                _say("stopped", savepoint=run.stop(drain=command == "drain\n"))
                 return
     except Exception as error:
         _say("failed", cause=f"{type(error).__name__}: {error}")

@@ -1,7 +1,6 @@
 """What integration tests put into topics: real order lines or generated shoppers, broken records mixed in."""
 
 import dataclasses
-import json
 from itertools import islice
 
 import numpy as np
@@ -9,7 +8,7 @@ from online_retail import RETAIL, retail_records
 from onnx import TensorProto, helper
 
 from flink_jobs.kafka_admin import create_topics
-from flink_jobs.local.broken_records import broken_records
+from flink_jobs.local.broken_records import broken_records, broken_variants
 from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import Settings
@@ -76,29 +75,8 @@ def broken_lines(rng):
         "time": 1_291_191_960_000,
         "customer_id": customer,
     }
-    key, good = customer.encode(), json.dumps(line).encode()
-
-    def changed(**fields):
-        return json.dumps({**line, **fields}).encode()
-
-    return [
-        (key, b"InvoiceNo,StockCode", "not_json"),
-        (key, good[:-5], "not_json"),
-        (key, good.replace(b"broken", b"\xff\xfe"), "not_json"),
-        (key, b"", "not_json"),
-        (key, json.dumps({k: v for k, v in line.items() if k != "price"}).encode(), MISSING),
-        (key, json.dumps({k: v for k, v in line.items() if k != "time"}).encode(), MISSING),
-        (key, changed(quantity="six"), "wrong_type"),
-        (key, changed(quantity=2.5), "wrong_type"),
-        (key, changed(customer_id=int(customer)), "wrong_type"),
-        (key, changed(cancelled=None), "wrong_type"),
-        (key, b"[1, 2]", "wrong_type"),
-        (key, changed(product="x" * LIMIT_BYTES), "too_large"),
-        (b"another", good, "key_mismatch"),
-        (None, good, "key_mismatch"),
-        (key, None, "null_value"),
-        (key, changed(time=-1), "invalid_time"),
-    ]
+    made = broken_variants(RETAIL, line, max_record_bytes=LIMIT_BYTES)
+    return [(each.key, each.value, each.reason) for each in made]
 
 
 def order_lines(limit, seed=7, rounds=20):

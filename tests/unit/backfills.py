@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pyarrow.parquet as pq
-from naive_features import NaiveFeatures
 
 from flink_jobs import history, history_files
 from flink_jobs.backfill_job import run_backfill
@@ -13,6 +12,7 @@ from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.history_files import file_pieces
 from udfs.entity_state import ShardState
 from udfs.key_places import key_partitions, key_shards
+from udfs.naive_features import NaiveFeatures
 from udfs.plan import FeaturePlan
 
 

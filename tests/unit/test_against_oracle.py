@@ -6,11 +6,11 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from naive_features import NaiveFeatures
 from properties import examples
 from shard_driver import HOUR_MS, Purchase, Shard, pipeline_of
 
 from udfs.entity_state import LATE
+from udfs.naive_features import NaiveFeatures
 from udfs.pipeline import (
     Count,
     Distinct,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import beam_run, peers, plot, ratios, results
+from tests.benchmarks import beam_run, peers, plot, ratios, results, sql
 from tests.benchmarks.child_process import child, end_of
 from tests.benchmarks.cpu_time import cpu_s
 from tests.benchmarks.outcomes import (
@@ -99,8 +99,31 @@ def test_two_runs_of_our_own_count_by_their_mean():
 def test_the_contest_gives_every_ratio_that_the_bench_has_a_target_for():
     quick = {f"ratio_{contestant.name}" for contestant in ratios.contestants(ratios.QUICK, ratios.NAMES)}
     wanted = {target.key for target in results.TARGETS if target.key.startswith("ratio_")} - {"ratio_1m_entities"}
-    assert wanted <= quick
+    by_sql = {f"ratio_{name}" for name in sql.AGAINST}
+    assert wanted <= quick | by_sql
     assert set(plot.RATIOS) <= quick
+
+
+def test_sql_is_compared_with_the_loop_that_does_the_same_work(tmp_path):
+    names = [contestant.name for contestant in sql.contestants(1_000, 100, tmp_path)]
+    for name, loop in sql.AGAINST.items():
+        assert names.index(loop) < names.index(name), "what is compared with has run before"
+    speeds = dict(zip(names, (100.0, 170.0, 120.0, 50.0, 25.0), strict=True))
+    found = sql.as_results({name: outcome({}, speed) for name, speed in speeds.items()})
+    assert [found[f"ratio_{name}"] for name in sql.AGAINST] == [1.7, 1.2, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("scores", "why"),
+    [({"a": 0.5, "b": 0.25}, None), ({"a": 0.5, "b": 0.2501}, "disagrees"), ({"a": 0.5, "c": 0.1, "d": 0.1}, "only 1")],
+)
+def test_sql_has_no_ratio_if_its_scores_are_others(scores, why):
+    reference, found = outcome({"a": 0.5, "b": 0.25, "e": 0.1}, 1.0), outcome(scores, 1.0)
+    if why is None:
+        sql.check(found, reference)
+        return
+    with pytest.raises(ContestantError, match=why):
+        sql.check(found, reference)
 
 
 def test_millrace_runs_first_whatever_is_chosen():

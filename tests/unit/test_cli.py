@@ -15,7 +15,8 @@ from flink_jobs.start_position import choose_start, parse_start
 
 COMMANDS = (
     ["up"], ["down"], ["demo"], ["topics", "create"], ["produce"],
-    ["run"], ["watch"], ["describe"], ["backfill"], ["train"], ["tune"], ["doctor"],
+    ["run"], ["sql"], ["watch"], ["describe"], ["backfill"], ["verify"], ["explain"], ["parity"],
+    ["train"], ["tune"], ["doctor"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from naive_features import NaiveFeatures
 from shard_driver import HOUR_MS, Shard, pipeline_of, purchase
 
 from udfs.entity_state import LATE, TRUNCATED, ShardState
 from udfs.errors import StateCorruptError, StateVersionError
+from udfs.naive_features import NaiveFeatures
 from udfs.pipeline import (
     Count,
     Custom,

@@ -4,12 +4,12 @@ import msgspec
 import numpy as np
 import online_retail
 import pytest
-from naive_features import NaiveFeatures
 from online_retail import RETAIL, every_nth_customer, lines_of, orders_again, retail_lines, retail_records
 from wire_records import Shard, headers_of, value_of
 
 from flink_jobs.training import compute_features, train_pipeline
 from models.onnx_model import OnnxModel
+from udfs.naive_features import NaiveFeatures
 
 pytestmark = pytest.mark.skipif(not online_retail.is_there(), reason="../shared/data/online_retail is not there")
 

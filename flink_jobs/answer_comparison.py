@@ -1,0 +1,332 @@
+"""Answers that were served against what comes out now, stretch by stretch of the events' topic."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow
+import pyarrow.parquet
+
+from flink_jobs.receipt_models import ReceiptModels
+from flink_jobs.served_answers import BUCKET_OFFSETS, DEAD_LETTER, PREDICTION, Bucket, ServedAnswers, identity
+from models.onnx_model import OnnxModel
+from udfs.entity_state import LATE, TRUNCATED
+from udfs.pipeline import Pipeline
+from udfs.scoring import predict_each
+
+pa: Any = pyarrow
+pq: Any = pyarrow.parquet
+Place = tuple[int, int]
+READ_ROWS = 65_536
+
+DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated", "no_event"
+OLDER_THAN_TOPIC = "its windows reach back before the first record that the topic still has"
+ANSWER_DELETED = "its answer may be deleted: the topic of answers no longer has its beginning"
+EVENT_DELETED = "its event is no longer in the topic"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which events are judged.
+
+    Attributes:
+        begins: First offset of each partition: where the job began.
+        ends: Offset after the last one whose answer must be there.
+        full_from_ms: Event time from which windows are full, of partitions whose beginning the job had and we have not.
+        since_ms: Only events from this time on.
+        until_ms: Only events before this time.
+    """
+
+    begins: Mapping[int, int]
+    ends: Mapping[int, int]
+    full_from_ms: Mapping[int, int]
+    since_ms: int
+    until_ms: int
+
+
+@dataclass
+class Recomputed:
+    """What comes out now for a stretch of events, in order of offsets.
+
+    Attributes:
+        offsets: (n,) int64 of events.
+        times_ms: (n,) int64.
+        flags: (n,) uint8.
+        identities: (n,) int64.
+        features: (n, features) float64.
+        letters: Reasons of records that are no events, by offset.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    times_ms: npt.NDArray[np.int64]
+    flags: npt.NDArray[np.uint8]
+    identities: npt.NDArray[np.int64]
+    features: npt.NDArray[np.float64]
+    letters: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it must be.
+
+    Attributes:
+        kind: DIFFERENT, MISSING, DUPLICATED or NO_EVENT.
+        place: Partition and offset of the event.
+        what: Which parts differ, in words.
+        served: The answers' places, as in `ServedAnswers.place`.
+        now: What comes out now: `prediction`, `flags`, `features` by name, or `dead_letter`.
+    """
+
+    kind: str
+    place: Place
+    what: str
+    served: tuple[Any, ...]
+    now: dict[str, Any]
+
+
+@dataclass
+class Findings:
+    """What a comparison found.
+
+    Attributes:
+        equal: Answers that are what comes out now, dead letters included.
+        dead_letters: How many of them are dead letters.
+        counts: Of DIFFERENT, MISSING, DUPLICATED and NO_EVENT.
+        unverifiable: How many cannot be verified, by why.
+        waiting: Events without an answer that the job has not come to.
+        first: The first findings of each kind.
+    """
+
+    equal: int = 0
+    dead_letters: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    unverifiable: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+    first: list[Finding] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.counts.total()
+
+
+def recomputed_stretches(
+    pipeline: Pipeline, rows: Path, letters: Path | None, wanted: list[Bucket]
+) -> Iterator[tuple[Bucket, Recomputed]]:
+    """The training set that a backfill of the topic made, stretch by stretch; those of `wanted` even if empty.
+
+    Args:
+        pipeline: Whose features.
+        rows: The training set: partition by partition, by offset.
+        letters: Records that were no events, in the same order.
+        wanted: In order.
+    """
+    row_source, letter_source = _rows(pipeline, rows), _letters(letters)
+    row, letter = next(row_source, None), next(letter_source, None)
+    waiting = list(reversed(wanted))
+    while row or letter or waiting:
+        heads = [each[0] for each in (row, letter) if each] + waiting[-1:]
+        bucket = min(heads)
+        parts: list[Recomputed] = []
+        found_letters: dict[int, str] = {}
+        while row and row[0] == bucket:
+            parts.append(row[1])
+            row = next(row_source, None)
+        while letter and letter[0] == bucket:
+            found_letters[letter[1]] = letter[2]
+            letter = next(letter_source, None)
+        if waiting and waiting[-1] == bucket:
+            waiting.pop()
+        yield bucket, _joined(parts, len(pipeline.feature_names), found_letters)
+
+
+def _rows(pipeline: Pipeline, path: Path) -> Iterator[tuple[Bucket, Recomputed]]:
+    names = pipeline.feature_names
+    about = ["_partition", "_offset", "_event_id", "_entity", "_event_time", "_late", "_truncated"]
+    with pq.ParquetFile(path) as file:
+        if "_partition" not in file.schema_arrow.names:  # nothing was read
+            return
+        for batch in file.iter_batches(READ_ROWS, columns=[*about, *names]):
+            partitions, offsets = batch.column("_partition").to_numpy(), batch.column("_offset").to_numpy()
+            numbers = offsets // BUCKET_OFFSETS
+            cuts = np.flatnonzero((np.diff(partitions) != 0) | (np.diff(numbers) != 0)) + 1
+            marks = batch.column("_late").to_numpy(zero_copy_only=False) * np.uint8(LATE)
+            marks = marks + batch.column("_truncated").to_numpy(zero_copy_only=False) * np.uint8(TRUNCATED)
+            who = zip(batch.column("_event_id").to_pylist(), batch.column("_entity").to_pylist(), strict=True)
+            identities = np.array([identity(*each) for each in who], np.int64)
+            times = batch.column("_event_time").cast(pa.int64()).to_numpy()
+            features = np.array([batch.column(name).to_numpy() for name in names]).T
+            for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(offsets)], strict=True):
+                part = slice(begin, end)
+                if begin < end:
+                    yield (int(partitions[begin]), int(numbers[begin])), Recomputed(
+                        offsets[part], times[part], marks[part].astype(np.uint8), identities[part], features[part]
+                    )
+
+
+def _letters(path: Path | None) -> Iterator[tuple[Bucket, int, str]]:
+    if path is None:
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            letter = json.loads(line)
+            offset = letter["offset"]
+            yield (letter["partition"], offset // BUCKET_OFFSETS), offset, letter["reason"]
+
+
+def _joined(parts: list[Recomputed], width: int, letters: dict[int, str]) -> Recomputed:
+    if not parts:
+        nothing = np.empty(0, np.int64)
+        return Recomputed(nothing, nothing, np.empty(0, np.uint8), nothing, np.empty((0, width)), letters)
+    names = ("offsets", "times_ms", "flags", "identities", "features")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Recomputed(**arrays, letters=letters)
+
+
+class AnswerComparison:
+    """Compares stretch by stretch.
+
+    Args:
+        pipeline: Whose answers.
+        answers: What was served.
+        models: By receipt.
+        own_model: The pipeline's own; None if it cannot be opened.
+        judged: Which events.
+        most: Findings kept of each kind.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        answers: ServedAnswers,
+        models: ReceiptModels,
+        own_model: OnnxModel | None,
+        judged: Judged,
+        most: int,
+    ) -> None:
+        self._pipeline, self._answers, self._models = pipeline, answers, models
+        self._own_model, self._judged, self._most = own_model, judged, most
+        self.findings = Findings()
+
+    def compare(self, bucket: Bucket, now: Recomputed) -> None:
+        """Compare the answers to a stretch with what comes out now."""
+        partition, served = bucket[0], self._answers.bucket(bucket)
+        begin = self._judged.begins.get(partition, 0)
+        letters = np.array(sorted(now.letters), np.int64)
+        self._unanswered(partition, now.offsets[~np.isin(now.offsets, served["offset"])], now)
+        self._unanswered(partition, letters[~np.isin(letters, served["offset"])], now)
+        firsts = np.ones(len(served), np.bool_)
+        firsts[1:] = served["offset"][1:] != served["offset"][:-1]
+        known = np.isin(served["offset"], now.offsets) | np.isin(served["offset"], letters)
+        for again in served[known & ~firsts]:
+            self._find(DUPLICATED, partition, int(again["offset"]), "answered more than once", now)
+        self._predictions(partition, served[known & (served["kind"] == PREDICTION)], now)
+        for letter in served[known & (served["kind"] == DEAD_LETTER)]:
+            self._dead_letter(partition, letter, now)
+        for row in served[~known & (served["kind"] == PREDICTION)]:
+            if self._judged.since_ms <= row["time_ms"] < self._judged.until_ms:
+                if row["offset"] >= begin:
+                    self._find(NO_EVENT, partition, int(row["offset"]), "an answer to a record that is no event", now)
+                else:
+                    self.findings.unverifiable[EVENT_DELETED] += 1
+
+    def _unanswered(self, partition: int, offsets: npt.NDArray[np.int64], now: Recomputed) -> None:
+        end, kept_from = self._judged.ends.get(partition, 0), self._answers.kept_from.get(partition, -1)
+        self.findings.waiting += int((offsets >= end).sum())
+        due = offsets[offsets < end]
+        deleted = due <= kept_from
+        if self._answers.beginning_deleted and kept_from < 0:
+            deleted[:] = True
+        if deleted.any():
+            self.findings.unverifiable[ANSWER_DELETED] += int(deleted.sum())
+        for offset in due[~deleted].tolist():
+            self._find(MISSING, partition, offset, "neither a prediction nor a dead letter", now)
+
+    def _predictions(self, partition: int, served: npt.NDArray[Any], now: Recomputed) -> None:
+        for offset in served["offset"][np.isin(served["offset"], list(now.letters))].tolist():
+            self._find(DIFFERENT, partition, offset, "a prediction, where a dead letter comes out now", now)
+        served = served[np.isin(served["offset"], now.offsets)]
+        for number in np.unique(served["named"]).tolist():
+            rows, named = served[served["named"] == number], self._answers.models[number]
+            model = self._models.model(named)
+            if isinstance(model, str):
+                self.findings.unverifiable[model] += len(rows)
+                continue
+            self._scored(partition, rows, model, now)
+
+    def _scored(self, partition: int, served: npt.NDArray[Any], model: OnnxModel, now: Recomputed) -> None:
+        places = np.searchsorted(now.offsets, served["offset"])
+        features = now.features[places]
+        scores, failed = predict_each(model, features)
+        equal = {
+            self._pipeline.prediction: served["score"] == scores,
+            "flags": served["flags"] == now.flags[places],
+            "event time": served["time_ms"] == now.times_ms[places],
+            "event id or entity": served["identity"] == now.identities[places],
+        }
+        if "features" in (served.dtype.names or ()):
+            told = np.where(np.isfinite(features), features, np.nan)  # as JSON has it
+            same = (served["features"] == told) | (np.isnan(served["features"]) & np.isnan(told))
+            equal |= dict(zip(self._pipeline.feature_names, same.T, strict=True))
+        good = np.logical_and.reduce(list(equal.values()))
+        good[list(failed)] = False
+        self.findings.equal += int(good.sum())
+        for row in np.flatnonzero(~good).tolist():
+            offset, time_ms = int(served["offset"][row]), int(now.times_ms[places[row]])
+            if time_ms < self._judged.full_from_ms.get(partition, time_ms):
+                self.findings.unverifiable[OLDER_THAN_TOPIC] += 1
+                continue
+            what = ", ".join(name for name, same in equal.items() if not same[row])
+            if row in failed:
+                what = f"a prediction, where the model fails now: {failed[row].detail}"
+            self._find(DIFFERENT, partition, offset, what, now, float(scores[row]))
+
+    def _dead_letter(self, partition: int, letter: Any, now: Recomputed) -> None:
+        offset, reason = int(letter["offset"]), self._answers.reasons[letter["named"]]
+        if offset in now.letters:
+            same = now.letters[offset] == reason
+        else:
+            same = reason == "model_failed" and self._some_model_fails(now, offset)
+        if same:
+            self.findings.equal += 1
+            self.findings.dead_letters += 1
+            return
+        self._find(DIFFERENT, partition, offset, f"a dead letter ({reason})", now)
+
+    def _some_model_fails(self, now: Recomputed, offset: int) -> bool:
+        """Dead letters do not name the model: any that is known to have been in use may have failed."""
+        place = int(np.searchsorted(now.offsets, offset))
+        named = [self._models.model(each) for each in self._answers.models]
+        models = [each for each in (self._own_model, *named) if isinstance(each, OnnxModel)]
+        return any(predict_each(model, now.features[place : place + 1])[1] for model in models)
+
+    def _find(
+        self, kind: str, partition: int, offset: int, what: str, now: Recomputed, score: float | None = None
+    ) -> None:
+        findings = self.findings
+        findings.counts[kind] += 1
+        if findings.counts[kind] > self._most:
+            return
+        served = self._answers.bucket((partition, offset // BUCKET_OFFSETS))
+        places = tuple(self._answers.place(row) for row in served[served["offset"] == offset])
+        findings.first.append(Finding(kind, (partition, offset), what, places, self._now(now, offset, score)))
+
+    def _now(self, now: Recomputed, offset: int, score: float | None) -> dict[str, Any]:
+        if offset in now.letters:
+            return {"dead_letter": now.letters[offset]}
+        place = int(np.searchsorted(now.offsets, offset))
+        if place == len(now.offsets) or now.offsets[place] != offset:
+            return {}
+        row = now.features[place]
+        if score is None and self._own_model is not None:
+            scores, failed = predict_each(self._own_model, row[None, :])
+            score = None if failed else float(scores[0])
+        marks = int(now.flags[place])
+        flags = [name for name, mark in (("late", LATE), ("truncated", TRUNCATED)) if marks & mark]
+        features = dict(zip(self._pipeline.feature_names, row.tolist(), strict=True))
+        return {self._pipeline.prediction: score, "flags": flags, "features": features}

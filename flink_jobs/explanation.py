@@ -1,0 +1,302 @@
+"""Why an event got its score: the events of its entity that its features were made of, and the score once more.
+
+The events of the entity's shard go through the engine, as they did in the job; the oracle says which of them each
+feature used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Message
+
+from flink_jobs.committed_reader import receipt
+from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
+from flink_jobs.job_beginning import JobBeginning, said_beginning
+from flink_jobs.kafka_admin import offsets_for_time, topic_starts
+from flink_jobs.receipt_models import ReceiptModel, ReceiptModels
+from flink_jobs.settings import Settings
+from flink_jobs.topic_scan import scan
+from flink_jobs.verify_command import value_of
+from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
+from udfs.aggregates import Aggregate, Ratio
+from udfs.entity_state import ShardState
+from udfs.key_places import key_shards
+from udfs.naive_features import Arrived, NaiveFeatures
+from udfs.pipeline import Pipeline
+from udfs.plan import FeaturePlan
+from udfs.scoring import FLAG_NAMES, predict_each
+from udfs.wire_formats import EventDecoder, Refused
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class UsedEvent:
+    """An event that a feature was made of.
+
+    Attributes:
+        place: Partition and offset.
+        time_ms: Its event time.
+        fields: Its fields.
+        features: Names of the features that used it.
+    """
+
+    place: Place
+    time_ms: int
+    fields: dict[str, Any]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What comes out for an event now.
+
+    Attributes:
+        features: By name.
+        flags: As a receipt has them.
+        events: Those that the features were made of, in order of arrival; the event itself is the last.
+        read_from: First offset that was read.
+        read: Records read.
+    """
+
+    features: dict[str, float]
+    flags: str
+    events: list[UsedEvent]
+    read_from: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One event explained.
+
+    Attributes:
+        found: The event and its answer.
+        refused: Why the record is no event, if it is none.
+        computed: What comes out now; None for a record that is no event.
+        score: The score now; None if there is none.
+        model_problem: Why the receipt's model cannot score it, if so.
+        differences: What differs from what was served, in words; () if nothing does or nothing was served.
+        beginning: Where the job is taken to have begun; None if that did not matter.
+    """
+
+    found: Found
+    refused: Refused | None
+    computed: Computed | None
+    score: float | None
+    model_problem: str | None
+    differences: tuple[str, ...]
+    beginning: JobBeginning | None
+
+    @property
+    def receipt(self) -> dict[str, str]:
+        """The answer's receipt; {} if there is no answer."""
+        return {} if self.found.answer is None else receipt(self.found.answer)
+
+
+def explain(
+    pipeline: Pipeline, settings: Settings, reference: str, job_began: str | None, looked: Looked
+) -> Explanation:
+    """Explain one event.
+
+    The shard's events from one retention before the event on are enough, unless clocks were wild: if what comes out
+    differs from what was served, everything since the job began is read.
+
+    Args:
+        pipeline: Whose.
+        settings: Where Kafka is, and the number of shards of the job.
+        reference: See `find_event`.
+        job_began: What `--job-began` says; None asks the receipts, if need be.
+        looked: See `Looked`.
+
+    Raises:
+        CommandError: There is no such event.
+    """
+    found = find_event(pipeline, settings, reference, looked)
+    event = EventDecoder(pipeline).decode(_bytes(found.record.key()), _bytes(found.record.value()))
+    if isinstance(event, Refused):
+        told = {} if found.answer is None else receipt(found.answer)
+        differs = () if told.get("reason") in (None, event.reason) else (f"served: {told['reason']}",)
+        if found.answer is not None and "reason" not in told:
+            differs = ("a prediction was served",)
+        return Explanation(found, event, None, None, None, differs, None)
+    events = pipeline.events
+    time_ms = int(events.times_ms([getattr(event, events.time)])[0])
+    place = settings.bootstrap, events.topic, settings.kafka_properties
+    kept = topic_starts(*place)
+    said = None if job_began is None else said_beginning(*place, job_began, kept)
+    first = (said.offsets if said else kept)[found.place[0]]
+    near_ms = min(time_ms, found.record.timestamp()[1]) - pipeline.retention_ms - CLOCKS_APART_MS
+    near = first
+    if near_ms > 0:
+        near = offsets_for_time(place[0], place[1], near_ms, place[2])[found.place[0]]
+    explained = _explained(pipeline, settings, found, max(first, min(near, found.place[1])), said, looked)
+    if not explained.differences or (said is not None and near <= first):
+        return explained
+    if said is None:
+        request = VerifyRequest(pipeline, settings)
+        with own_folder(settings) as folder:
+            answers = read_answers(request, folder, lambda text, share: looked(text, int(share * 1_000), 1_000))
+            said = beginning_of(request, answers)
+    return _explained(pipeline, settings, found, said.offsets[found.place[0]], said, looked)
+
+
+def _explained(
+    pipeline: Pipeline, settings: Settings, found: Found, begin: int, said: JobBeginning | None, looked: Looked
+) -> Explanation:
+    computed = compute(pipeline, settings, found, begin, looked)
+    told = {} if found.answer is None else receipt(found.answer)
+    named = ReceiptModel.of(told)
+    if "reason" in told or found.answer is None:  # it does not say by which model
+        named = _own(pipeline)
+    model = ReceiptModels(pipeline).model(named)
+    if isinstance(model, str):
+        differences = _feature_differences(pipeline, found, computed)
+        return Explanation(found, None, computed, None, model, differences, said)
+    row = np.array([list(computed.features.values())])
+    scores, failed = predict_each(model, row)
+    score = None if failed else float(scores[0])
+    differences = () if found.answer is None else _differences(pipeline, found, computed, score, told)
+    problem = failed[0].detail if failed else None
+    return Explanation(found, None, computed, score, problem, differences, said)
+
+
+def _own(pipeline: Pipeline) -> ReceiptModel:
+    """What a receipt of the pipeline's own model would say."""
+    from flink_jobs.preflight import check_model
+
+    manifest = check_model(pipeline).manifest
+    return ReceiptModel(
+        pipeline.events.topic, manifest.name, str(manifest.version), manifest.sha256, manifest.feature_set_hash
+    )
+
+
+def compute(pipeline: Pipeline, settings: Settings, found: Found, begin: int, looked: Looked) -> Computed:
+    """The features of an event, from the events of its shard in its partition, and what they were made of.
+
+    Args:
+        pipeline: Whose features.
+        settings: Where Kafka is, and the number of shards.
+        found: The event.
+        begin: First offset to read.
+        looked: See `Looked`.
+    """
+    shard = _Shard(pipeline, settings.shards, found)
+    partition, offset = found.place
+    spans = {partition: (begin, offset + 1)}
+    read = 0
+    for messages in scan(settings.bootstrap, settings.kafka_properties, pipeline.events.topic, spans):
+        shard.take(messages)
+        read += len(messages)
+        looked(f"reading {pipeline.events.topic}/{partition}", read, offset + 1 - begin)
+    features, flags = shard.latest
+    names = pipeline.feature_names
+    return Computed(dict(zip(names, features, strict=True)), FLAG_NAMES[flags], shard.used(), begin, read)
+
+
+class _Shard:
+    """The events of one shard, through the engine; those of one entity through the oracle too."""
+
+    def __init__(self, pipeline: Pipeline, shards: int, found: Found) -> None:
+        self._pipeline, self._shards, self._partition = pipeline, shards, found.place[0]
+        self._plan, self._decode = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode
+        self._state, self._oracle = ShardState(self._plan, log_changes=False), NaiveFeatures(pipeline)
+        self._key = _bytes(found.record.key()) or b""
+        self._shard = self._shard_of(self._key)
+        self._known: dict[bytes, bool] = {}
+        self._places: dict[int, Place] = {}
+        self._entity: Any = None
+        self.latest: tuple[list[float], int] = [], 0
+
+    def take(self, messages: list[Message]) -> None:
+        """Take in the records that are of the shard."""
+        events, record_times_ms = [], []
+        for message in messages:
+            key: Any = message.key()
+            if key is None or not self._is_mine(key):
+                continue
+            event = self._decode(key, _bytes(message.value()))
+            if isinstance(event, Refused):
+                continue
+            events.append(event)
+            record_times_ms.append(message.timestamp()[1])
+            if key == self._key:
+                self._entity = getattr(event, self._pipeline.events.entity)
+                self._places[id(event)] = self._partition, int(message.offset() or 0)
+                self._oracle.advance(event, record_times_ms[-1], self._partition, wanted=False)
+            else:
+                self._oracle.pass_by(self._oracle.time_ms(event), record_times_ms[-1], self._partition)
+        if not events:
+            return
+        names = [str(getattr(event, self._pipeline.events.entity)) for event in events]
+        times_ms, columns, masks, direct = self._plan.columnise(events)
+        partitions = np.full(len(events), self._partition, np.int32)
+        advanced = self._state.advance(
+            names, times_ms, np.array(record_times_ms, np.int64), partitions, columns, masks, direct
+        )
+        self.latest = advanced.features[-1].tolist(), int(advanced.flags[-1])
+
+    def used(self) -> list[UsedEvent]:
+        """The events that the features of the last event were made of."""
+        by_event: dict[int, tuple[Arrived, list[str]]] = {}
+        latest = self._oracle.arrived[self._entity][-1]
+        by_event[id(latest.event)] = latest, []
+        for feature in self._pipeline.features:
+            parts = (feature.numerator, feature.denominator) if isinstance(feature, Ratio) else (feature,)
+            names = feature.names(self._pipeline.fields)
+            for part in parts:
+                inside = self._oracle.window(part, self._entity) if isinstance(part, Aggregate) else [latest]
+                for row in inside:
+                    known = by_event.setdefault(id(row.event), (row, []))[1]
+                    known.extend(name for name in names if name not in known)
+        fields = [one.name for one in self._pipeline.events.schema]
+        used = [
+            UsedEvent(
+                self._places[number], row.time_ms, {name: getattr(row.event, name) for name in fields}, tuple(names)
+            )
+            for number, (row, names) in by_event.items()
+        ]
+        return sorted(used, key=lambda each: each.place)
+
+    def _is_mine(self, key: bytes) -> bool:
+        if key not in self._known:
+            self._known[key] = self._shard_of(key) == self._shard
+        return self._known[key]
+
+    def _shard_of(self, key: bytes) -> int:
+        return int(key_shards([key.decode("utf-8", "surrogateescape")], self._shards)[0])
+
+
+def _bytes(content: Any) -> bytes | None:
+    return None if content is None else bytes(content)
+
+
+def _differences(
+    pipeline: Pipeline, found: Found, computed: Computed, score: float | None, told: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What of the answer is not what comes out now."""
+    assert found.answer is not None
+    if "reason" in told:
+        same = told["reason"] == "model_failed" and score is None
+        return () if same else (f"a dead letter ({told['reason']}) was served, a prediction comes out now",)
+    served = value_of(found.answer)
+    served_score = served.get(pipeline.prediction) if isinstance(served, dict) else None
+    differences = []
+    if served_score != score:
+        differences.append(f"{pipeline.prediction} was {served_score!r}, is {score!r}")
+    if told.get("flags", "") != computed.flags:
+        differences.append(f"flags were {told.get('flags', '')!r}, are {computed.flags!r}")
+    return (*differences, *_feature_differences(pipeline, found, computed))
+
+
+def _feature_differences(pipeline: Pipeline, found: Found, computed: Computed) -> tuple[str, ...]:
+    served = value_of(found.answer) if found.answer is not None else None
+    told = served.get("features") if isinstance(served, dict) and pipeline.include_features else None
+    if not isinstance(told, dict):
+        return ()
+    now = {name: value if np.isfinite(value) else None for name, value in computed.features.items()}
+    return tuple(
+        f"{name} was {told.get(name)!r}, is {value!r}" for name, value in now.items() if told.get(name) != value
+    )

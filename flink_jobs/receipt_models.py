@@ -1,0 +1,78 @@
+"""The models that receipts name, found again and checked; a receipt that cannot be checked says why."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from flink_jobs.pipelines import model_folder
+from models.json_document import ModelRefusedError
+from models.manifest import ModelMismatchError
+from models.onnx_model import OnnxModel
+from udfs.pipeline import Pipeline
+
+
+class ReceiptModel(NamedTuple):
+    """What a receipt says of the model and the features."""
+
+    topic: str
+    model: str
+    version: str
+    sha256: str
+    feature_set: str
+
+    @classmethod
+    def of(cls, receipt: Mapping[str, str]) -> "ReceiptModel":
+        """What these headers say, without their prefix."""
+        names = ("topic", "model", "model-version", "model-sha256", "feature-set")
+        return cls(*(receipt.get(name, "") for name in names))
+
+
+class ReceiptModels:
+    """Opens each model once.
+
+    Args:
+        pipeline: Whose folder of models is looked in, and whose features they get.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._root = pipeline, model_folder(pipeline).parent.parent
+        self._opened: dict[ReceiptModel, OnnxModel | str] = {}
+
+    def model(self, named: ReceiptModel) -> OnnxModel | str:
+        """The model, or in one line why predictions with this receipt cannot be verified."""
+        if named not in self._opened:
+            self._opened[named] = self._open(named)
+        return self._opened[named]
+
+    def _open(self, named: ReceiptModel) -> OnnxModel | str:
+        pipeline, label = self._pipeline, f"{named.model}/{named.version}"
+        if named.topic != pipeline.events.topic:
+            return f"of topic {named.topic or '?'}, the pipeline reads {pipeline.events.topic}"
+        # names of receipts become a path: only what a folder of ours can be called
+        plain = named.model.replace("-", "").replace("_", "").replace(".", "").isalnum() and named.version.isdecimal()
+        folder = self._root / named.model / named.version
+        if not plain or not folder.is_dir():
+            return f"model {label} is not in {self._root}"
+        return self._checked(named, folder)
+
+    def _checked(self, named: ReceiptModel, folder: Path) -> OnnxModel | str:
+        label = f"{named.model}/{named.version}"
+        try:
+            model = OnnxModel.load(
+                folder,
+                feature_names=self._pipeline.feature_names,
+                feature_set_hash=self._pipeline.feature_set_hash,
+                name=named.model,
+                version=int(named.version),
+            )
+        except ModelMismatchError:
+            return (
+                f"model {label} takes a feature set ({named.feature_set:.12}) that the pipeline does not have any more"
+            )
+        except ModelRefusedError as error:
+            return f"model {label} cannot be opened: {error}"
+        if model.manifest.sha256 != named.sha256:
+            return f"model {label} is another one now: sha256 {model.manifest.sha256:.12}, not {named.sha256:.12}"
+        if model.manifest.feature_set_hash != named.feature_set:
+            return f"feature set {named.feature_set:.12} is not the one of model {label}"
+        return model

@@ -1,0 +1,226 @@
+"""What was answered: all committed predictions and dead letters of a pipeline.
+
+They are kept on disk by the place of their event, and so can be compared stretch by stretch in little memory.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Message
+
+from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.topic_scan import Span, scan
+from udfs.pipeline import Pipeline
+from udfs.scoring import FLAG_NAMES
+from udfs.wire_formats import HEADER
+
+BUCKET_OFFSETS = 131_072
+FLUSH_ROWS = 20_000
+FIRST_ANSWERS = 1_000  # of a topic whose beginning is deleted: about what answers of one moment are spread over
+PREDICTION, DEAD_LETTER = 0, 1
+NO_TIME = -1
+Bucket = tuple[int, int]
+"""Partition of the events topic, and offset // BUCKET_OFFSETS."""
+
+
+def identity(event_id: object, entity: object) -> int:
+    """A number for an event's id and entity, the same within this process."""
+    return hash((str(event_id), str(entity)))
+
+
+class PlaceOfAnswer(NamedTuple):
+    """Where an answer lies itself."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class ServedAnswers:
+    """The answers of a pipeline.
+
+    Args:
+        pipeline: Whose.
+        folder: An empty folder to spill to.
+
+    Attributes:
+        models: What receipts say, by the number in column `named`.
+        reasons: Of dead letters, by the number in column `named`.
+        foreign: Records of others in the same topics.
+        first: Lowest offset answered of each partition of the events.
+        ends: Offset after the highest one answered.
+        kept_from: Where the beginning of an answers' topic is deleted: answers to events before these offsets may be
+            deleted with it.
+        beginning_deleted: Whether the beginning of an answers' topic is.
+    """
+
+    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+        self._pipeline, self._folder = pipeline, folder
+        features = [("features", np.float64, (len(pipeline.feature_names),))] if pipeline.include_features else []
+        self.row_type = np.dtype([
+            ("offset", np.int64), ("at_offset", np.int64), ("identity", np.int64), ("time_ms", np.int64),
+            ("score", np.float64), ("named", np.int32), ("at_partition", np.int32), ("kind", np.uint8),
+            ("flags", np.uint8), *features,
+        ])  # fmt: skip
+        self.models: list[ReceiptModel] = []
+        self.reasons: list[str] = []
+        self.foreign = 0
+        self.count: Counter[int] = Counter()
+        self.first: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
+        self.kept_from: dict[int, int] = {}
+        self.beginning_deleted = False
+        self._model_numbers: dict[tuple[bytes, ...], int] = {}
+        self._reason_numbers: dict[bytes, int] = {}
+        self._waiting: dict[Bucket, list[tuple[Any, ...]]] = {}
+        self._waiting_rows = 0
+        self._no_features = [math.nan] * len(pipeline.feature_names)
+        self._decode = msgspec.json.Decoder().decode
+
+    def read(
+        self,
+        bootstrap: str,
+        properties: dict[str, str],
+        spans: dict[str, dict[int, Span]],
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Read all answers of spans of the topics of predictions and of dead letters; may be called again for more.
+
+        Args:
+            bootstrap: Where the brokers are.
+            properties: Client properties.
+            spans: By topic and partition.
+            progress: Told how many records were read.
+        """
+        for topic, partitions in spans.items():
+            kind = PREDICTION if topic == self._pipeline.predictions else DEAD_LETTER
+            cut = {partition for partition, (begin, _) in partitions.items() if begin > 0}
+            seen: Counter[int] = Counter()
+            for messages in scan(bootstrap, properties, topic, partitions):
+                for message in messages:
+                    self._enter(message, kind)
+                    self._note_cut(message, seen, cut)
+                progress(sum(self.count.values()) + self.foreign)
+        self._flush()
+
+    def buckets(self) -> list[Bucket]:
+        """Stretches of the events that have answers, in order."""
+        names = (path.stem.split("-") for path in self._folder.glob("*.answers"))
+        return sorted((int(partition), int(number)) for partition, number in names)
+
+    def bucket(self, bucket: Bucket) -> npt.NDArray[Any]:
+        """(n,) of `row_type`: the answers to a stretch, by offset and then by the place of the answer."""
+        path = self._path(bucket)
+        rows = np.fromfile(path, self.row_type) if path.exists() else np.empty(0, self.row_type)
+        ordered: npt.NDArray[Any] = rows[np.lexsort((rows["at_offset"], rows["kind"], rows["offset"]))]
+        return ordered
+
+    def place(self, row: Any) -> PlaceOfAnswer:
+        """Where an answer lies."""
+        pipeline = self._pipeline
+        topic = pipeline.predictions if row["kind"] == PREDICTION else str(pipeline.dead_letters)
+        return PlaceOfAnswer(topic, int(row["at_partition"]), int(row["at_offset"]))
+
+    def _enter(self, message: Message, kind: int) -> None:
+        headers: Any = message.headers() or ()
+        told = dict(headers)
+        if told.get(_PIPELINE) != self._pipeline.name.encode():
+            self.foreign += 1
+            return
+        try:
+            partition, offset = int(told[_PARTITION]), int(told[_OFFSET])
+        except (KeyError, ValueError, TypeError):
+            self.foreign += 1
+            return
+        self.count[kind] += 1
+        if kind == PREDICTION or told.get(_TOPIC) == self._pipeline.events.topic.encode():
+            self.first[partition] = min(self.first.get(partition, offset), offset)
+            self.ends[partition] = max(self.ends.get(partition, 0), offset + 1)
+        if kind == PREDICTION:
+            who, time_ms, score, features = self._prediction(message, told)
+            named = self._model(told)
+        else:
+            who, time_ms, score, features = 0, NO_TIME, math.nan, self._no_features
+            named = self._reason(told.get(_REASON, b""))
+        flags = _FLAGS.get(told.get(_FLAG_NAMES, b""), 255)
+        row = (offset, message.offset(), who, time_ms, score, named, message.partition(), kind, flags)
+        bucket = partition, offset // BUCKET_OFFSETS
+        self._waiting.setdefault(bucket, []).append((*row, features) if self._pipeline.include_features else row)
+        self._waiting_rows += 1
+        if self._waiting_rows >= FLUSH_ROWS:
+            self._flush()
+
+    def _prediction(self, message: Message, told: dict[str, bytes]) -> tuple[int, int, float, list[float]]:
+        """identity, time_ms, score, features: what cannot be read is a number that nothing equals."""
+        events, who, score, features = self._pipeline.events, 0, math.nan, None
+        try:
+            value = self._decode(message.value() or b"")
+            who = identity(value[events.id], value[events.entity])
+            score, features = float(value[self._pipeline.prediction]), value.get("features")
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError):
+            pass
+        try:
+            time_ms = int(told[_EVENT_TIME])
+        except (KeyError, ValueError, TypeError):
+            time_ms = NO_TIME
+        return who, time_ms, score, self._row_of(features)
+
+    def _row_of(self, features: Any) -> list[float]:
+        names = self._pipeline.feature_names
+        if not isinstance(features, dict) or tuple(features) != names:
+            return [math.inf] * len(names)  # JSON has no infinity: nothing equals it
+        return [math.nan if each is None else each for each in features.values()]
+
+    def _model(self, told: dict[str, bytes]) -> int:
+        key = tuple(told.get(name, b"") or b"" for name in _NAMED)
+        if key not in self._model_numbers:
+            self._model_numbers[key] = len(self.models)
+            texts = {name.removeprefix(HEADER): (told.get(name) or b"").decode("utf-8", "replace") for name in _NAMED}
+            self.models.append(ReceiptModel.of(texts))
+        return self._model_numbers[key]
+
+    def _reason(self, reason: bytes) -> int:
+        if reason not in self._reason_numbers:
+            self._reason_numbers[reason] = len(self.reasons)
+            self.reasons.append(reason.decode("utf-8", "replace"))
+        return self._reason_numbers[reason]
+
+    def _note_cut(self, message: Message, seen: Counter[int], cut: set[int]) -> None:
+        """Learn from the first answers kept, where some are deleted, up to which event answers may be missing."""
+        at: Any = message.partition()
+        if at not in cut or seen[at] >= FIRST_ANSWERS:
+            return
+        self.beginning_deleted = True
+        seen[at] += 1
+        headers: Any = message.headers() or ()
+        told = dict(headers)
+        if told.get(_PIPELINE) == self._pipeline.name.encode():
+            partition, offset = int(told[_PARTITION]), int(told[_OFFSET])
+            self.kept_from[partition] = max(self.kept_from.get(partition, 0), offset)
+
+    def _flush(self) -> None:
+        for bucket, rows in self._waiting.items():
+            with self._path(bucket).open("ab") as file:
+                np.array(rows, self.row_type).tofile(file)
+        self._waiting, self._waiting_rows = {}, 0
+
+    def _path(self, bucket: Bucket) -> Path:
+        return self._folder / f"{bucket[0]:06d}-{bucket[1]:012d}.answers"
+
+
+def spans_of(starts: dict[int, int], ends: dict[int, int]) -> dict[int, Span]:
+    """The spans from starts to ends."""
+    return {partition: (begin, ends.get(partition, begin)) for partition, begin in sorted(starts.items())}
+
+
+_PIPELINE, _PARTITION, _OFFSET = f"{HEADER}pipeline", f"{HEADER}partition", f"{HEADER}offset"
+_TOPIC, _REASON, _FLAG_NAMES = f"{HEADER}topic", f"{HEADER}reason", f"{HEADER}flags"
+_EVENT_TIME = f"{HEADER}event-time"
+_NAMED = (_TOPIC, f"{HEADER}model", f"{HEADER}model-version", f"{HEADER}model-sha256", f"{HEADER}feature-set")
+_FLAGS = {name.encode(): number for number, name in enumerate(FLAG_NAMES)}
