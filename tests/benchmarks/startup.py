@@ -148,6 +148,7 @@ def _phases(job: SteeredJob, broker: Broker, output: str, answers: int) -> tuple
     finally:
         reader.close()
     all_s = time.time() - job.started_s
+    job.wait_for("running")  # Flink may say so only after the first prediction
     at = {answer["what"]: answer["at_s"] for answer in job.answers()}
     at |= {"worker": worker_s or scored_s, "scored": scored_s, "visible": visible_s}
     return {phase: round(at[phase] - job.started_s, 2) for phase in PHASES}, round(all_s, 2)
