@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,16 +23,19 @@ from answers import (
     read_events,
     shard_of,
 )
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from jobs import kill_all
-from workloads import make_topics, shoppers
+from workloads import START_MS, make_topics, shoppers
 
-from flink_jobs.bootstrap_command import hand_over_folder
+from flink_jobs.bootstrap_command import Asked, begin_bootstrap, build, hand_over_folder, start_with
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.local.processes import _die_with_parent
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import Settings
+from flink_jobs.topics import offsets_text
 from udfs.entity_state import ShardState
 from udfs.key_places import key_partitions
 from udfs.plan import FeaturePlan
@@ -116,9 +120,10 @@ class Runs:
                 time.sleep(0.01)
 
 
-def one_stream(pipeline, events):
-    """Features by place, as shards compute them that see all events, one by one."""
-    plan, decode, shards, features = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode, {}, {}
+def one_stream(pipeline, events, shards=None):
+    """Features by place, as shards compute them that see all events, one by one, after what they may know already."""
+    plan, decode, features = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode, {}
+    shards = {} if shards is None else shards
     for event in events:
         decoded = decode(event.key, event.value)
         if isinstance(decoded, Refused):
@@ -238,3 +243,51 @@ def test_with_new_features_it_goes_on_where_the_last_run_stopped_and_windows_are
     assert story.second.report["events"] == len(events) - len(story.first.events)
     assert "count_30d" in pipeline.feature_names
     assert_as_one_stream(pipeline, events, new)
+
+
+def at(event_id, time_ms, user="u"):
+    event = {"event_id": event_id, "user_id": user, "page_id": "home", "dwell_time_sec": 1.5, "timestamp": time_ms}
+    return json.dumps(event).encode()
+
+
+def transactions(broker, topic, times_ms, ends):
+    """For each time a transaction with ten events of two users at that time; returns the last one's producer."""
+    for number, (time_ms, end) in enumerate(zip(times_ms, ends, strict=True)):
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": f"{topic}-{number}"})
+        producer.init_transactions()
+        producer.begin_transaction()
+        for event in range(10):
+            user, partition = ("u", 0) if event % 3 else ("v", 2)
+            value = at(f"{number}-{event}", time_ms + event, user)
+            producer.produce(topic, value, user, partition=partition, timestamp=time_ms + event)
+        producer.flush()
+        if end is not None:
+            getattr(producer, f"{end}_transaction")()
+    return producer
+
+
+def test_history_begins_at_a_time_in_the_topic_and_ends_before_what_is_not_committed(broker, tmp_path):
+    runs = Runs(broker, tmp_path, "timed")
+    pipeline, topic = runs.pipeline, runs.pipeline.events.topic
+    times_ms = [START_MS + 60_000 * number for number in range(6)]
+    still_open = transactions(broker, topic, times_ms, ["commit", "commit", "abort", "commit", "commit", None])
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for future in admin.delete_records([TopicPartition(topic, 0, 2), TopicPartition(topic, 2, 2)]).values():
+        future.result(10)
+    since = datetime.fromtimestamp((times_ms[1] + 5) / 1_000, UTC).isoformat()
+    begun = begin_bootstrap(pipeline, runs.settings, Asked((since,), None, None))
+    assert begun.live == topic_ends(broker.bootstrap, topic, isolation="read_committed")
+    still_open.commit_transaction()
+    hand_over = build(pipeline, "timed", runs.settings, begun)
+    events = read_events(broker, pipeline)
+    # to Kafka a marker is a record, too, and the first one here has a later time than the record that is sought
+    history = [e for e in events if begun.begins[e.place[0]] <= e.place[1] < begun.live[e.place[0]]]
+    live = [event for event in events if event.place[1] >= begun.live[event.place[0]]]
+    assert (len(history), len(live), hand_over.facts["events"]) == (30, 10, 30)
+    assert min(event.time_ms for event in history) == times_ms[1]
+    plan, files = FeaturePlan.build(pipeline), runs.hand_over.files(hand_over)
+    shards = {shard: ShardState.restore(plan, file.entries()) for shard, file in enumerate(files)}
+    found, expected = one_stream(pipeline, live, shards), one_stream(pipeline, history + live)
+    for event in live:
+        np.testing.assert_array_equal(found[event.place], expected[event.place])
+    assert start_with(pipeline, runs.settings, hand_over).start_from == offsets_text(begun.live)

@@ -1,5 +1,6 @@
 """The operator reads a shard's state when told to, writes it when told to, and goes on from what it wrote."""
 
+import hashlib
 import struct
 
 import pytest
@@ -7,8 +8,10 @@ from wire_records import PURCHASE, shopper_records
 
 from flink_jobs.operators import ScoreBatches
 from flink_jobs.pipelines import model_folder
+from flink_jobs.state_files import StateFile, StateFileError
 from udfs.output_batch import read_outputs
 from udfs.record_batch import READ, WRITE, pack_records
+from udfs.state_file import packed
 
 
 class Log(dict):
@@ -24,12 +27,12 @@ class Log(dict):
 class Flink:
     """Keeps a log for each key, and runs the operator under the keys of its elements."""
 
-    def __init__(self):
-        self.logs, self.key = {}, None
+    def __init__(self, states=None):
+        self.logs, self.key, self.states = {}, None, states
         self.start()
 
     def start(self):
-        self.operator = ScoreBatches(PURCHASE, model_folder(PURCHASE))
+        self.operator = ScoreBatches(PURCHASE, model_folder(PURCHASE), self.states)
         self.operator.open(self)
 
     def get_map_state(self, _descriptor):
@@ -98,6 +101,32 @@ def test_reading_again_keeps_what_is_in_memory(records):
     flink.command(7, READ)  # every subtask of the source sends one
     after = [without_clock(each.process(7, batch(records[100:200], 100, 7))) for each in (flink, once)]
     assert after[0] == after[1]
+
+
+def test_a_shard_begins_with_its_file_and_never_looks_at_it_again_once_flink_has_it(records, tmp_path):
+    steady = Flink()
+    steady.command(7, READ)
+    steady.process(7, batch(records[:200], 0, 7))
+    content = b"".join(packed(steady.operator._shards[7].entries()))
+    file = StateFile(tmp_path / "007.state", hashlib.sha256(content).hexdigest())
+    file.path.write_bytes(content)
+    begun = Flink({7: file})
+    begun.command(7, READ)
+    assert begun.logs[7], "in Flink's state before any record or barrier"
+    first = begun.process(7, batch(records[200:300], 200, 7))
+    file.path.unlink()
+    begun.start()  # a restart from a checkpoint with nothing but what was read
+    begun.command(7, READ)
+    again = begun.process(7, batch(records[200:300], 200, 7))
+    expected = steady.process(7, batch(records[200:300], 200, 7))
+    assert without_clock(first) == without_clock(again) == without_clock(expected)
+
+
+def test_a_shard_whose_file_is_damaged_does_not_begin_without_it(records, tmp_path):
+    file = StateFile(tmp_path / "007.state", "0" * 64)
+    file.path.write_bytes(b"other bytes")
+    with pytest.raises(StateFileError, match="--fresh --bootstrap-from"):
+        Flink({7: file}).command(7, READ)
 
 
 def test_records_of_a_shard_that_was_not_read_are_an_error(records):
