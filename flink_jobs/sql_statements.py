@@ -6,6 +6,7 @@
 Refused and untimely records leave the decoded view as dead letters.
 """
 
+import sys
 from dataclasses import dataclass
 
 from flink_jobs.settings import Settings
@@ -16,7 +17,7 @@ from udfs.event_texts import TIME_MS as TIME_MS_PLACE
 from udfs.events import Events
 from udfs.pipeline import Pipeline
 from udfs.sql_features import OFFSET, ROWTIME, TIME_MS, SqlFeatures, Window, compile_features
-from udfs.sql_text import interval, quoted, text_literal
+from udfs.sql_text import double_literal, interval, quoted, text_literal
 from udfs.wire_formats import HEADER, printable
 
 _TYPES = {"str": "STRING", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
@@ -302,7 +303,9 @@ def _prediction(pipeline: Pipeline) -> str:
     pairs = [(name, _of_event(name)) for name in _copied(pipeline)]
     pairs += [(pipeline.prediction, quoted(_SCORE)), ("scored_at", _SCORED_AT)]
     if pipeline.include_features:
-        pairs.append(("features", _json_object([(name, quoted(name)) for name in pipeline.feature_names])))
+        finite = f"CASE WHEN ABS({{}}) <= {double_literal(sys.float_info.max)} THEN {{}} END"  # JSON has no infinity
+        values = [(name, finite.format(quoted(name), quoted(name))) for name in pipeline.feature_names]
+        pairs.append(("features", _json_object(values)))
     return _json_object(pairs)
 
 
