@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,10 @@ def is_event(key, value):
 
 
 class Run:
-    """What went in and came out."""
+    """What went in and came out, and when (ms)."""
 
-    def __init__(self, pipeline, events, broken, answers):
-        self.pipeline, self.events, self.answers = pipeline, events, answers
+    def __init__(self, pipeline, events, broken, answers, span_ms):
+        self.pipeline, self.events, self.answers, self.span_ms = pipeline, events, answers, span_ms
         self.expected = expected_of(pipeline, events)
         self.place = {}
         for place, event in self.expected.events.items():
@@ -94,7 +95,7 @@ def run(broker, tmp_path_factory):
     pipeline, folder = purchase("by-sql"), tmp_path_factory.mktemp("by-sql")
     settings = settings_of(broker, folder / "home", idle_ms=120_000, checkpoint_interval_ms=300)
     records, broken = shoppers(EVENTS, rounds=2)
-    records = in_their_time(records)
+    records, started_ms = in_their_time(records), time.time_ns() // 1_000_000
     make_topics(broker, pipeline)
     with LiveReader(broker, pipeline) as reader:
         produce_events(broker.bootstrap, pipeline.events.topic, records[:BEFORE_THE_KILL])
@@ -114,7 +115,7 @@ def run(broker, tmp_path_factory):
             job.stop(drain=True)
         during = reader.answers()
     assert during == read_answers(broker, pipeline)
-    return Run(pipeline, read_events(broker, pipeline), broken, during)
+    return Run(pipeline, read_events(broker, pipeline), broken, during, (started_ms, time.time_ns() // 1_000_000))
 
 
 def test_every_record_has_one_answer_though_the_job_was_killed(run):
@@ -127,6 +128,8 @@ def test_every_record_has_one_answer_though_the_job_was_killed(run):
 def test_dead_letters_and_receipts_are_the_streams(run):
     assert_dead_letters(run.pipeline, run.events, run.answers.dead_letters, run.reasons)
     assert_receipts(run.pipeline, run.events, run.answers.predictions)
+    begin_ms, end_ms = run.span_ms
+    assert all(begin_ms <= answer.body["scored_at"] <= end_ms for answer in run.answers.predictions.values())
     in_order = [place for place, answer in run.answers.predictions.items() if answer.key != OUT_OF_ORDER.encode()]
     assert_entity_order(run.pipeline, {place: run.answers.predictions[place] for place in in_order})
 
