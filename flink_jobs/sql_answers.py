@@ -1,4 +1,4 @@
-"""The answers of a Table job in SQL: predictions with their receipts and dead letters, as the DataStream job has them."""
+"""The answers of a Table job in SQL: predictions with their receipts, dead letters, as the DataStream job has them."""
 
 import sys
 

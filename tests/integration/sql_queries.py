@@ -10,30 +10,30 @@ VISITS = (
     'fields.id.kind' = 'sequence', 'fields.id.start' = '1', 'fields.id.end' = '3')""",
     """CREATE TEMPORARY VIEW visits AS SELECT id, id + 2 AS visits_1h,
     CASE id WHEN 1 THEN 12.5E0 WHEN 3 THEN 60E0 END AS dwell,
-    CASE id WHEN 1 THEN 'purchase/1' WHEN 2 THEN 'purchase/2' END AS model FROM ids""",
+    CASE WHEN id < 3 THEN 'purchase/2' END AS model FROM ids""",
 )
 
 
-def features(values):
-    """The 18 features of the shipped model as SQL: given ones, and 1 for all others."""
-    from flink_jobs.pipelines import load_pipeline
+def features(model, values):
+    """The features of a shipped model as SQL: given ones, and 1 for all others."""
+    from models.opened import open_alone
 
-    names = load_pipeline("purchase").feature_names
-    return {name: values.get(name, "CAST(1 AS DOUBLE)") for name in names}
+    return {name: values.get(name, "CAST(1 AS DOUBLE)") for name in open_alone(model).manifest.features}
 
 
 def queries():
     """By name."""
-    given = features({"dwell_time_sec": "dwell", "count_1h": "visits_1h"})
-    by_position = ", ".join(given.values())
+    values = {"dwell_time_sec": "dwell", "count_1h": "visits_1h"}
+    given = features("purchase/2", values)
+    by_position, of_the_first = ", ".join(given.values()), ", ".join(features("purchase/1", values).values())
     by_name = ", ".join(f"'{name}', {sql}" for name, sql in reversed(given.items()))
     return {
-        "two_models": f"SELECT id, score('purchase/1', {by_position}), score('purchase/2', {by_position}) FROM visits",
+        "two_models": f"SELECT id, score('purchase/1', {of_the_first}), score('purchase/2', {by_position}) FROM visits",
         "by_name": f"SELECT id, score('purchase/2', {by_name}) FROM visits",
         "missing": f"SELECT id, score_missing('purchase/2', {by_position}) FROM visits",
         "newest": f"SELECT id, score('purchase', {by_position}) FROM visits",
         "of_the_row": f"SELECT id, score(model, {by_position}) FROM visits",
-        "set": f"SELECT id, score({by_position}) FROM visits",
+        "set": f"SELECT id, score({of_the_first}) FROM visits",
         "too_few": "SELECT id, score('purchase/2', dwell) FROM visits",
     }
 
