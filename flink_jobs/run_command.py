@@ -73,13 +73,20 @@ def run_job_command(
             )
     if engine != SQL:
         note_checkpoint(pipeline, settings, start)
-    _show_report(report, start, name, settings, engine, as_json)
+    _show_report(report, start, pipeline, name, settings, engine, as_json=as_json)
     if stop.requested:
         raise typer.Exit(INTERRUPTED)
 
 
 def _show_report(
-    report: SessionReport, start: RunStart, name: str, settings: Settings, engine: Engine, as_json: bool
+    report: SessionReport,
+    start: RunStart,
+    pipeline: Pipeline,
+    name: str,
+    settings: Settings,
+    engine: Engine,
+    *,
+    as_json: bool,
 ) -> None:
     if as_json:
         show_json({"engine": engine, **vars(report), "bootstrap": bootstrap_as_json(start)})
@@ -90,7 +97,7 @@ def _show_report(
         f"{ended}: {report.events:,} events in {report.elapsed_s:.1f} s ({per_s:,.0f}/s), "
         f"{report.checkpoints} checkpoints; savepoint {report.savepoint}"
     )
-    if engine == SQL:
+    if engine == SQL and pipeline.longest_window_ms > 0:
         say(
             f"events of the last {settings.watermark_ms / 1_000:g} s of event time wait in the windows: "
             "later events, also of the next run, bring their answers"

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StatementSet
 
+BUNDLE_MS = 50
+"""Rows that come in this time cross into Python together, or so many as `OPTIONS` says."""
+
 OPTIONS = {
     # single rows cross between tasks here, not batches: sent one by one they would cost a buffer each
     "execution.buffer-timeout.interval": "20 ms",
-    # rows that come in this time, or so many, cross into Python together
-    "python.fn-execution.bundle.time": "50",
+    "python.fn-execution.bundle.time": str(BUNDLE_MS),
     "python.fn-execution.bundle.size": "2000",
     "python.fn-execution.arrow.batch.size": "2000",
     # counters are shown when they change, not ten seconds later
