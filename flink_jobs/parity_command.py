@@ -140,11 +140,11 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
 
 def _show(report: ParityReport, engines: Sequence[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("engines", "feature"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("engines", no_wrap=True)
+    table.add_column("feature", overflow="fold")
     with_design = any(each.by_design for each in report.comparisons)
-    for column in ("compared", "differences", *(("by design",) if with_design else ()), "largest relative"):
-        table.add_column(column, justify="right")
+    for column in ("compared", "differences", *(("by design",) if with_design else ()), "largest"):
+        table.add_column(column, justify="right", no_wrap=True)
     for each in report.comparisons:
         table.add_row(*_cells(each, with_design), style="red" if each.differences else None)
     out.print(table)

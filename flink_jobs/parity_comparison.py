@@ -112,9 +112,9 @@ def compare(
             _note(found[LATE], rows, first.rows.late[rows] != second.rows.late[rows], excused[rows - begin])
         for place, name in enumerate(pipeline.feature_names):
             if found[name].refused is None:
-                values = [_as_told(each.rows.features[rows, place], as_json) for each in (first, second)]
+                ours, theirs = (_as_told(each.rows.features[rows, place], as_json) for each in (first, second))
                 exact = same or is_exact(owners[name])
-                _feature(found[name], rows, *values, exact, excused[rows - begin], candidates)
+                _feature(found[name], rows, ours, theirs, exact, excused[rows - begin], candidates)
         progress(part.stop / max(1, given.count))
     _settle(given, owners, candidates)
     return list(found.values())
