@@ -31,6 +31,7 @@ from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 
 DIFFERENCES_SHOWN = 5
+TABLE_WIDTH = 120
 
 
 def run_parity_command(
@@ -112,6 +113,7 @@ def _as_json(report: ParityReport, engines: Sequence[str]) -> dict[str, Any]:
         "differences": sum(each.differences for each in report.comparisons) + sum(report.answers_twice.values()),
         "by_design": sum(each.by_design for each in report.comparisons),
         "answers_twice": report.answers_twice,
+        "elapsed_s": {name: round(elapsed_s, 1) for name, elapsed_s in report.elapsed_s.items()},
         "comparisons": [
             {
                 "engines": [each.first, each.second], "feature": each.feature, "compared": each.compared,
@@ -140,14 +142,14 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
 
 def _show(report: ParityReport, engines: Sequence[str]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("engines", "feature"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("engines", no_wrap=True)
+    table.add_column("feature", overflow="fold")
     with_design = any(each.by_design for each in report.comparisons)
-    for column in ("compared", "differences", *(("by design",) if with_design else ()), "largest relative"):
-        table.add_column(column, justify="right")
+    for column in ("compared", "differences", *(("by design",) if with_design else ()), "largest"):
+        table.add_column(column, justify="right", no_wrap=True)
     for each in report.comparisons:
         table.add_row(*_cells(each, with_design), style="red" if each.differences else None)
-    out.print(table)
+    out.print(table, width=max(out.width, TABLE_WIDTH), crop=False)
     compared = sum(each.compared for each in report.comparisons)
     for difference in report.differences[:DIFFERENCES_SHOWN]:
         _show_difference(difference)
@@ -157,9 +159,10 @@ def _show(report: ParityReport, engines: Sequence[str]) -> None:
         if count:
             show(f"{name} answered {count:,} records more than once", style="red")
     if report.holds:
+        took = ", ".join(f"{name} {elapsed_s:.0f} s" for name, elapsed_s in report.elapsed_s.items())
         show(
             f"{', '.join(engines)} agree on {compared:,} values of {report.given.count:,} records "
-            f"({report.refused:,} are no events)"
+            f"({report.refused:,} are no events; {took})"
         )
 
 

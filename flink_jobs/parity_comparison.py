@@ -18,7 +18,6 @@ from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, s
 from udfs.aggregates import Aggregate, Custom, Ewma, Mean, Ratio, Std, Sum
 from udfs.features import Feature
 from udfs.naive_features import NaiveFeatures
-from udfs.pipeline import Pipeline
 from udfs.wire_formats import EventDecoder, Refused
 
 RELATIVE = 1e-9
@@ -112,9 +111,9 @@ def compare(
             _note(found[LATE], rows, first.rows.late[rows] != second.rows.late[rows], excused[rows - begin])
         for place, name in enumerate(pipeline.feature_names):
             if found[name].refused is None:
-                values = [_as_told(each.rows.features[rows, place], as_json) for each in (first, second)]
+                ours, theirs = (_as_told(each.rows.features[rows, place], as_json) for each in (first, second))
                 exact = same or is_exact(owners[name])
-                _feature(found[name], rows, *values, exact, excused[rows - begin], candidates)
+                _feature(found[name], rows, ours, theirs, exact, excused[rows - begin], candidates)
         progress(part.stop / max(1, given.count))
     _settle(given, owners, candidates)
     return list(found.values())
@@ -242,35 +241,3 @@ def size_of(feature: Feature, oracle: NaiveFeatures, entity: Any) -> float:
     assert isinstance(feature, Aggregate)
     values = [abs(float(getattr(row.event, feature.input or ""))) for row in oracle.window(feature, entity)]
     return sum(values) if isinstance(feature, Sum | Custom) else max(values, default=0.0)
-
-
-def unordered_events(pipeline: Pipeline, given: ParityInput, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """(n,) records of which an engine that goes by event time must say something else than arrival says.
-
-    Those it dropped as late; those with a dropped one in their window; those whose window gets events later (earlier or
-    equal in time, but arriving after them), or holds one of the same time; and those beyond the pipeline's lateness.
-
-    Args:
-        pipeline: Whose windows.
-        given: The records.
-        answered: (n,) whether that engine gave features.
-    """
-    found = np.zeros(given.count, np.bool_)
-    decode, window_ms, lateness_ms = EventDecoder(pipeline).decode, pipeline.longest_window_ms, pipeline.lateness_ms
-    for shard in range(given.shards):
-        lives: dict[bytes | None, list[tuple[int, int]]] = {}
-        for record in spooled(given.shard_file(shard)):
-            event = decode(record.key, record.value)
-            if not isinstance(event, Refused):
-                time_ms = int(pipeline.events.times_ms([getattr(event, pipeline.events.time)])[0])
-                lives.setdefault(record.key, []).append((record.row, time_ms))
-        for life in lives.values():
-            rows, times = (np.array(each, np.int64) for each in zip(*life, strict=True))
-            newest = np.maximum.accumulate(times)
-            found[rows] |= ~answered[rows] | (times < newest - lateness_ms)
-            dropped = ~answered[rows]
-            for place in range(len(rows)):
-                inside = (times > times[place] - window_ms) & (times <= times[place])
-                later, same = inside[place + 1 :].any(), (times[:place] == times[place]).any()
-                found[rows[place]] |= bool(later or same or (inside & dropped)[:place].any())
-    return found

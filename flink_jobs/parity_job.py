@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
-from flink_jobs.parity_comparison import Comparison, Side, compare, replayed, unordered_events
+from flink_jobs.parity_by_design import unordered_events
+from flink_jobs.parity_comparison import Comparison, Side, compare, replayed
 from flink_jobs.parity_engines import Engine, EngineRun, by_backfill, by_oracle, by_streaming
 from flink_jobs.parity_rows import FEATURES, EngineRows, ParityInput, Record, spool_input, spooled
 from flink_jobs.parity_sql import by_sql, without_refused
@@ -59,6 +61,7 @@ class ParityReport:
         comparisons: A pair of engines and a feature each.
         differences: The first of each comparison that has one.
         answers_twice: Answers beyond the first of a record, by engine.
+        elapsed_s: By engine, starts and stops included.
     """
 
     given: ParityInput
@@ -66,6 +69,7 @@ class ParityReport:
     comparisons: list[Comparison]
     differences: list[Difference]
     answers_twice: dict[str, int]
+    elapsed_s: dict[str, float]
 
     @property
     def holds(self) -> bool:
@@ -136,18 +140,22 @@ def run_engines(
         "bootstrap": given.bootstrap, "kafka_properties": {}, "restart_attempts": 0, "checkpoint_folder": None,
         "shards": given.shards, "guarantee": "exactly-once",
     })  # fmt: skip
-    sides = []
+    sides: list[Side] = []
+    elapsed_s: dict[str, float] = {}
     for name in engines:
         rows = EngineRows(given.folder / "rows" / name, given.count, len(given.pipeline.feature_names), create=True)
         run = EngineRun(given, own, rows, lambda share, name=name: step(name, share), should_stop, processes)  # type: ignore[misc]
+        began = time.monotonic()
         sides.append(Side(name, rows, ENGINES[name](run)))
+        elapsed_s[name] = time.monotonic() - began
     comparisons = []
     for first, second in itertools.combinations(sides, 2):
         unordered = next((side for side in (first, second) if side.said.by_event_time), None)
         by_design = None
         if unordered is not None:
             kept = without_refused(given.pipeline, unordered.said.refused)
-            by_design = unordered_events(kept, given, np.asarray(unordered.rows.answers) == FEATURES)
+            answered = np.asarray(unordered.rows.answers) == FEATURES
+            by_design = unordered_events(given, kept.longest_window_ms, answered)
         pair = f"comparing {first.name} and {second.name}"
         comparisons += compare(given, first, second, by_design, lambda share, pair=pair: step(pair, share))  # type: ignore[misc]
     return ParityReport(
@@ -156,6 +164,7 @@ def run_engines(
         comparisons,
         _differences(given, sides, comparisons),
         {side.name: int(side.rows.twice[0]) for side in sides},
+        elapsed_s,
     )
 
 

@@ -95,17 +95,18 @@ def spool_input(
     (folder / "records").mkdir(parents=True)
     encode = msgspec.msgpack.Encoder().encode
     files = [given.shard_file(shard).open("wb") for shard in range(shards)]
-    known: dict[bytes | None, int] = {None: 0}
+    known: dict[bytes, int] = {}
     try:
         for messages in scan(bootstrap, None, pipeline.events.topic, {p: (0, end) for p, end in sorted(ends.items())}):
             for message in messages:
                 key, value, partition = message.key(), message.value(), int(message.partition() or 0)
-                if key not in known:
-                    known[key] = int(key_shards([key.decode("utf-8", "surrogateescape")], shards)[0])
+                place = key or b""
+                if place not in known:
+                    known[place] = int(key_shards([place.decode("utf-8", "surrogateescape")], shards)[0])
                 row = given.row(partition, int(message.offset() or 0))
                 line = SpooledRecord(row, partition, message.timestamp()[1], key, value, reasons.get((key, value)))
                 content = encode(line)
-                files[known[key]].write(len(content).to_bytes(4, "little") + content)
+                files[known[place]].write(len(content).to_bytes(4, "little") + content)
     finally:
         for file in files:
             file.close()

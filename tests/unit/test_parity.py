@@ -10,7 +10,8 @@ from test_hard_events import READINGS
 from wire_records import PURCHASE
 
 from flink_jobs.hard_events import hard_records
-from flink_jobs.parity_comparison import ANSWER, LATE, Side, compare, is_exact, unordered_events
+from flink_jobs.parity_by_design import unordered_events
+from flink_jobs.parity_comparison import ANSWER, LATE, Side, compare, is_exact
 from flink_jobs.parity_engines import Said, oracle_of_shard
 from flink_jobs.parity_job import _differences
 from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, SpooledRecord, reason_number
@@ -24,13 +25,13 @@ from udfs.wire_formats import EventDecoder, Refused
 SHARDS = 3
 
 
-def given_of(pipeline, records, folder):
+def given_of(pipeline, records, folder, shards=SHARDS):
     """An input as `spool_input` makes it, of one partition and without a broker."""
-    given = ParityInput(pipeline, "", folder, {0: 0}, len(records), SHARDS, "")
+    given = ParityInput(pipeline, "", folder, {0: 0}, len(records), shards, "")
     (folder / "records").mkdir(parents=True)
-    files = [given.shard_file(shard).open("wb") for shard in range(SHARDS)]
+    files = [given.shard_file(shard).open("wb") for shard in range(shards)]
     for row, (key, value, reason) in enumerate(records):
-        shard = int(key_shards([(key or b"").decode()], SHARDS)[0])
+        shard = int(key_shards([(key or b"").decode()], shards)[0])
         content = msgspec.msgpack.encode(SpooledRecord(row, 0, 9 * 10**12, key, value, reason))
         files[shard].write(len(content).to_bytes(4, "little") + content)
     for file in files:
@@ -195,10 +196,12 @@ def test_events_that_an_engine_by_event_time_must_see_otherwise_are_told_from_th
         (at("equal", 20 * minute), False), (at("seen-later", 5 * minute), True), (at("seen-later", 2 * minute), False),
         (at("dropped", 30 * minute), False), (at("dropped", 25 * minute), True), (at("dropped", 31 * minute), True),
         (at("dropped", 50 * minute), False),
+        (at("forgotten", 50 * minute), False), (at("clock", 80 * minute), False), (at("forgotten", 51 * minute), True),
+        (at("forgotten", 70 * minute), False),
     ]  # fmt: skip
-    given = given_of(pipeline, [record for record, _ in told], tmp_path)
+    given = given_of(pipeline, [record for record, _ in told], tmp_path, shards=1)
     answered = np.ones(len(told), np.bool_)
     answered[8] = False
     expected = [unlike for _, unlike in told]
     expected[7] = True  # the one that was dropped, had it not been, would have been in its window
-    assert unordered_events(pipeline, given, answered).tolist() == expected
+    assert unordered_events(given, pipeline.longest_window_ms, answered).tolist() == expected

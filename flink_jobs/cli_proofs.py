@@ -1,0 +1,96 @@
+"""Commands that check what was computed: their options and help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flink_jobs.cli_options import AsJson, PipelineName
+from flink_jobs.cli_options import resolved_settings as _settings
+from flink_jobs.console import command
+from flink_jobs.settings import load_settings
+
+
+@command
+def verify(
+    name: PipelineName,
+    since: Annotated[
+        str | None, typer.Option(help="Events from this time on (event time, ISO or ms). Default: all.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Events before this time.")] = None,
+    job_began: Annotated[
+        str | None,
+        typer.Option(
+            "--job-began",
+            help="Where the job began with empty state: earliest, a time of arrival, or offsets like 0:1200,1:900. "
+            "Default: as the receipts tell.",
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    most: Annotated[int, typer.Option("--show", min=0, help="Differences of each kind to show whole.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Compute committed predictions again and report any that differ, are missing or are there twice.
+
+    Example: millrace verify purchase --since 2026-01-31T12:00:00Z
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.verify_command import run_verify_command
+
+    run_verify_command(
+        load_pipeline(name), name, _settings(), since=since, until=until, job_began=job_began, processes=processes,
+        most=most, as_json=as_json,
+    )  # fmt: skip
+
+
+@command
+def explain(
+    name: PipelineName,
+    receipt: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECEIPT|EVENT_ID",
+            help="Place of the event as its receipt says (user-events/0/1200, or 0:1200), or the event's id.",
+        ),
+    ],
+    job_began: Annotated[
+        str | None, typer.Option("--job-began", help="Where the job began with empty state, as for `millrace verify`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why an event got its score: the events and features behind it; and score it again to the last bit.
+
+    Example: millrace explain purchase user-events/0/1200
+    """
+    from flink_jobs.explain_command import run_explain_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_explain_command(load_pipeline(name), name, _settings(), receipt, job_began=job_began, as_json=as_json)
+
+
+@command
+def parity(
+    name: PipelineName,
+    events: Annotated[int, typer.Option(min=1, help="Records to make, or to take of --data.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of the records: the same gives the same.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="Real events instead: .jsonl, .csv (also .gz) or .parquet.")
+    ] = None,
+    engines: Annotated[
+        list[str] | None, typer.Option(help="Some of the engines, like oracle,backfill. Default: all.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of the oracle and the backfill. Default: one a core.")]
+    = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that all engines mean the same: hard input through each, every feature of every event compared.
+
+    Example: millrace parity purchase --events 50000 --seed 7
+    """
+    from flink_jobs.parity_command import run_parity_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_parity_command(
+        load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
+        processes=processes, as_json=as_json,
+    )  # fmt: skip
