@@ -40,6 +40,7 @@ class Judged:
         full_from_ms: Event time from which windows are full, of partitions whose beginning the job had and we have not.
         since_ms: Only events from this time on.
         until_ms: Only events before this time.
+        due_from: First offset whose answer must be there, where that is not the partition's `begins`.
     """
 
     begins: Mapping[int, int]
@@ -47,6 +48,7 @@ class Judged:
     full_from_ms: Mapping[int, int]
     since_ms: int
     until_ms: int
+    due_from: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -238,7 +240,7 @@ class AnswerComparison:
     def _unanswered(self, partition: int, offsets: npt.NDArray[np.int64], now: Recomputed) -> None:
         end, kept_from = self._judged.ends.get(partition, 0), self._answers.kept_from.get(partition, -1)
         self.findings.waiting += int((offsets >= end).sum())
-        due = offsets[offsets < end]
+        due = offsets[(offsets < end) & (offsets >= self._judged.due_from.get(partition, 0))]
         deleted = due <= kept_from
         if self._answers.beginning_deleted and kept_from < 0:
             deleted[:] = True

@@ -1,12 +1,14 @@
 """Where a job began, in each partition: only events from there on are in its windows.
 
 Receipts tell it, unless they are deleted: a job that began with the topic answered a partition's first record, and one
-that began later, with empty state, answered none before. What they cannot tell is said by `--job-began`.
+that began later, with empty state, answered none before. A job with a state from history began where that does, which
+is noted beside its checkpoints. What neither can tell is said by `--job-began`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from flink_jobs.hand_over import Begun
 from flink_jobs.history_topic import EARLIEST, begin_offsets
 from flink_jobs.kafka_admin import Properties
 
@@ -20,11 +22,13 @@ class JobBeginning:
         older: Partitions of which it had read records that are deleted since: what its windows held of them cannot be
             known any more.
         text: For people.
+        live: First record of each partition that it had to answer, if it only built its state from those before.
     """
 
     offsets: dict[int, int]
     older: frozenset[int]
     text: str
+    live: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def as_start(self) -> str:
@@ -51,6 +55,21 @@ def said_beginning(
     offsets = {partition: max(first, said.get(partition, first)) for partition, first in kept.items()}
     begun_before = {p for p, first in kept.items() if first > 0 and (text == EARLIEST or _names_before(text, p, first))}
     return JobBeginning(offsets, frozenset(begun_before), f"the job began at {text} (--job-began)")
+
+
+def handed_over_beginning(begun: Begun, kept: Mapping[int, int]) -> JobBeginning:
+    """The beginning of a job that was given a state from history.
+
+    Args:
+        begun: Where that history is.
+        kept: Offset of the first record kept in each partition.
+    """
+    in_topic = begun.begins is not None
+    first = begun.live if begun.begins is None else begun.begins
+    offsets = {partition: max(offset, first.get(partition, 0)) for partition, offset in kept.items()}
+    older = {p for p, offset in kept.items() if not in_topic or first.get(p, 0) < offset}
+    where = "the topic" if in_topic else "files, which are not read here"
+    return JobBeginning(offsets, frozenset(older), f"the job began with a state built from {where}", begun.live)
 
 
 def _names_before(text: str, partition: int, first: int) -> bool:

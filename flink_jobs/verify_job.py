@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged, recomputed_stretches
 from flink_jobs.backfill_job import NEVER_MS, BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest
+from flink_jobs.bootstrap_command import hand_over_folder
 from flink_jobs.history_topic import topic_pieces
-from flink_jobs.job_beginning import JobBeginning, detected_beginning, said_beginning
+from flink_jobs.job_beginning import JobBeginning, detected_beginning, handed_over_beginning, said_beginning
 from flink_jobs.kafka_admin import committed_offsets, topic_ends, topic_partitions, topic_starts
 from flink_jobs.preflight import PreflightError, check_model
 from flink_jobs.receipt_models import ReceiptModels
@@ -110,6 +111,7 @@ def verify(request: VerifyRequest, step: Step = lambda _text, _share: None) -> V
             full_from_ms=_full_from(request, beginning),
             since_ms=-NEVER_MS if request.since_ms is None else request.since_ms,
             until_ms=NEVER_MS if request.until_ms is None else request.until_ms,
+            due_from=beginning.live,
         )
         findings = _compare(request, answers, judged, folder, report, step)
     elapsed_s = time.monotonic() - began
@@ -158,12 +160,15 @@ def read_answers(request: VerifyRequest, folder: Path, step: Step) -> ServedAnsw
 
 
 def beginning_of(request: VerifyRequest, answers: ServedAnswers) -> JobBeginning:
-    """Where the job began, as the user says or as the receipts tell."""
+    """Where the job began, as the user says, as its state from history does, or as the receipts tell."""
     settings, topic = request.settings, request.pipeline.events.topic
     place = settings.bootstrap, topic, settings.kafka_properties
     kept = topic_starts(*place)
     if request.job_began is not None:
         return said_beginning(*place, request.job_began, kept)
+    hand_over = hand_over_folder(request.pipeline, settings).hand_over()
+    if hand_over is not None:
+        return handed_over_beginning(hand_over.begun, kept)
     ends = topic_ends(*place, isolation="read_committed")
     return detected_beginning(kept, answers.first, ends, answers_deleted=answers.beginning_deleted)
 

@@ -36,6 +36,7 @@ from flink_jobs.local.processes import _die_with_parent
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import Settings
 from flink_jobs.topics import offsets_text
+from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.entity_state import ShardState
 from udfs.key_places import key_partitions
 from udfs.plan import FeaturePlan
@@ -243,6 +244,13 @@ def test_with_new_features_it_goes_on_where_the_last_run_stopped_and_windows_are
     assert story.second.report["events"] == len(events) - len(story.first.events)
     assert "count_30d" in pipeline.feature_names
     assert_as_one_stream(pipeline, events, new)
+
+
+def test_what_was_served_after_a_state_from_the_topic_is_verified(story):
+    report = verify(VerifyRequest(story.second.pipeline, story.runs.settings))
+    assert report.findings.holds, report.findings.first
+    assert report.findings.equal >= story.second.report["events"]
+    assert "a state built from the topic" in report.beginning.text
 
 
 def at(event_id, time_ms, user="u"):

@@ -1,6 +1,7 @@
 """Where a job began, as its receipts tell it."""
 
-from flink_jobs.job_beginning import detected_beginning
+from flink_jobs.hand_over import Begun
+from flink_jobs.job_beginning import detected_beginning, handed_over_beginning
 
 ENDS = {0: 100, 1: 100, 2: 100}
 
@@ -24,3 +25,19 @@ def test_state_older_than_the_topic_is_known_partition_by_partition():
 def test_where_first_answers_are_deleted_nothing_is_concluded_from_those_that_are_left():
     found = detected_beginning({0: 0, 1: 5, 2: 0}, {0: 40, 1: 50, 2: 60}, ENDS, answers_deleted=True)
     assert (found.offsets, found.older) == ({0: 0, 1: 5, 2: 0}, frozenset({1}))
+
+
+def begun(begins):
+    return Begun({}, begins, {0: 100, 1: 200}, "where the topic ends", None)
+
+
+def test_a_job_with_a_state_from_the_topic_began_with_that_history_and_answers_only_what_is_live():
+    found = handed_over_beginning(begun({0: 10, 1: 20}), {0: 0, 1: 50})
+    assert found.offsets == {0: 10, 1: 50}
+    assert found.older == {1}, "some of its history is deleted"
+    assert found.live == {0: 100, 1: 200}
+
+
+def test_a_state_from_files_is_older_than_anything_in_the_topic():
+    found = handed_over_beginning(begun(None), {0: 0, 1: 250})
+    assert (found.offsets, found.older) == ({0: 100, 1: 250}, {0, 1})
