@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from answers import (
+    SHARDS,
     Event,
     assert_dead_letters,
     assert_features_equal,
@@ -21,7 +22,6 @@ from answers import (
     feature_matrix,
     read_answers,
     read_events,
-    shard_of,
 )
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -38,7 +38,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.topics import offsets_text
 from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.entity_state import ShardState
-from udfs.key_places import key_partitions
+from udfs.key_places import key_partitions, key_shards
 from udfs.plan import FeaturePlan
 from udfs.wire_formats import EventDecoder, Refused
 
@@ -129,10 +129,10 @@ def one_stream(pipeline, events, shards=None):
         decoded = decode(event.key, event.value)
         if isinstance(decoded, Refused):
             continue
-        state = shards.setdefault(shard_of(event.key), ShardState(plan, log_changes=False))
+        key = event.key.decode()
+        state = shards.setdefault(int(key_shards([key], SHARDS)[0]), ShardState(plan, log_changes=False))
         times, columns, masks, direct = plan.columnise([decoded])
         partition, record_times = np.array([event.place[0]], np.int32), np.array([event.time_ms])
-        key = event.key.decode()
         features[event.place] = state.advance([key], times, record_times, partition, columns, masks, direct).features[0]
     return features
 
