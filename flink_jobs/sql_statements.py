@@ -200,9 +200,9 @@ def _decoded_view(names: _Names, pipeline: Pipeline, *, timed: bool) -> str:
     rowtime, untimely = quoted(ROWTIME), "CAST(NULL AS STRING)"
     if timed:
         untimely = f"""CASE
-        WHEN {rowtime} <= CURRENT_WATERMARK({rowtime}) THEN 'late'
-        WHEN {rowtime} > {quoted(_RECORD_TIME)} + {_FURTHEST_AHEAD} THEN 'invalid_time'
         WHEN {rowtime} = TO_TIMESTAMP_LTZ(0, 3) THEN 'invalid_time'
+        WHEN {rowtime} > {quoted(_RECORD_TIME)} + {_FURTHEST_AHEAD} THEN 'invalid_time'
+        WHEN {rowtime} <= CURRENT_WATERMARK({rowtime}) THEN 'late'
     END"""
     return f"""CREATE TEMPORARY VIEW {names.decoded} AS
 SELECT
