@@ -53,6 +53,7 @@ class ServedAnswers:
         models: What receipts say, by the number in column `named`.
         reasons: Of dead letters, by the number in column `named`.
         foreign: Records of others in the same topics.
+        elsewhere: Answers of this pipeline to events of other topics, by topic.
         first: Lowest offset answered of each partition of the events.
         ends: Offset after the highest one answered.
         kept_from: Where the beginning of an answers' topic is deleted: answers to events before these offsets may be
@@ -71,6 +72,7 @@ class ServedAnswers:
         self.models: list[ReceiptModel] = []
         self.reasons: list[str] = []
         self.foreign = 0
+        self.elsewhere: Counter[str] = Counter()
         self.count: Counter[int] = Counter()
         self.first: dict[int, int] = {}
         self.ends: dict[int, int] = {}
@@ -139,9 +141,12 @@ class ServedAnswers:
             self.foreign += 1
             return
         self.count[kind] += 1
-        if kind == PREDICTION or told.get(_TOPIC) == self._pipeline.events.topic.encode():
-            self.first[partition] = min(self.first.get(partition, offset), offset)
-            self.ends[partition] = max(self.ends.get(partition, 0), offset + 1)
+        topic = (told.get(_TOPIC) or b"").decode("utf-8", "replace")
+        if topic != self._pipeline.events.topic:
+            self.elsewhere[topic] += 1
+            return
+        self.first[partition] = min(self.first.get(partition, offset), offset)
+        self.ends[partition] = max(self.ends.get(partition, 0), offset + 1)
         if kind == PREDICTION:
             who, time_ms, score, features = self._prediction(message, told)
             named = self._model(told)

@@ -239,6 +239,8 @@ def _compare(
             now.letters = _letters_among(now.letters, *between.get(bucket[0], (0, -1)), request)
         comparison.compare(bucket, now)
         step("comparing", min(1.0, (number + 1) / max(1, len(wanted))))
+    for topic, count in answers.elsewhere.items():
+        comparison.findings.unverifiable[f"of topic {topic}, the pipeline reads {pipeline.events.topic}"] += count
     return comparison.findings
 
 
