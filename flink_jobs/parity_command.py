@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -149,7 +150,8 @@ def _show(report: ParityReport, engines: Sequence[str]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for each in report.comparisons:
         table.add_row(*_cells(each, with_design), style="red" if each.differences else None)
-    out.print(table, width=max(out.width, TABLE_WIDTH), crop=False)
+    # wider than the 80 columns that a pipe is taken to have: names are long
+    Console(file=out.file, highlight=False, width=max(out.width, TABLE_WIDTH)).print(table)
     compared = sum(each.compared for each in report.comparisons)
     for difference in report.differences[:DIFFERENCES_SHOWN]:
         _show_difference(difference)
