@@ -82,7 +82,7 @@ def split(outputs):
 
 
 def test_every_broken_record_is_a_dead_letter_with_its_reason_and_all_others_are_scored(rule):
-    good, broken = shopper_records(150), broken_records(np.random.default_rng(1))
+    good, broken = shopper_records(300), broken_records(np.random.default_rng(1))
     mixed = []
     for place, record in enumerate(good):
         mixed.append(record)
