@@ -12,6 +12,7 @@ from flink_jobs.pipelines import model_folder
 from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_cause_line
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
+from flink_jobs.sql_job import BUNDLE_MS as SQL_BUNDLE_MS
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
 from flink_jobs.sql_job import build_sql_job
 from flink_jobs.topics import COMMITTED, EARLIEST, SQL, STREAM, Engine, group_id, run_name
@@ -147,7 +148,8 @@ class JobRun:
     def _longest_wait_ms(self) -> int:
         """How long a record that the source has read may wait before it is on its way to the sink."""
         if self.engine == SQL:
-            return self.settings.idle_ms + 2 * WATERMARK_EVERY_MS
+            idle_ms = self.settings.idle_ms if self.pipeline.longest_window_ms else SQL_BUNDLE_MS
+            return idle_ms + 2 * WATERMARK_EVERY_MS
         return 2 * self.settings.batch_ms + self.settings.bundle_ms + 100
 
     def late_dropped(self) -> int:

@@ -71,12 +71,14 @@ def run_job_command(
                 show=show_progress,
                 step=step,
             )
-    _show_report(report, name, settings, engine, as_json)
+    _show_report(report, name, settings, engine, waits=pipeline.longest_window_ms > 0, as_json=as_json)
     if stop.requested:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show_report(report: SessionReport, name: str, settings: Settings, engine: Engine, as_json: bool) -> None:
+def _show_report(
+    report: SessionReport, name: str, settings: Settings, engine: Engine, *, waits: bool, as_json: bool
+) -> None:
     if as_json:
         show_json({"engine": engine, **vars(report)})
         return
@@ -86,7 +88,7 @@ def _show_report(report: SessionReport, name: str, settings: Settings, engine: E
         f"{ended}: {report.events:,} events in {report.elapsed_s:.1f} s ({per_s:,.0f}/s), "
         f"{report.checkpoints} checkpoints; savepoint {report.savepoint}"
     )
-    if engine == SQL:
+    if engine == SQL and waits:
         say(
             f"events of the last {settings.watermark_ms / 1_000:g} s of event time wait in the windows: "
             "later events, also of the next run, bring their answers"

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StatementSet
 
+BUNDLE_MS = 100
+"""Rows that come in this time cross into Python together, or so many as `OPTIONS` says."""
+
 OPTIONS = {
     # single rows cross between tasks here, not batches: sent one by one they would cost a buffer each
     "execution.buffer-timeout.interval": "20 ms",
-    # rows that come in this time, or so many, cross into Python together
-    "python.fn-execution.bundle.time": "50",
-    "python.fn-execution.bundle.size": "2000",
-    "python.fn-execution.arrow.batch.size": "2000",
+    "python.fn-execution.bundle.time": str(BUNDLE_MS),
+    "python.fn-execution.bundle.size": "8000",
+    "python.fn-execution.arrow.batch.size": "4000",
     # counters are shown when they change, not ten seconds later
     "metrics.fetcher.update-interval": "1000 ms",
 }

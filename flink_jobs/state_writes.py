@@ -15,7 +15,7 @@ _commit: Any = RemoteKeyedStateBackend.commit
 
 def send_state_writes_together() -> None:
     """From now on, a commit of this process sends everything before it waits; once is enough."""
-    CachingMapStateHandler.extend = _extend_without_waiting  # type: ignore[method-assign]
+    CachingMapStateHandler.extend = _extend_without_waiting  # type: ignore[method-assign, assignment]
     RemoteKeyedStateBackend.commit = _commit_and_wait  # type: ignore[method-assign]
 
 

@@ -71,12 +71,12 @@ def main() -> None:
     model = PurchaseModel()
     if sys.argv[5:6] == ["stateless"]:
         compute, model = features_of_events_alone, PurchaseModel(Path(sys.argv[6]))
-    group = {"group_id": "bare-loop", "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
+    group = {"group_id": task.output, "auto_offset_reset": "earliest", "isolation_level": "read_committed"}
     consumer = Consumer(client_config(task.bootstrap, **group, enable_auto_commit=False))
     consumer.subscribe([task.events])
     batching = {"linger_ms": 5, "batch_size": 131_072, "compression_type": "lz4"}
     producer = Producer(
-        client_config(task.bootstrap, transactional_id="bare-loop", queue_buffering_max_messages=1_000_000, **batching)
+        client_config(task.bootstrap, transactional_id=task.output, queue_buffering_max_messages=1_000_000, **batching)
     )
     producer.init_transactions()
     producer.begin_transaction()

@@ -7,6 +7,7 @@ from pathlib import Path
 from flink_jobs.job_run import start_job
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.topics import SQL
+from tests.benchmarks.contest import PARTITIONS
 from tests.benchmarks.contestant import Task, wait_for_the_end
 from udfs.pipeline import Model, OneHot, Pipeline, Value
 
@@ -26,6 +27,6 @@ def pipeline_of(events: str, output: str, models: Path | None) -> Pipeline:
 def main() -> None:
     task = Task.from_command_line()
     models = Path(sys.argv[5]) if sys.argv[5:] else None
-    run = start_job(pipeline_of(task.events, task.output, models), task.settings(), engine=SQL)
+    run = start_job(pipeline_of(task.events, task.output, models), task.settings(parallelism=PARTITIONS), engine=SQL)
     wait_for_the_end()
     run.cancel()

@@ -10,38 +10,43 @@ VISITS = (
     'fields.id.kind' = 'sequence', 'fields.id.start' = '1', 'fields.id.end' = '3')""",
     """CREATE TEMPORARY VIEW visits AS SELECT id, id + 2 AS visits_1h,
     CASE id WHEN 1 THEN 12.5E0 WHEN 3 THEN 60E0 END AS dwell,
-    CASE id WHEN 1 THEN 'purchase/1' WHEN 2 THEN 'purchase/2' END AS model FROM ids""",
+    CASE WHEN id < 3 THEN 'purchase/2' END AS model FROM ids""",
 )
 
 
-def features(values):
-    """The 18 features of the shipped model as SQL: given ones, and 1 for all others."""
-    from flink_jobs.pipelines import load_pipeline
+def features(model, values):
+    """The features of a shipped model as SQL: given ones, and 1 for all others."""
+    from models.opened import open_alone
 
-    names = load_pipeline("purchase").feature_names
-    return {name: values.get(name, "CAST(1 AS DOUBLE)") for name in names}
+    return {name: values.get(name, "CAST(1 AS DOUBLE)") for name in open_alone(model).manifest.features}
 
 
 def queries():
-    """By name."""
-    given = features({"dwell_time_sec": "dwell", "count_1h": "visits_1h"})
-    by_position = ", ".join(given.values())
+    """By name: all ways to score in one statement, and one with too few features."""
+    values = {"dwell_time_sec": "dwell", "count_1h": "visits_1h"}
+    given = features("purchase/2", values)
+    by_position, of_the_first = ", ".join(given.values()), ", ".join(features("purchase/1", values).values())
     by_name = ", ".join(f"'{name}', {sql}" for name, sql in reversed(given.items()))
-    return {
-        "two_models": f"SELECT id, score('purchase/1', {by_position}), score('purchase/2', {by_position}) FROM visits",
-        "by_name": f"SELECT id, score('purchase/2', {by_name}) FROM visits",
-        "missing": f"SELECT id, score_missing('purchase/2', {by_position}) FROM visits",
-        "newest": f"SELECT id, score('purchase', {by_position}) FROM visits",
-        "of_the_row": f"SELECT id, score(model, {by_position}) FROM visits",
-        "set": f"SELECT id, score({by_position}) FROM visits",
-        "too_few": "SELECT id, score('purchase/2', dwell) FROM visits",
+    scores = {
+        "first": f"score('purchase/1', {of_the_first})",
+        "second": f"score('purchase/2', {by_position})",
+        "by_name": f"score('purchase/2', {by_name})",
+        "newest": f"score('purchase', {by_position})",
+        "missing": f"score_missing('purchase/2', {by_position})",
+        "of_the_row": f"score(model, {by_position})",
+        "set": f"score({of_the_first})",
     }
+    columns = ", ".join(f"{sql} AS `{name}`" for name, sql in scores.items())
+    too_few = "SELECT id, score('purchase/2', dwell) FROM visits"
+    return {"scores": f"SELECT id, {columns} FROM visits", "too_few": too_few}
 
 
 def answer(tables, sql):
     try:
-        with tables.execute_sql(sql).collect() as rows:
-            return sorted([list(row) for row in rows], key=lambda row: row[0])
+        result = tables.execute_sql(sql)
+        with result.collect() as rows:
+            columns = zip(*sorted((list(row) for row in rows), key=lambda row: row[0]), strict=True)
+            return dict(zip(result.get_table_schema().get_field_names(), columns, strict=True))
     except Exception as error:
         from flink_jobs.rest_client import root_cause_line
 
