@@ -28,6 +28,7 @@ DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated",
 OLDER_THAN_TOPIC = "its windows reach back before the first record that the topic still has"
 ANSWER_DELETED = "its answer may be deleted: the topic of answers no longer has its beginning"
 EVENT_DELETED = "its event is no longer in the topic"
+EARLIER_JOB = "an earlier job answered it, before the state of this one was built (--job-began judges it)"
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ class AnswerComparison:
         letters = np.array(sorted(now.letters), np.int64)
         self._unanswered(partition, now.offsets[~np.isin(now.offsets, served["offset"])], now)
         self._unanswered(partition, letters[~np.isin(letters, served["offset"])], now)
+        served = self._of_this_job(partition, served, np.concatenate([now.offsets, letters]))
         firsts = np.ones(len(served), np.bool_)
         firsts[1:] = served["offset"][1:] != served["offset"][:-1]
         known = np.isin(served["offset"], now.offsets) | np.isin(served["offset"], letters)
@@ -236,6 +238,14 @@ class AnswerComparison:
                     self._find(NO_EVENT, partition, int(row["offset"]), "an answer to a record that is no event", now)
                 else:
                     self.findings.unverifiable[EVENT_DELETED] += 1
+
+    def _of_this_job(
+        self, partition: int, served: npt.NDArray[Any], offsets: npt.NDArray[np.int64]
+    ) -> npt.NDArray[Any]:
+        earlier = served["offset"] < self._judged.due_from.get(partition, 0)
+        if among := int(np.isin(served["offset"][earlier], offsets).sum()):
+            self.findings.unverifiable[EARLIER_JOB] += among
+        return served[~earlier]
 
     def _unanswered(self, partition: int, offsets: npt.NDArray[np.int64], now: Recomputed) -> None:
         end, kept_from = self._judged.ends.get(partition, 0), self._answers.kept_from.get(partition, -1)
