@@ -68,7 +68,7 @@ def _passes(condition: Sequence[Any], event: Any) -> bool:
     return value in rest[1:] if word == "in" else _COMPARE[word](value, rest[1])
 
 
-def _aggregate_of(definition: dict[str, Any], t: int, rows: list[tuple[int, Any]]) -> float:
+def aggregate_of(definition: dict[str, Any], t: int, rows: list[tuple[int, Any]]) -> float:
     """rows: (event time, value) of the window in (time, arrival) order, without nulls; value None for whole events."""
     name = definition["feature"]
     values = [value for _, value in rows]
@@ -187,7 +187,7 @@ class NaiveFeatures:
         rows = [(row.time_ms, getattr(row.event, name) if name else None) for row in inside]
         if isinstance(feature, Custom):
             return _custom_of(feature, rows)
-        return _aggregate_of(definition, life[-1].time_ms, rows)
+        return aggregate_of(definition, life[-1].time_ms, rows)
 
     def _inside(self, feature: Aggregate, life: list[Arrived], newest: int) -> list[Arrived]:
         definition, t = self.definition(feature), life[-1].time_ms

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from naive_features import aggregate_of
 from wire_records import PURCHASE, shopper_records
 
 from models.json_document import ModelRefusedError
 from models.opened import SHIPPED, find_model, open_alone
 from udfs.errors import DefinitionError
 from udfs.event_texts import schema_text, texts_of
+from udfs.naive_features import aggregate_of
 from udfs.sql_scoring import score_columns
 from udfs.window_arrays import (
     window_ewma,
