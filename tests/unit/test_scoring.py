@@ -86,8 +86,8 @@ def test_every_broken_record_is_a_dead_letter_with_its_reason_and_all_others_are
     mixed = []
     for place, record in enumerate(good):
         mixed.append(record)
-        if place % 9 == 0 and place // 9 < len(broken):
-            mixed.append((broken[place // 9].key, broken[place // 9].value))
+        if place % 6 == 0 and place // 6 < len(broken):
+            mixed.append((broken[place // 6].key, broken[place // 6].value))
     outputs = Shard(rule).score(mixed)
     predictions, dead_letters = split(outputs)
     assert len(outputs) == len(mixed) == len(predictions) + len(dead_letters)
