@@ -20,7 +20,7 @@ PICTURE = Path(__file__).with_name("ratios.svg")
 WIDTH, ROW, LEFT, RIGHT, TOP = 760, 30, 270, 70, 44
 RATIOS = {
     "ratio_bare_loop": "bare loop, no state kept",
-    "ratio_beam": "Apache Beam, in memory, one process",
+    "ratio_beam": "Apache Beam, one process",
     "ratio_beam_workers": "Apache Beam, a worker a core",
     "ratio_quix_per_core": "Quix Streams, a process a core",
     "ratio_quix": "Quix Streams, one process",
