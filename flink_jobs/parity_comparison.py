@@ -2,7 +2,8 @@
 
 To the last bit: counts, extremes, latest and distinct values, times, and what is copied from the event; and everything
 between the two engines that share their arithmetic. Sums and what is built from them: 1e-9, relative to the result, or
-where values cancel out, to what went in.
+where values cancel out, to what went in; below the smallest normal number, where floats lose their digits one by one,
+relative to that.
 """
 
 import math
@@ -21,6 +22,7 @@ from udfs.naive_features import NaiveFeatures
 from udfs.wire_formats import EventDecoder, Refused
 
 RELATIVE = 1e-9
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 BLOCK_ROWS = 65_536
 MOST_CANDIDATES = 50_000
 ANSWER, LATE = "(prediction or dead letter)", "(late)"
@@ -165,7 +167,8 @@ def _feature(
     rows, ours, theirs, excused = rows[unlike], ours[unlike], theirs[unlike], excused[unlike]
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(ours - theirs)
-        relative = np.where(np.isfinite(apart), apart / np.maximum(np.abs(ours), np.abs(theirs)), np.inf)
+        size = np.maximum(np.maximum(np.abs(ours), np.abs(theirs)), SMALLEST_NORMAL)
+        relative = np.where(np.isfinite(apart), apart / size, np.inf)
     wrong = np.ones(len(rows), np.bool_) if exact else relative > RELATIVE
     if not exact and (~excused & ~wrong).any():
         comparison.largest = max(comparison.largest, float(relative[~excused & ~wrong].max()))

@@ -15,7 +15,7 @@ from flink_jobs.parity_comparison import ANSWER, LATE, Side, compare, is_exact
 from flink_jobs.parity_engines import Said, oracle_of_shard
 from flink_jobs.parity_job import _differences
 from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, SpooledRecord, reason_number
-from udfs.aggregates import Count, Max, Mean, Ratio, Sum
+from udfs.aggregates import Count, Max, Mean, Ratio, Sum, Value
 from udfs.entity_state import LATE as LATE_FLAG
 from udfs.entity_state import ShardState
 from udfs.key_places import key_shards
@@ -128,6 +128,21 @@ def test_rounding_is_tolerated_in_sums_and_more_than_that_is_not(sides):
     result = found(given, oracle, wrong)[name]
     assert result.differences > 0.9 * len(rows)
     assert result.largest > 1e-7
+
+
+def test_the_last_bit_of_a_number_too_small_to_be_normal_is_rounding_too(sides):
+    given, oracle, engine = sides
+    owners = {name: each for each in given.pipeline.features for name in each.names(given.pipeline.fields)}
+    name, exact = (
+        next(name for name, each in owners.items() if isinstance(each, kind)) for kind in (Sum | Mean, Value)
+    )
+    row = int(np.flatnonzero(np.asarray(engine.answers) == FEATURES)[500])
+    nothing, least = changed(given, oracle, "nothing"), changed(given, engine, "least")
+    for each in (name, exact):
+        place = given.pipeline.feature_names.index(each)
+        nothing.features[row, place], least.features[row, place] = 0.0, 5e-324
+    result = found(given, nothing, least)
+    assert (result[name].differences, result[exact].differences) == (0, 1)
 
 
 def test_two_engines_of_one_arithmetic_must_agree_to_the_last_bit_also_in_sums(sides):
