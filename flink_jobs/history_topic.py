@@ -20,6 +20,7 @@ from flink_jobs.kafka_admin import (
     topic_starts,
 )
 from flink_jobs.start_position import parse_start
+from flink_jobs.topics import parse_offsets
 from udfs.cells import TEXT, new_cells, scan_schema
 from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
 from udfs.json_scan import check_keys, scan_json
@@ -94,8 +95,7 @@ def begin_offsets(
     if start == EARLIEST:
         return {}
     if ":" in start and all(part.replace(":", "", 1).strip().isdecimal() for part in start.split(",")):
-        pairs = [part.split(":") for part in start.split(",")]
-        offsets = {int(partition): int(offset) for partition, offset in pairs}
+        offsets = parse_offsets(start)
         if unknown := sorted(set(offsets) - set(first)):
             raise CommandError(f"{option} names partition {unknown[0]}: {topic} has {len(first)} partitions, from 0 on")
         return {partition: max(offset, first[partition]) for partition, offset in offsets.items()}

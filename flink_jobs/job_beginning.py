@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from flink_jobs.hand_over import Begun
 from flink_jobs.history_topic import EARLIEST, begin_offsets
 from flink_jobs.kafka_admin import Properties
+from flink_jobs.topics import offsets_text
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class JobBeginning:
     @property
     def as_start(self) -> str:
         """As `--start` and `--job-began` take it."""
-        return ",".join(f"{partition}:{offset}" for partition, offset in sorted(self.offsets.items()))
+        return offsets_text(self.offsets)
 
 
 def said_beginning(
@@ -98,6 +99,6 @@ def detected_beginning(
         text = "the job began before the first record that the topic still has"
         return JobBeginning(dict(kept), frozenset(older), text)
     offsets = {partition: answered.get(partition, ends[partition]) for partition in kept}
-    text = ",".join(f"{partition}:{offset}" for partition, offset in sorted(offsets.items()))
-    text = f"the job began with empty state at {text}, by its first answers (--job-began says otherwise)"
+    place = offsets_text(offsets)
+    text = f"the job began with empty state at {place}, by its first answers (--job-began says otherwise)"
     return JobBeginning(offsets, frozenset(), text)
