@@ -7,15 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flink_jobs.backfill_command import SUSPICIOUS_SHARE
 from flink_jobs.backfill_request import BackfillRequest, alone
 from flink_jobs.bootstrap_choice import command_of
 from flink_jobs.bootstrap_job import build_state, forget_work
 from flink_jobs.console import CommandError, say
-from flink_jobs.hand_over import Begun, HandOver, HandOverFolder
+from flink_jobs.hand_over import Begun, HandOver, HandOverFolder, hand_over_folder
 from flink_jobs.history_files import file_pieces
 from flink_jobs.history_progress import with_progress
 from flink_jobs.history_topic import EARLIEST, pieces_between, topic_begins
-from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints, restore_points
+from flink_jobs.job_run import latest_restore_point, restore_points
 from flink_jobs.kafka_admin import offsets_for_time
 from flink_jobs.live_start import check_live_start, live_start
 from flink_jobs.settings import Settings
@@ -25,7 +26,6 @@ from flink_jobs.training_set import definition_of
 from udfs.pipeline import Pipeline
 
 FORMAT = 1
-_SUSPICIOUS_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,6 @@ class Asked:
     def from_topic(self) -> bool:
         """Whether history is in the topic."""
         return any(_is_place_in_topic(each) for each in self.sources)
-
-
-def hand_over_folder(pipeline: Pipeline, settings: Settings) -> HandOverFolder:
-    """The pipeline's folder for a state from history, beside its checkpoints."""
-    return HandOverFolder(pipeline_checkpoints(pipeline, settings) / "bootstrap")
 
 
 def asked_of(
@@ -201,7 +196,7 @@ def _tell(pipeline: Pipeline, settings: Settings, hand_over: HandOver) -> None:
         say(f"{total:,} records are no events and left out: {counted}; see {facts['letters']}", style="yellow")
     if begun.begins is not None:
         return
-    if facts["behind"] > _SUSPICIOUS_SHARE * facts["events"] and begun.arguments["order_by"] is None:
+    if facts["behind"] > SUSPICIOUS_SHARE * facts["events"] and begun.arguments["order_by"] is None:
         say(
             f"{facts['behind'] / facts['events']:.0%} of the events come long after later ones: if the rows are not in "
             f"order of arrival, begin anew with --fresh --order-by {pipeline.events.time}",

@@ -15,7 +15,10 @@ from typing import Any
 
 from flink_jobs.backfill_request import alone
 from flink_jobs.documents import read_document, write_document
+from flink_jobs.job_run import pipeline_checkpoints
+from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
+from udfs.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,11 @@ class HandOverFolder:
             self._handed_over.unlink(missing_ok=True)
             self._begun.unlink(missing_ok=True)
             shutil.rmtree(self.path)
+
+
+def hand_over_folder(pipeline: Pipeline, settings: Settings) -> HandOverFolder:
+    """The pipeline's folder for a state from history, beside its checkpoints."""
+    return HandOverFolder(pipeline_checkpoints(pipeline, settings) / "bootstrap")
 
 
 def _begun(document: dict[str, Any]) -> Begun:

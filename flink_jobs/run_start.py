@@ -10,12 +10,11 @@ from flink_jobs.bootstrap_command import (
     as_json,
     begin_bootstrap,
     build,
-    hand_over_folder,
     start_with,
 )
 from flink_jobs.console import CommandError, say
 from flink_jobs.documents import read_document, write_document
-from flink_jobs.hand_over import HandOver
+from flink_jobs.hand_over import HandOver, hand_over_folder
 from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints
 from flink_jobs.preflight import preflight
 from flink_jobs.settings import Settings

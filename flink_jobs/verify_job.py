@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged, recomputed_stretches
 from flink_jobs.backfill_job import NEVER_MS, BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest
-from flink_jobs.bootstrap_command import hand_over_folder
+from flink_jobs.hand_over import hand_over_folder
 from flink_jobs.history_topic import topic_pieces
 from flink_jobs.job_beginning import JobBeginning, detected_beginning, handed_over_beginning, said_beginning
 from flink_jobs.kafka_admin import committed_offsets, topic_ends, topic_partitions, topic_starts

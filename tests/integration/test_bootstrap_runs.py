@@ -29,8 +29,9 @@ from jobs import kill_all
 from workloads import START_MS, make_topics, shoppers
 
 from flink_jobs.answer_comparison import EARLIER_JOB
-from flink_jobs.bootstrap_command import Asked, begin_bootstrap, build, hand_over_folder, start_with
+from flink_jobs.bootstrap_command import Asked, begin_bootstrap, build, start_with
 from flink_jobs.events_producer import produce_events
+from flink_jobs.hand_over import hand_over_folder
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.local.processes import _die_with_parent
