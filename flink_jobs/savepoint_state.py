@@ -1,12 +1,13 @@
 """Each shard's log as a checkpoint or savepoint holds it, read without running the job.
 
-    form               written by                               read with
-    savepoint          any backend, CANONICAL                   Flink's restore of full snapshots
-    increment          checkpoints of RocksDB                   the files put together and opened read-only
-    hashmap            checkpoints of the hashmap backend       Flink's own backend, restored from it
+    form         written by                                     read with
+    savepoint    any backend, a savepoint of format CANONICAL   Flink's restore of full snapshots
+    increment    a checkpoint of RocksDB                        its files, put together and opened read-only
+    hashmap      a checkpoint of the hashmap backend            Flink's own backend, restored from it
 
 Each subtask has written a range of key groups, so any parallelism reads alike. What Python keeps is opaque bytes to
-Java, under a name of PyFlink's: the state's with a prefix. Needs Flink's JVM in this process.
+Java, under a name of PyFlink's: the state's with a prefix. `jvm/ShardLogReader.java` copies the entries into a file;
+needs Flink's JVM in this process (`prepare_process`).
 """
 
 import struct
@@ -16,16 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flink_jobs.jvm_operators import JVM_SOURCES, object_array
 from flink_jobs.restore_points import RestorePointError, found_folder, java_cause, load_metadata
 from flink_jobs.scoring_job import SCORE_UID
 
-_PREFIX = "python-state-"
+_PREFIX, _READER = "python-state-", "ShardLogReader"
 _KEY = struct.Struct(">BBiBiq")
 """An entry's key: key group; the shard key as a row of one integer (a byte of nulls, the integer); no namespace; the
 length and bytes of the number, as PyFlink's coder of LONG has it."""
 _VALUE = struct.Struct(">?ii")
 """Before an entry's bytes: whether it is null; its length as Java's array, and as PyFlink's coder of bytes has it."""
-_JAVA_BYTES = struct.Struct(">i")
+_LENGTH = struct.Struct(">i")
 _KEY_GROUPS_OF_A_BYTE = 128
 
 Log = list[tuple[int, bytes]]
@@ -70,11 +72,12 @@ def read_kept_state(restore_point: str) -> KeptState:
     handles = [
         handle for subtask in operator.getStates().toArray() for handle in subtask.getManagedKeyedState().toArray()
     ]
-    logs: dict[int, Log] = {}
     forms = {_form(handle, folder) for handle in handles}
+    logs: dict[int, Log] = {}
+    reader = _reader()
     try:
         for handle in handles:
-            for key, value in _READERS[_form(handle, folder)](handle):
+            for key, value in _entries(reader, handle):
                 _put(logs, key, value, folder)
     except Py4JJavaError as error:
         raise RestorePointError(_broken(folder, error)) from error
@@ -118,110 +121,40 @@ def _form(handle: Any, folder: Path) -> str:
     return forms[name]
 
 
-def _savepoint_entries(handle: Any) -> Iterator[tuple[bytes, bytes]]:
-    """By the procedure that every state backend restores a savepoint with."""
-    jvm = _jvm()
-    serializers = jvm.org.apache.flink.runtime.state.StateSerializerProvider
-    restore = jvm.org.apache.flink.runtime.state.restore.FullSnapshotRestoreOperation(
-        handle.getKeyGroupRange(), _loader(), _list_of(handle), serializers.fromNewRegisteredSerializer(_key_type())
-    ).restore()
-    while restore.hasNext():
-        result = restore.next()
-        states = result.getStateMetaInfoSnapshots()
-        names = [str(states.get(place).getName()) for place in range(states.size())]
-        wanted = names.index(_state_name()) if _state_name() in names else -1
-        groups = result.getRestoredKeyGroups()
-        while groups.hasNext():
-            entries = groups.next().getKeyGroupEntries()
-            while entries.hasNext():
-                entry = entries.next()
-                if entry.getKvStateId() == wanted:
-                    yield bytes(entry.getKey()), bytes(entry.getValue())
-        groups.close()
+def _reader() -> Any:
+    """A `ShardLogReader`, compiled as Flink compiles the code that its planner generates."""
+    from pyflink.common import Types
+    from pyflink.java_gateway import get_gateway
+
+    from flink_jobs.operators import STATE_LOG
+
+    jvm: Any = get_gateway().jvm
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    source = (JVM_SOURCES / f"{_READER}.java").read_text("utf-8")
+    reader = jvm.org.apache.flink.table.runtime.generated.CompileUtils.compile(loader, _READER, source)
+    settings = jvm.org.apache.flink.api.common.serialization.SerializerConfigImpl()
+    # the key is a row of one integer, as PyFlink's own key_by makes it
+    keys = Types.ROW([Types.INT()]).get_java_type_info().createSerializer(settings)
+    return reader.getConstructors()[0].newInstance(object_array(keys, _PREFIX + STATE_LOG))
 
 
-def _increment_entries(handle: Any) -> Iterator[tuple[bytes, bytes]]:
-    """From the files of a RocksDB, as they lie about in a checkpoint, put where RocksDB expects them."""
-    jvm = _jvm()
-    rocks = jvm.org.rocksdb
-    rocks.RocksDB.loadLibrary()
+def _entries(reader: Any, handle: Any) -> Iterator[tuple[bytes, bytes]]:
+    """Key and value of each entry that a subtask wrote."""
     with tempfile.TemporaryDirectory(prefix="millrace-state-") as folder:
-        for file in [*handle.getSharedState(), *handle.getPrivateState()]:
-            _copy(file.getHandle(), Path(folder) / str(file.getLocalPath()))
-        options = rocks.Options()
-        names = [bytes(name) for name in rocks.RocksDB.listColumnFamilies(options, folder)]
-        descriptors, opened = jvm.java.util.ArrayList(), jvm.java.util.ArrayList()
-        for name in names:
-            descriptors.add(rocks.ColumnFamilyDescriptor(name))
-        database = rocks.RocksDB.openReadOnly(folder, descriptors, opened)
-        try:
-            if _state_name().encode() in names:
-                groups = handle.getKeyGroupRange()
-                family = opened.get(names.index(_state_name().encode()))
-                yield from _in_range(database.newIterator(family), groups.getStartKeyGroup(), groups.getEndKeyGroup())
-        finally:
-            for family in opened:
-                family.close()
-            database.close()
-            options.close()
+        files, copied = Path(folder) / "files", Path(folder) / "entries"
+        files.mkdir()
+        reader.copy(handle, str(files), str(copied))
+        content, at = copied.read_bytes(), 0
+    while at < len(content):
+        key, at = _piece(content, at)
+        value, at = _piece(content, at)
+        yield key, value
 
 
-def _in_range(iterator: Any, first: int, last: int) -> Iterator[tuple[bytes, bytes]]:
-    """Entries of key groups first..last: files taken over from another parallelism hold others, too."""
-    try:
-        iterator.seek(bytes([first]))
-        while iterator.isValid():
-            key = bytes(iterator.key())
-            if key[0] > last:
-                break
-            yield key, bytes(iterator.value())
-            iterator.next()
-        iterator.status()
-    finally:
-        iterator.close()
-
-
-def _hashmap_entries(handle: Any) -> Iterator[tuple[bytes, bytes]]:
-    """By the backend itself; its entries are put into the form that the others have."""
-    jvm = _jvm()
-    state, runtime = jvm.org.apache.flink.api.common.state, jvm.org.apache.flink.runtime.state
-    backend = _hashmap_backend(handle)
-    try:
-        utils, base = jvm.org.apache.flink.streaming.api.utils, jvm.org.apache.flink.api.common.typeutils.base
-        descriptor = state.MapStateDescriptor(
-            _state_name(), utils.ByteArrayWrapperSerializer.INSTANCE, base.array.BytePrimitiveArraySerializer.INSTANCE
-        )
-        nothing = runtime.VoidNamespace.INSTANCE
-        rows = list(backend.getKeys(_state_name(), nothing).toArray())
-        for row in rows:
-            backend.setCurrentKey(row)
-            kept = backend.getPartitionedState(nothing, runtime.VoidNamespaceSerializer.INSTANCE, descriptor)
-            for entry in kept.entries():
-                number, value = entry.getKey(), bytes(entry.getValue())
-                octets = bytes(number.getData())[number.getOffset() : number.getLimit()]
-                (written,) = struct.unpack(">q", octets)
-                key = _KEY.pack(0, 0, int(row.getField(0)), 0, len(octets), written)
-                yield key, b"\0" + _JAVA_BYTES.pack(len(value)) + value
-    finally:
-        backend.dispose()
-
-
-def _hashmap_backend(handle: Any) -> Any:
-    jvm = _jvm()
-    state, closeables = jvm.org.apache.flink.runtime.state, jvm.org.apache.flink.core.fs.CloseableRegistry
-    groups = handle.getKeyGroupRange()
-    queues = state.heap.HeapPriorityQueueSetFactory(groups, _KEY_GROUPS_OF_A_BYTE, 128)
-    compressed = state.UncompressedStreamCompressionDecorator.INSTANCE  # what is read says whether it is
-    return state.heap.HeapKeyedStateBackendBuilder(
-        None, _key_type(), _loader(), _KEY_GROUPS_OF_A_BYTE, groups, jvm.org.apache.flink.api.common.ExecutionConfig(),
-        state.ttl.TtlTimeProvider.DEFAULT, state.metrics.LatencyTrackingStateConfig.disabled(),
-        state.metrics.SizeTrackingStateConfig.newBuilder().setEnabled(False).setMetricGroup(None).build(),
-        _list_of(handle), compressed, state.LocalRecoveryConfig.BACKUP_AND_RECOVERY_DISABLED, queues, False,
-        closeables(),
-    ).build()  # fmt: skip
-
-
-_READERS = {"savepoint": _savepoint_entries, "increment": _increment_entries, "hashmap": _hashmap_entries}
+def _piece(content: bytes, at: int) -> tuple[bytes, int]:
+    (length,) = _LENGTH.unpack_from(content, at)
+    begin = at + _LENGTH.size
+    return content[begin : begin + length], begin + length
 
 
 def _put(logs: dict[int, Log], key: bytes, value: bytes, folder: Path) -> None:
@@ -235,19 +168,6 @@ def _put(logs: dict[int, Log], key: bytes, value: bytes, folder: Path) -> None:
     raise RestorePointError(f"{folder}: an entry of the shards' state has bytes that Millrace does not write")
 
 
-def _copy(handle: Any, target: Path) -> None:
-    from pyflink.java_gateway import get_gateway
-
-    gateway: Any = get_gateway()
-    jvm = gateway.jvm
-    stream = handle.openInputStream()
-    try:
-        path, options = jvm.java.io.File(str(target)).toPath(), gateway.new_array(jvm.java.nio.file.CopyOption, 0)
-        jvm.java.nio.file.Files.copy(stream, path, options)
-    finally:
-        stream.close()
-
-
 def _broken(folder: Path, error: Any) -> str:
     cause = java_cause(error)
     if cause.startswith(("FileNotFoundException", "NoSuchFileException")):
@@ -256,32 +176,3 @@ def _broken(folder: Path, error: Any) -> str:
             "incremental one cannot be copied elsewhere; read the newest one, or a savepoint"
         )
     return f"{folder} cannot be read: {cause}"
-
-
-def _key_type() -> Any:
-    """The serializer of shard keys: PyFlink's rows of one integer."""
-    from pyflink.common import Types
-
-    jvm = _jvm()
-    row = Types.ROW([Types.INT()]).get_java_type_info()
-    return row.createSerializer(jvm.org.apache.flink.api.common.serialization.SerializerConfigImpl())
-
-
-def _list_of(handle: Any) -> Any:
-    return _jvm().java.util.Collections.singletonList(handle)
-
-
-def _loader() -> Any:
-    return _jvm().java.lang.Thread.currentThread().getContextClassLoader()
-
-
-def _jvm() -> Any:
-    from pyflink.java_gateway import get_gateway
-
-    return get_gateway().jvm
-
-
-def _state_name() -> str:
-    from flink_jobs.operators import STATE_LOG
-
-    return _PREFIX + STATE_LOG
