@@ -178,7 +178,8 @@ def _partial(kind: int, numbers: Sequence[float]) -> Any:
 
 
 def _distincts(plan: FeaturePlan, stores: Stores, number: int) -> Iterator[dict[str, Any]]:
-    tile_ms, field, where = json.loads(plan.layout["distincts"][number])
+    identity = plan.layout["distincts"][number]
+    tile_ms, field, _ = json.loads(identity)
     _, rows = stores.of(1 + len(plan.layout["tiles"]) + number)
     hashed = plan.pipeline.fields[field].kind == "str"
     by_tile: dict[int, list[Any]] = {}
@@ -187,7 +188,7 @@ def _distincts(plan: FeaturePlan, stores: Stores, number: int) -> Iterator[dict[
         by_tile.setdefault(int(row[0]), []).append(_value(plan, field, hashed, value))
     for tile, values in by_tile.items():
         yield {
-            "name": _named(field, where, "distinct"),
+            "name": distinct_name(identity),
             "tile_ms": tile_ms,
             "begin_ms": tile * tile_ms,
             "values": values,
@@ -198,6 +199,12 @@ def part_name(identity: str) -> str:
     """What a tile's partial is of, from its name in a layout: `amount_sum`, `count where page == 'pay'`."""
     _, field, where, kind, half_life_ms = json.loads(identity)
     return _named(field, where, kind if kind != "ewma" else f"ewma, half-life {half_life_ms:g} ms")
+
+
+def distinct_name(identity: str) -> str:
+    """What a tiled Distinct counts, from its name in a layout."""
+    _, field, where = json.loads(identity)
+    return _named(field, where, "distinct")
 
 
 def _named(field: str | None, where: Any, kind: str) -> str:
