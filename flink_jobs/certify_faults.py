@@ -176,7 +176,7 @@ def _complete(folder: Path) -> Iterator[int]:
 def _uncommitted(lab: Lab, checkpoint: int) -> list[str]:
     """Transactions of the checkpoint that are open; their ids end with its number."""
     prefix = group_id(lab.job.pipeline, lab.job.engine)
-    names = [each.transactional_id for each in open_transactions(lab.job.settings, prefix)]
+    names = [str(each.transactional_id) for each in open_transactions(lab.job.settings, prefix)]
     return [name for name in names if re.fullmatch(rf".*-{checkpoint}", name)]
 
 
@@ -231,7 +231,7 @@ def restart_in_transaction(lab: Lab) -> str:
         rest_port=state.rest_port,
         die_with_parent=True,
     )
-    return f"{', '.join(each.transactional_id for each in found)} open"
+    return f"{', '.join(str(each.transactional_id) for each in found)} open"
 
 
 FAULTS: dict[str, Callable[[Lab], str]] = {
