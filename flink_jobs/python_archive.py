@@ -45,7 +45,7 @@ def make_archive(settings: Settings) -> Path:
     say("- packing this environment's packages (once, about a minute)")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_suffix(f".{os.getpid()}")
-    packages = Path(os.__file__).parent / "site-packages" if sys.prefix == sys.base_prefix else _site_packages()
+    packages = _site_packages()
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         start = zipfile.ZipInfo("bin/python")
         start.external_attr = 0o755 << 16

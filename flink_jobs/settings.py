@@ -74,8 +74,10 @@ class Settings(BaseSettings):
         description="engine sql: a partition without events for so long no longer holds up the others; its next events "
         "may be late, so longer than a start of the workers takes",
     )
-    restart_attempts: int = Field(20, ge=0, description="restarts after failures before the job gives up")
-    restart_delay_ms: int = Field(1_000, ge=0, description="wait before a restart")
+    restart_attempts: int = Field(
+        20, ge=0, description="failures within a minute of each other after which the job gives up"
+    )
+    restart_delay_ms: int = Field(1_000, ge=0, description="wait before the first restart; grows to 5,000")
 
     @field_validator("bootstrap")
     @classmethod
