@@ -43,6 +43,7 @@ class Lab:
         chance: Decides which process and when.
         freeze_s: How long a frozen broker stays so.
         full_s: How long the disk stays full.
+        struck_at: When the last fault struck, s since 1970; choosing the moment is no part of a recovery.
     """
 
     broker: Broker
@@ -51,6 +52,11 @@ class Lab:
     chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311  # moments, no secrets
     freeze_s: float = FREEZE_S
     full_s: float = FULL_S
+    struck_at: float = 0.0
+
+    def strike(self) -> None:
+        """Note that the fault happens now."""
+        self.struck_at = time.time()
 
     def processes(self, role: str) -> list[ClusterProcess]:
         """Those of a role that are alive."""
@@ -66,6 +72,7 @@ def kill_workers(lab: Lab) -> str:
     """SIGKILL one Python worker."""
     workers = python_workers(lab.cluster)
     chosen = lab.chance.choice(workers)
+    lab.strike()
     chosen.kill()
     return f"process {chosen.pid}, one of {len(workers)}"
 
@@ -94,6 +101,7 @@ def python_workers(cluster: LocalCluster) -> list[psutil.Process]:
 def kill_taskmanager(lab: Lab) -> str:
     """SIGKILL one TaskManager."""
     chosen = lab.chance.choice(lab.processes("taskmanager"))
+    lab.strike()
     os.kill(chosen.pid, signal.SIGKILL)
     return f"{chosen.name}, process {chosen.pid}"
 
@@ -101,6 +109,7 @@ def kill_taskmanager(lab: Lab) -> str:
 def kill_jobmanager(lab: Lab) -> str:
     """SIGKILL the JobManager."""
     chosen = lab.processes("jobmanager")[0]
+    lab.strike()
     os.kill(chosen.pid, signal.SIGKILL)
     return f"process {chosen.pid}"
 
@@ -108,6 +117,7 @@ def kill_jobmanager(lab: Lab) -> str:
 def kill_broker(lab: Lab) -> str:
     """SIGKILL the broker, and start it again."""
     pid = lab.broker.state.pid
+    lab.strike()
     lab.broker.kill()
     time.sleep(BROKER_AWAY_S)
     lab.broker.restart()
@@ -116,6 +126,7 @@ def kill_broker(lab: Lab) -> str:
 
 def freeze_broker(lab: Lab) -> str:
     """SIGSTOP the broker for a while: connections stay open, and nothing answers."""
+    lab.strike()
     lab.broker.freeze()
     try:
         time.sleep(lab.freeze_s)
@@ -127,6 +138,7 @@ def freeze_broker(lab: Lab) -> str:
 def kill_before_commit(lab: Lab) -> str:
     """SIGKILL all TaskManagers when a checkpoint is complete and its Kafka transactions are not yet committed."""
     managers, pending = halt_before_commit(lab)
+    lab.strike()
     for each in managers:
         os.kill(each.pid, signal.SIGKILL)
     return f"a checkpoint complete, {', '.join(pending)} uncommitted"
@@ -197,6 +209,7 @@ def fill_disk(lab: Lab) -> str:
     """
     limited = [*lab.processes("jobmanager"), *lab.processes("taskmanager")]
     before = _failed_checkpoints(lab.job)
+    lab.strike()
     for each in limited:
         _limit_files(each.pid, 0)
     try:
@@ -233,6 +246,7 @@ def restart_in_transaction(lab: Lab) -> str:
         if time.monotonic() > deadline:
             raise FaultError(f"no transaction was open within {WAIT_S:g} s")
     state = lab.cluster.state
+    lab.strike()
     lab.cluster.kill()
     lab.cluster = LocalCluster.start(
         lab.cluster.folder,

@@ -162,8 +162,8 @@ def _make_faults(
     for number, name in enumerate(names, 1):
         _wait_for_checkpoint(lab.job)
         _sleep(chance.uniform(*QUIET_S), should_stop)
-        at = time.time()
         detail = FAULTS[name](lab)
+        at = lab.struck_at
         recovery_s = wait_for_answers(reader, int(at * 1_000), RECOVERY_S)
         rounded = None if recovery_s is None else round(recovery_s, 1)
         made.append(FaultReport(name, round(at - began, 1), rounded, detail))
