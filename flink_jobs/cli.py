@@ -11,7 +11,7 @@ import typer
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.cli_proofs import explain, parity, verify
+from flink_jobs.cli_proofs import certify, explain, parity, verify
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
@@ -309,7 +309,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, status, logs, stop, cancel, verify, explain, parity, transactions):
+for each in (submit, status, logs, stop, cancel, verify, explain, parity, certify, transactions):
     app.command()(each)
 
 
