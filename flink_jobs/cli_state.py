@@ -50,7 +50,7 @@ def state_show(
 ) -> None:
     """Show what is kept: entities, events, sizes by shard; or with --entity the events and features of one.
 
-    Example: millrace state purchase --entity user-42; the word show may be left out: millrace state show purchase
+    Example: millrace state show purchase --entity user-42; the word show may be left out
     """
     from flink_jobs.pipelines import load_pipeline
     from flink_jobs.state_command import run_state_command

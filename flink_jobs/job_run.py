@@ -275,9 +275,11 @@ def restore_points(pipeline: Pipeline, settings: Settings, engine: Engine = STRE
 
 def restore_points_in(folder: Path) -> list[str]:
     """As `restore_points`, of the run that has its checkpoints there."""
-    found = [*folder.glob("*/chk-*/_metadata"), *folder.glob("savepoints/*/_metadata")]
-    found.sort(key=lambda path: path.stat().st_mtime_ns)
-    return [path.parent.absolute().as_uri() for path in found]
+    found = []
+    for path in (*folder.glob("*/chk-*/_metadata"), *folder.glob("savepoints/*/_metadata")):
+        with contextlib.suppress(FileNotFoundError):  # a running job removes its older checkpoints
+            found.append((path.stat().st_mtime_ns, path))
+    return [path.parent.absolute().as_uri() for _, path in sorted(found)]
 
 
 def latest_restore_point(

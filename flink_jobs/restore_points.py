@@ -48,14 +48,15 @@ def load_metadata(restore_point: str) -> Any:
     folder = found_folder(restore_point)
     jvm: Any = get_gateway().jvm
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    stream = jvm.java.io.DataInputStream(jvm.java.io.FileInputStream(str(folder / "_metadata")))
     try:
-        load = jvm.org.apache.flink.runtime.checkpoint.Checkpoints.loadCheckpointMetadata
-        return load(stream, loader, folder.absolute().as_uri())
+        stream = jvm.java.io.DataInputStream(jvm.java.io.FileInputStream(str(folder / "_metadata")))
+        try:
+            load = jvm.org.apache.flink.runtime.checkpoint.Checkpoints.loadCheckpointMetadata
+            return load(stream, loader, folder.absolute().as_uri())
+        finally:
+            stream.close()
     except Py4JJavaError as error:
         raise RestorePointError(f"{folder}/_metadata cannot be read: {java_cause(error)}") from error
-    finally:
-        stream.close()
 
 
 def java_cause(error: Any) -> str:
@@ -69,10 +70,31 @@ def java_cause(error: Any) -> str:
     return f"{name}: {' '.join(str(message).split())[:300]}"
 
 
-def all_bytes(handle: Any) -> bytes:
-    """The content behind a Java state handle."""
-    stream = handle.openInputStream()
+def written_ms(folder: Path) -> int:
+    """When a restore point was completed, ms since 1970.
+
+    Raises:
+        RestorePointError: It is gone by now.
+    """
     try:
-        return bytes(stream.readAllBytes())
-    finally:
-        stream.close()
+        return (folder / "_metadata").stat().st_mtime_ns // 1_000_000
+    except FileNotFoundError as error:
+        raise RestorePointError(f"{folder} is gone: a running job removes its older checkpoints") from error
+
+
+def all_bytes(handle: Any) -> bytes:
+    """The content behind a Java state handle.
+
+    Raises:
+        RestorePointError: It cannot be read.
+    """
+    from py4j.protocol import Py4JJavaError
+
+    try:
+        stream = handle.openInputStream()
+        try:
+            return bytes(stream.readAllBytes())
+        finally:
+            stream.close()
+    except Py4JJavaError as error:
+        raise RestorePointError(f"a file of a checkpoint or savepoint cannot be read: {java_cause(error)}") from error

@@ -5,6 +5,7 @@ The lock goes with its process, however that ends. Jobs on a cluster are known b
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from flink_jobs.console import CommandError
 
 _FILE = "running"
+_LOOKS, _LOOK_S = 3, 0.02
+"""Whoever only looks holds the lock, too, for a moment."""
 
 
 @contextmanager
@@ -26,7 +29,7 @@ def marked_as_running(checkpoints: Path) -> Iterator[None]:
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
     with (checkpoints / _FILE).open("a+") as file:
-        if not _locked(file.fileno()):
+        if not _locked_soon(file.fileno()):
             raise CommandError(
                 f"{checkpoints.name} runs already, in process {_pid(checkpoints)}: stop that one first (Ctrl-C, or "
                 f"`kill {_pid(checkpoints)}`)"
@@ -44,6 +47,14 @@ def running_process(checkpoints: Path) -> int | None:
             return None if _locked(file.fileno(), fcntl.LOCK_SH) else _pid(checkpoints)
     except FileNotFoundError:
         return None
+
+
+def _locked_soon(file: int) -> bool:
+    for _ in range(_LOOKS):
+        if _locked(file):
+            return True
+        time.sleep(_LOOK_S)
+    return False
 
 
 def _locked(file: int, kind: int = fcntl.LOCK_EX) -> bool:

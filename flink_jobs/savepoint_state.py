@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flink_jobs.jvm_operators import JVM_SOURCES, object_array
-from flink_jobs.restore_points import RestorePointError, found_folder, java_cause, load_metadata
+from flink_jobs.restore_points import RestorePointError, found_folder, java_cause, load_metadata, written_ms
 from flink_jobs.scoring_job import SCORE_UID
 
 _PREFIX, _READER = "python-state-", "ShardLogReader"
@@ -83,9 +83,8 @@ def read_kept_state(restore_point: str) -> KeptState:
         raise RestorePointError(_broken(folder, error)) from error
     for log in logs.values():
         log.sort(key=lambda entry: entry[0])
-    written_ms = (folder / "_metadata").stat().st_mtime_ns // 1_000_000
     return KeptState(
-        dict(sorted(logs.items())), int(metadata.getCheckpointId()), written_ms, int(operator.getParallelism()),
+        dict(sorted(logs.items())), int(metadata.getCheckpointId()), written_ms(folder), int(operator.getParallelism()),
         ", ".join(sorted(forms)) or "empty",
     )  # fmt: skip
 

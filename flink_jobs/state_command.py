@@ -8,7 +8,7 @@ from typing import Any
 from flink_jobs.backfill_command import time_ms
 from flink_jobs.console import CommandError, say, show_json
 from flink_jobs.pipelines import PipelineError, load_pipeline
-from flink_jobs.restore_points import found_folder
+from flink_jobs.restore_points import folder_of, found_folder
 from flink_jobs.settings import Settings
 from flink_jobs.state_reading import (
     ReadState,
@@ -52,6 +52,8 @@ def run_state_command(
         say(f"- asking the job of {pipeline.name} for a savepoint; it goes on meanwhile")
         savepoint = take_savepoint(pipeline, name, settings)
         say(f"- made {savepoint}; it stays there")
+        if not folder_of(savepoint).exists():
+            raise CommandError(f"{savepoint} is not on this machine: read it there, with --savepoint")
     with flink_ready(settings):
         state = read_newest(pipeline, name, settings) if savepoint is None else read_state(savepoint)
     plan = FeaturePlan.build(pipeline)

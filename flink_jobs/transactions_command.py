@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from flink_jobs.console import CommandError, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.local.home import connected
@@ -148,7 +149,7 @@ def _show(look: _Look, name: str | None) -> None:
         for column in ("transaction", "state", "owner", "open for", "producer", "partitions", "holds up"):
             table.add_column(column, overflow="fold")
         for each in look.found:
-            table.add_row(*_row(each, look.blocked))
+            table.add_row(*map(Text, _row(each, look.blocked)))
         out.print(table)
         for why in dict.fromkeys(f"{each.owner}: {each.why}" for each in look.found):
             show(f"  {why}")

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from shard_driver import HOUR_MS, Shard, pipeline_of, purchase
 from test_shard_log import shopping, times_and_partitions
 from typer.testing import CliRunner
 
-from flink_jobs import state_command
+from flink_jobs import state_command, state_reading
 from flink_jobs.cli import app
+from flink_jobs.console import CommandError
+from flink_jobs.restore_points import RestorePointError
 from flink_jobs.savepoint_state import KeptState
 from flink_jobs.settings import Settings
 from flink_jobs.state_reading import ReadState
@@ -118,7 +121,7 @@ def test_an_entity_is_told_in_words(given, capsys, tmp_path):
     assert (told["features"]["amount_sum_1h"], told["features"]["page_is_pay_count_1h"]) == (4.5, 3.0)
     later = show(pipeline, capsys, tmp_path, savepoint=point, entity="u", at="1970-01-05T05:02:30Z")
     assert (later["features"]["amount_sum_1h"], later["features_as_of_ms"]) == (1.5, T + 3_750_000)
-    with pytest.raises(state_command.CommandError, match="nothing is kept of 'x'"):
+    with pytest.raises(CommandError, match="nothing is kept of 'x'"):
         show(pipeline, capsys, tmp_path, savepoint=point, entity="x")
 
 
@@ -191,8 +194,41 @@ def test_a_broken_entry_is_one_line_that_names_the_restore_point(given, capsys, 
     shards[0].log[0] = shards[0].log[0][:-1] + b"!"
     point = given("one", read(shards))
     for options in ({}, {"entity": "u"}):
-        with pytest.raises(state_command.CommandError, match=r"one: state entry of .* checksum"):
+        with pytest.raises(CommandError, match=r"one: state entry of .* checksum"):
             show(pipeline, capsys, tmp_path, savepoint=point, **options)
+
+
+def test_live_reads_a_savepoint_of_the_job_or_says_what_can_be_read(given, capsys, tmp_path, monkeypatch):
+    pipeline = pipeline_of(*FEATURES)
+    shards = shop(pipeline, 1)
+    shards[0].advance([purchase(T)])
+    point = given("live", read(shards))
+    monkeypatch.setattr(state_reading, "find_job", lambda *_: SimpleNamespace(savepoint=lambda: point))
+    told = show(pipeline, capsys, tmp_path, savepoint=None, live=True)
+    assert (told["restore_point"], told["entities"]) == (point, 1)
+    elsewhere = SimpleNamespace(savepoint=lambda: "file:///not/here")
+    monkeypatch.setattr(state_reading, "find_job", lambda *_: elsewhere)
+    with pytest.raises(CommandError, match="not on this machine: read it there"):
+        show(pipeline, capsys, tmp_path, savepoint=None, live=True)
+    monkeypatch.setattr(state_reading, "find_job", lambda *_: None)
+    with pytest.raises(CommandError, match=r"no job of pipeline p runs .* newest checkpoint"):
+        show(pipeline, capsys, tmp_path, savepoint=None, live=True)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_followed_by_the_next(monkeypatch, tmp_path):
+    """Contract: a running job's checkpoints live for seconds; what is broken and stays is an error all the same."""
+    newest, pipeline = ["one"], pipeline_of(*FEATURES)
+
+    def fail(point):
+        newest[0] = "two" if point == "one" else newest[0]
+        raise RestorePointError(f"{point} is gone")
+
+    monkeypatch.setattr(state_reading, "latest_restore_point", lambda *_: newest[0])
+    monkeypatch.setattr(state_reading, "read_state", lambda point: fail(point) if point == "one" else point)
+    assert state_reading.read_newest(pipeline, "p", Settings(home=tmp_path)) == "two"
+    monkeypatch.setattr(state_reading, "read_state", fail)
+    with pytest.raises(RestorePointError, match="two is gone"):
+        state_reading.read_newest(pipeline, "p", Settings(home=tmp_path))
 
 
 def test_descriptions_of_an_entity_that_is_kept_once_say_where():
