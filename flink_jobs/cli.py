@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import explain, parity, verify
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(deploy_app, name="deploy")
 
 DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0
