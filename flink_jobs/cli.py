@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(deploy_app, name="deploy")
 
 DEFAULT_PORT = 9092
@@ -307,8 +309,8 @@ def backfill(
     )  # fmt: skip
 
 
-for proof in (verify, explain, parity):
-    app.command()(proof)
+for each in (submit, status, logs, stop, cancel, verify, explain, parity):
+    app.command()(each)
 
 
 @app.command()
