@@ -23,7 +23,7 @@ from flink_jobs.settings import Settings, SettingsError, load_settings
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
 from flink_jobs.sql_job import build_sql_job
 from flink_jobs.start_position import parse_start
-from flink_jobs.topics import EARLIEST, SQL, STREAM, Engine, parse_engine, run_name
+from flink_jobs.topics import EARLIEST, SQL, STREAM, Engine, job_name, parse_engine
 from udfs.errors import DefinitionError
 from udfs.pipeline import Pipeline
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 DRIVER = "org.apache.flink.client.python.PythonDriver"
 """Flink's class that runs a Python module in the JobManager."""
 MODULE = "flink_jobs.application"
-OF_THE_CLUSTER = ("rest.", "web.", "taskmanager.", "python.executable", "python.client.executable")
-"""Beginnings of the options that a job cannot set: its cluster has them from its own start."""
+OF_THE_IMAGE = ("python.executable", "python.client.executable")
+"""Options that the cluster has from its image."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     start_from = EARLIEST if options.start_from is None else parse_start(options.start_from)
     build = build_sql_job if engine == SQL else build_scoring_job
     build(environment, pipeline, model_folder(pipeline), settings, start_from).attach_as_datastream()
-    environment.execute_async(f"millrace-{run_name(pipeline, engine)}")
-    say(f"{run_name(pipeline, engine)} is handed over to Flink")
+    environment.execute_async(job_name(pipeline, engine))
+    say(f"{job_name(pipeline, engine)} is handed over to Flink")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,7 +76,7 @@ def _complete(
         check_folder(settings.checkpoints)
     added = Configuration()
     for name, value in options.items():
-        if not name.startswith(OF_THE_CLUSTER) and not given.containsKey(name):
+        if name not in OF_THE_IMAGE and not given.containsKey(name):
             added.set_string(name, value)
     environment.configure(added)
     environment.set_max_parallelism(MAX_PARALLELISM)

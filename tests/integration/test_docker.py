@@ -1,0 +1,202 @@
+"""docker/ for real, where a Docker engine answers: built, started, killed in part, and every event answered once."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flink_jobs.application import DRIVER, MODULE
+from flink_jobs.kafka_admin import topic_ends
+from flink_jobs.local.processes import free_port
+
+ROOT = Path(__file__).parents[2]
+COMPOSE_FILE = ROOT / "docker" / "compose.yaml"
+BUILD_S, START_S, RECOVERY_S = 900.0, 300.0, 180.0
+
+
+def _says(*command: str) -> bool:
+    return shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+ENGINE = _says("docker", "info")
+COMPOSE = next((each for each in (["docker", "compose"], ["docker-compose"]) if ENGINE and _says(*each, "version")), [])
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.skipif(not ENGINE, reason="no Docker engine answers"),
+    pytest.mark.skipif(ENGINE and not COMPOSE, reason="Docker has no compose"),
+]
+
+
+def ran(*command: str, timeout_s: float = 60.0) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3_000:]}\n{done.stderr[-3_000:]}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Project:
+    """What compose started."""
+
+    name: str
+    kafka_port: int
+
+    def compose(self, *arguments: str, timeout_s: float = 60.0) -> str:
+        command = [*COMPOSE, "--file", str(COMPOSE_FILE), "--project-name", self.name, *arguments]
+        return ran(*command, timeout_s=timeout_s)
+
+    def millrace(self, *arguments: str, timeout_s: float = 60.0) -> str:
+        """A command in the JobManager's container, which has the cluster's settings."""
+        return self.compose("exec", "-T", "jobmanager", "millrace", *arguments, timeout_s=timeout_s)
+
+    def ask(self, *arguments: str) -> Any:
+        return json.loads(self.millrace(*arguments, "--json"))
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "-q", service).split()[0]
+
+    def kill(self, service: str) -> None:
+        """SIGKILL its process, as a crash would: `docker kill` counts as the user's wish, and nothing restarts."""
+        pid = int(ran("docker", "inspect", "--format", "{{.State.Pid}}", self.container(service)))
+        assert pid > 1
+        os.kill(pid, signal.SIGKILL)
+
+    def predictions(self) -> int:
+        """How many are committed, and Kafka's marks of transactions; read through the published port."""
+        ends = topic_ends(f"127.0.0.1:{self.kafka_port}", "predictions", {}, isolation="read_committed")
+        return sum(ends.values())
+
+    def wait_for_predictions(self, why: str) -> float:
+        """Wait for some hundred more than there are; the seconds it took."""
+        goal = self.predictions() + 300
+        return wait_until(f"predictions {why}", lambda: self.predictions() >= goal, RECOVERY_S)
+
+
+def wait_until(what: str, holds: Callable[[], bool], timeout_s: float) -> float:
+    """Wait; the seconds it took. A command that fails meanwhile counts as a no."""
+    began = time.monotonic()
+    last = ""
+    while time.monotonic() - began < timeout_s:
+        try:
+            if holds():
+                return time.monotonic() - began
+        except (AssertionError, json.JSONDecodeError, subprocess.TimeoutExpired) as error:
+            last = str(error)
+        time.sleep(2.0)
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what}; {last}")
+
+
+@pytest.fixture(scope="module")
+def images() -> None:
+    for target, tag in (("kafka", "millrace-kafka"), ("millrace", "millrace")):
+        ran(
+            "docker", "build", "--network", "host", "--file", "docker/Dockerfile", "--target", target,
+            "--tag", f"{tag}:{version()}", ".", timeout_s=BUILD_S,
+        )  # fmt: skip
+
+
+def version() -> str:
+    from importlib.metadata import version
+
+    return version("millrace")
+
+
+@pytest.fixture(scope="module")
+def project(images: None) -> Iterator[Project]:
+    """All of compose.yaml, with few events a second: the machine has little to give."""
+    started = Project(f"millrace-test-{os.getpid()}", free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MILLRACE_RATE", "50")
+        patch.setenv("MILLRACE_KAFKA_PORT", str(started.kafka_port))
+        patch.setenv("MILLRACE_FLINK_PORT", str(free_port()))
+        try:
+            started.compose("up", "--detach", "--no-build", timeout_s=START_S)
+            yield started
+        finally:
+            started.compose("down", "--volumes", "--timeout", "5", timeout_s=120.0)
+
+
+def test_nothing_in_the_image_runs_as_root_or_is_fetched_at_the_start(images):
+    image = f"millrace:{version()}"
+    assert ran("docker", "run", "--rm", "--network", "none", image, "id", "-un").strip() == "flink"
+    check = ran("docker", "run", "--rm", "--network", "none", image, "millrace", "describe", "purchase", "--json")
+    assert json.loads(check)["name"] == "purchase"
+    # compiled when the image was built: with a processor's own kernels this would take half a minute
+    timed = "import time; t = time.time(); from udfs.entity_state import warm_up; warm_up(); print(time.time() - t)"
+    assert float(ran("docker", "run", "--rm", "--network", "none", image, "python", "-c", timed)) < 10.0
+
+
+def test_up_ends_with_predictions_and_killed_parts_come_back_with_nothing_lost_or_doubled(project):
+    seen = project.millrace("watch", "purchase", "--from-start", "--limit", "5", "--json", timeout_s=START_S)
+    assert len(seen.splitlines()) == 5
+    assert all(0.0 < json.loads(line)["purchase_probability"] < 1.0 for line in seen.splitlines())
+
+    for service in ("taskmanager", "jobmanager"):
+        project.kill(service)
+        took = project.wait_for_predictions(f"after {service} died")
+        print(f"{service} killed: 300 more predictions after {took:.0f} s")
+
+    project.compose("stop", "shoppers")
+    wait_until("all events are answered", lambda: not lag(project), RECOVERY_S)
+    report = project.ask("verify", "purchase")
+    assert report["ok"], report
+    assert report["answers"] == report["events"] > 500
+
+
+def lag(project: Project) -> int:
+    """Events that no checkpoint covers yet."""
+    return sum(each["lag"] for each in project.ask("status", "purchase")["lag"])
+
+
+def test_submitting_once_more_changes_nothing(project):
+    job = project.ask("status", "purchase")["job_id"]
+    project.compose("up", "--detach", "--no-build", "submit", timeout_s=START_S)
+    container = project.container("submit")
+    assert ran("docker", "wait", container, timeout_s=120.0).strip() == "0"
+    assert project.ask("status", "purchase")["job_id"] == job
+
+
+def test_an_application_goes_on_from_the_savepoint_of_the_session_s_job(project):
+    savepoint = project.ask("stop", "purchase")["savepoint"]
+    project.compose("stop", "jobmanager", "taskmanager")
+    options = "jobmanager.rpc.address: application\nparallelism.default: 2\ntaskmanager.numberOfTaskSlots: 2\n"
+    start = (
+        "docker", "run", "--detach", "--network", f"{project.name}_default", "--volume",
+        f"{project.name}_state:/var/lib/millrace", "--env", "MILLRACE_BOOTSTRAP=kafka:9092",
+    )  # fmt: skip
+    image = f"millrace:{version()}"
+    containers = []
+    try:
+        containers.append(
+            ran(
+                *start, "--env", f"FLINK_PROPERTIES={options}", "--name", f"{project.name}-application",
+                "--network-alias", "application", image, "standalone-job", "--job-classname", DRIVER,
+                "--fromSavepoint", savepoint, "-pym", MODULE, "purchase",
+            ).strip()
+        )  # fmt: skip
+        containers.append(ran(*start, "--env", f"FLINK_PROPERTIES={options}", image, "taskmanager").strip())
+        project.compose("start", "shoppers")
+        try:
+            project.wait_for_predictions("of the application")
+        except AssertionError as error:
+            logs = "\n".join(ran("docker", "logs", "--tail", "40", each) for each in containers)
+            raise AssertionError(f"{error}\n{logs}") from error
+        project.compose("stop", "shoppers")
+        inside = ("docker", "exec", "--env", "MILLRACE_CLUSTER=http://application:8081", containers[0], "millrace")
+        wait_until(
+            "all events are answered",
+            lambda: not sum(each["lag"] for each in json.loads(ran(*inside, "status", "purchase", "--json"))["lag"]),
+            RECOVERY_S,
+        )
+        report = json.loads(ran(*inside, "verify", "purchase", "--json"))
+        assert report["ok"], report
+        assert report["answers"] == report["events"]
+    finally:
+        ran("docker", "rm", "--force", *containers)
