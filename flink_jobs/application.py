@@ -37,16 +37,25 @@ OF_THE_IMAGE = ("python.executable", "python.client.executable")
 """Options that the cluster has from its image."""
 
 
-def main(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
+    """Do it; a job that cannot run ends the process with one line that says why."""
+    try:
+        make_job(arguments)
+    except (CommandError, DefinitionError, KafkaAdminError, PipelineError, PreflightError, SettingsError) as error:
+        say(f"Error: {error}")
+        sys.exit(1)
+
+
+def make_job(arguments: Sequence[str]) -> None:
     """Make the job and hand it over to the JobManager."""
     options = _parse(arguments)
     pipeline, engine = load_pipeline(options.pipeline), parse_engine(options.engine)
+    check_model(pipeline)
+    check_kafka(pipeline, load_settings())
     from pyflink.datastream import StreamExecutionEnvironment
 
     environment = StreamExecutionEnvironment.get_execution_environment()
     settings = load_settings(parallelism=environment.get_parallelism())
-    check_model(pipeline)
-    check_kafka(pipeline, settings)
     _complete(environment, pipeline, settings, engine)
     start_from = EARLIEST if options.start_from is None else parse_start(options.start_from)
     build = build_sql_job if engine == SQL else build_scoring_job
@@ -83,8 +92,4 @@ def _complete(
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (CommandError, DefinitionError, KafkaAdminError, PipelineError, PreflightError, SettingsError) as error:
-        say(f"Error: {error}")
-        sys.exit(1)
+    run(sys.argv[1:])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flink_jobs.application import DRIVER, MODULE
-from flink_jobs.kafka_admin import topic_ends
+from flink_jobs.kafka_admin import KafkaAdminError, topic_ends
 from flink_jobs.local.processes import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -62,34 +62,45 @@ class Project:
     def container(self, service: str) -> str:
         return self.compose("ps", "-q", service).split()[0]
 
-    def kill(self, service: str) -> None:
-        """SIGKILL its process, as a crash would: `docker kill` counts as the user's wish, and nothing restarts."""
-        pid = int(ran("docker", "inspect", "--format", "{{.State.Pid}}", self.container(service)))
-        assert pid > 1
-        os.kill(pid, signal.SIGKILL)
-
     def predictions(self) -> int:
         """How many are committed, and Kafka's marks of transactions; read through the published port."""
         ends = topic_ends(f"127.0.0.1:{self.kafka_port}", "predictions", {}, isolation="read_committed")
         return sum(ends.values())
 
-    def wait_for_predictions(self, why: str) -> float:
-        """Wait for some hundred more than there are; the seconds it took."""
+    def wait_for_predictions(self, why: str) -> None:
+        """Wait for some hundred more than there are."""
         goal = self.predictions() + 300
-        return wait_until(f"predictions {why}", lambda: self.predictions() >= goal, RECOVERY_S)
+        wait_until(f"predictions {why}", lambda: self.predictions() >= goal, RECOVERY_S)
 
 
-def wait_until(what: str, holds: Callable[[], bool], timeout_s: float) -> float:
-    """Wait; the seconds it took. A command that fails meanwhile counts as a no."""
-    began = time.monotonic()
+def crash(container: str) -> None:
+    """SIGKILL its process and wait until Docker has started it again.
+
+    `docker kill` would count as the user's wish, after which nothing is started again.
+    """
+    pid, restarts = look(container)
+    assert pid > 1
+    os.kill(pid, signal.SIGKILL)
+    wait_until(f"{container} is started again", lambda: look(container)[1] > restarts and look(container)[0] > 1, 60.0)
+
+
+def look(container: str) -> tuple[int, int]:
+    """(process, how often it was started again)."""
+    pid, restarts = ran("docker", "inspect", "--format", "{{.State.Pid}} {{.RestartCount}}", container).split()
+    return int(pid), int(restarts)
+
+
+def wait_until(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
+    """Wait; a command that fails meanwhile counts as a no."""
+    deadline = time.monotonic() + timeout_s
     last = ""
-    while time.monotonic() - began < timeout_s:
+    while time.monotonic() < deadline:
         try:
             if holds():
-                return time.monotonic() - began
-        except (AssertionError, json.JSONDecodeError, subprocess.TimeoutExpired) as error:
+                return
+        except (AssertionError, KafkaAdminError, TypeError, json.JSONDecodeError, subprocess.TimeoutExpired) as error:
             last = str(error)
-        time.sleep(2.0)
+        time.sleep(1.0)
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}; {last}")
 
 
@@ -139,9 +150,10 @@ def test_up_ends_with_predictions_and_killed_parts_come_back_with_nothing_lost_o
     assert all(0.0 < json.loads(line)["purchase_probability"] < 1.0 for line in seen.splitlines())
 
     for service in ("taskmanager", "jobmanager"):
-        project.kill(service)
-        took = project.wait_for_predictions(f"after {service} died")
-        print(f"{service} killed: 300 more predictions after {took:.0f} s")
+        # so that what is seen after the crash was made after it
+        wait_until("the job keeps up", lambda: lag(project) < 200, RECOVERY_S)
+        crash(project.container(service))
+        project.wait_for_predictions(f"after {service} died")
 
     project.compose("stop", "shoppers")
     wait_until("all events are answered", lambda: not lag(project), RECOVERY_S)
@@ -163,40 +175,63 @@ def test_submitting_once_more_changes_nothing(project):
     assert project.ask("status", "purchase")["job_id"] == job
 
 
-def test_an_application_goes_on_from_the_savepoint_of_the_session_s_job(project):
-    savepoint = project.ask("stop", "purchase")["savepoint"]
-    project.compose("stop", "jobmanager", "taskmanager")
-    options = "jobmanager.rpc.address: application\nparallelism.default: 2\ntaskmanager.numberOfTaskSlots: 2\n"
-    start = (
-        "docker", "run", "--detach", "--network", f"{project.name}_default", "--volume",
-        f"{project.name}_state:/var/lib/millrace", "--env", "MILLRACE_BOOTSTRAP=kafka:9092",
-    )  # fmt: skip
-    image = f"millrace:{version()}"
-    containers = []
-    try:
-        containers.append(
-            ran(
-                *start, "--env", f"FLINK_PROPERTIES={options}", "--name", f"{project.name}-application",
-                "--network-alias", "application", image, "standalone-job", "--job-classname", DRIVER,
-                "--fromSavepoint", savepoint, "-pym", MODULE, "purchase",
-            ).strip()
+@dataclass(frozen=True)
+class Application:
+    """A cluster of its own for the job, beside the services of compose: what Kubernetes runs, without Kubernetes."""
+
+    project: Project
+    savepoint: str
+
+    OPTIONS = """\
+jobmanager.rpc.address: application
+parallelism.default: 2
+taskmanager.numberOfTaskSlots: 2
+high-availability.type: zookeeper
+high-availability.zookeeper.quorum: zookeeper:2181
+high-availability.cluster-id: /application
+high-availability.storageDir: file:///var/lib/millrace/application/high-availability
+execution.checkpointing.dir: file:///var/lib/millrace/application/checkpoints
+"""
+
+    def start(self, name: str, *command: str) -> str:
+        return ran(
+            "docker", "run", "--detach", "--init", "--restart", "always", "--network", f"{self.project.name}_default",
+            "--network-alias", name, "--volume", f"{self.project.name}_state:/var/lib/millrace",
+            "--env", "MILLRACE_BOOTSTRAP=kafka:9092", "--env", "MILLRACE_CLUSTER=http://application:8081",
+            "--env", f"FLINK_PROPERTIES={self.OPTIONS}", f"millrace:{version()}", *command,
+        ).strip()  # fmt: skip
+
+    def start_jobmanager(self) -> str:
+        return self.start(
+            "application", "standalone-job", "--job-classname", DRIVER, "--fromSavepoint", self.savepoint,
+            "-pym", MODULE, "purchase",
         )  # fmt: skip
-        containers.append(ran(*start, "--env", f"FLINK_PROPERTIES={options}", image, "taskmanager").strip())
+
+
+def test_an_application_goes_on_from_a_session_s_savepoint_and_from_its_own_checkpoint_after_a_crash(project):
+    application = Application(project, project.ask("stop", "purchase")["savepoint"])
+    project.compose("stop", "jobmanager", "taskmanager")
+    containers = [application.start_jobmanager(), application.start("worker", "taskmanager")]
+
+    def ask(*arguments: str) -> Any:
+        return json.loads(ran("docker", "exec", containers[0], "millrace", *arguments, "--json"))
+
+    def events_behind() -> int:
+        return sum(each["lag"] for each in ask("status", "purchase")["lag"])
+
+    try:
         project.compose("start", "shoppers")
-        try:
-            project.wait_for_predictions("of the application")
-        except AssertionError as error:
-            logs = "\n".join(ran("docker", "logs", "--tail", "40", each) for each in containers)
-            raise AssertionError(f"{error}\n{logs}") from error
+        project.wait_for_predictions("of the application")
+        wait_until("the application keeps up", lambda: events_behind() < 200, RECOVERY_S)
+        crash(containers[0])
+        project.wait_for_predictions("after the application's JobManager died")
         project.compose("stop", "shoppers")
-        inside = ("docker", "exec", "--env", "MILLRACE_CLUSTER=http://application:8081", containers[0], "millrace")
-        wait_until(
-            "all events are answered",
-            lambda: not sum(each["lag"] for each in json.loads(ran(*inside, "status", "purchase", "--json"))["lag"]),
-            RECOVERY_S,
-        )
-        report = json.loads(ran(*inside, "verify", "purchase", "--json"))
+        wait_until("all events are answered", lambda: events_behind() == 0, RECOVERY_S)
+        report = ask("verify", "purchase")
         assert report["ok"], report
         assert report["answers"] == report["events"]
+    except AssertionError as error:
+        logs = "\n".join(ran("docker", "logs", "--tail", "60", each) for each in containers)
+        raise AssertionError(f"{error}\n{logs}") from error
     finally:
         ran("docker", "rm", "--force", *containers)
