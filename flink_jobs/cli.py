@@ -12,7 +12,8 @@ from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, subm
 from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.cli_proofs import explain, parity, verify
+from flink_jobs.cli_proofs import certify, explain, parity, verify
+from flink_jobs.cli_state import state_app
 from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(state_app, name="state")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(deploy_app, name="deploy")
 
@@ -309,7 +311,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, status, logs, stop, cancel, verify, explain, parity):
+for each in (submit, status, logs, stop, cancel, verify, explain, parity, certify):
     app.command()(each)
 
 

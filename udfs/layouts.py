@@ -37,7 +37,7 @@ def entities_for(plan: FeaturePlan, entry: Entry) -> tuple[Words, Words]:
     written, wanted = entry.layout, plan.layout
     if written == wanted:
         return entry.heads, entry.rows
-    stores = _Stores(entry)
+    stores = Stores(entry)
     counts, rows = zip(
         _events(stores, wanted, keep=plan.operations.limits.exact_window_ms > 0),
         *[_tiles(stores, plan, group) for group in range(len(wanted["tiles"]))],
@@ -47,7 +47,7 @@ def entities_for(plan: FeaturePlan, entry: Entry) -> tuple[Words, Words]:
     return np.column_stack([entry.heads[:, :_HEAD], *counts]), _interleaved(counts, rows, store_widths(wanted))
 
 
-class _Stores:
+class Stores:
     """The rows of each store of an entry's entities."""
 
     def __init__(self, entry: Entry) -> None:
@@ -89,7 +89,7 @@ def _interleaved(counts: Sequence[Words], rows: Sequence[Words], widths: Words) 
     return words
 
 
-def _events(stores: _Stores, wanted: Layout, *, keep: bool) -> tuple[Words, Words]:
+def _events(stores: Stores, wanted: Layout, *, keep: bool) -> tuple[Words, Words]:
     width, written = int(store_widths(wanted)[0]), stores.layout
     if not keep:
         return stores.none(width)
@@ -115,7 +115,7 @@ def _mask_bits(layout: Layout) -> int:
     return 0 if layout["mask_words"] else len(layout["conditions"])
 
 
-def _tiles(stores: _Stores, plan: FeaturePlan, group: int) -> tuple[Words, Words]:
+def _tiles(stores: Stores, plan: FeaturePlan, group: int) -> tuple[Words, Words]:
     written, wanted = stores.layout, plan.layout
     width, tile_ms = 1 + wanted["tile_width"], wanted["tiles"][group]
     if tile_ms not in written["tiles"]:
@@ -134,7 +134,7 @@ def _tiles(stores: _Stores, plan: FeaturePlan, group: int) -> tuple[Words, Words
     return counts, rows
 
 
-def _distincts(stores: _Stores, name: str) -> tuple[Words, Words]:
+def _distincts(stores: Stores, name: str) -> tuple[Words, Words]:
     written = stores.layout
     if name not in written["distincts"]:
         return stores.none(2)
