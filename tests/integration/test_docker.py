@@ -106,11 +106,7 @@ def wait_until(what: str, holds: Callable[[], bool], timeout_s: float) -> None:
 
 @pytest.fixture(scope="module")
 def images() -> None:
-    for target, tag in (("kafka", "millrace-kafka"), ("millrace", "millrace")):
-        ran(
-            "docker", "build", "--network", "host", "--file", "docker/Dockerfile", "--target", target,
-            "--tag", f"{tag}:{version()}", ".", timeout_s=BUILD_S,
-        )  # fmt: skip
+    ran(*COMPOSE, "--file", str(COMPOSE_FILE), "build", "kafka", "jobmanager", timeout_s=BUILD_S)
 
 
 def version() -> str:

@@ -16,7 +16,7 @@ from flink_jobs.start_position import choose_start, parse_start
 COMMANDS = (
     ["up"], ["down"], ["demo"], ["topics", "create"], ["produce"],
     ["run"], ["sql"], ["watch"], ["describe"], ["backfill"], ["verify"], ["explain"], ["parity"],
-    ["train"], ["tune"], ["doctor"],
+    ["train"], ["tune"], ["doctor"], ["deploy", "kubernetes"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """
