@@ -43,8 +43,8 @@ def run_deploy_kubernetes_command(
     own = name.endswith(".py")
     if image is None and own:
         raise CommandError(
-            f"--image is missing: {name} must be in it. Build one of two lines, `FROM {_default_image()}` and "
-            f"`COPY {Path(name).name} {pipeline.model.root or ''} {IMAGE_PIPELINES}/`"
+            f"--image is missing: {name} must be in it, and its model. Build one `FROM {_default_image()}` with "
+            f"`COPY {Path(name).name} {IMAGE_PIPELINES}/` and the models' folder beside it"
         )
     _check_reachable(settings)
     if settings.kafka_properties and not places["secret"]:

@@ -38,7 +38,9 @@ FILE_SYSTEMS = {
     "oss": "flink-oss-fs-hadoop",
 }
 """Schemes of checkpoint folders, and the plugin in Flink's image that reads them."""
-NOT_FOR_PODS = ("home", "checkpoint_folder", "kafka_properties", "bootstrap", "parallelism")
+NOT_FOR_PODS = (
+    "home", "checkpoint_folder", "cluster", "worker_python", "kafka_properties", "bootstrap", "parallelism",
+)  # fmt: skip
 """Settings of this machine, and those that the manifest says in another place."""
 
 

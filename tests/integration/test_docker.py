@@ -140,6 +140,28 @@ def test_nothing_in_the_image_runs_as_root_or_is_fetched_at_the_start(images):
     assert float(ran("docker", "run", "--rm", "--network", "none", image, "python", "-c", timed)) < 10.0
 
 
+def test_a_pipeline_of_one_s_own_is_added_with_its_model(images, tmp_path):
+    shipped = (ROOT / "flink_jobs/pipelines/purchase.py").read_text()
+    mine = shipped.replace('name="purchase"', 'name="mine"').replace("version=2)", 'version=2, root="my_models")')
+    (tmp_path / "mine.py").write_text(mine)
+    shutil.copytree(ROOT / "models" / "purchase", tmp_path / "my_models" / "purchase")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM millrace:{version()}\n"
+        "COPY mine.py /opt/millrace/pipelines/\n"
+        "COPY my_models /opt/millrace/pipelines/my_models\n"
+    )
+    ran("docker", "build", "--network", "none", "--tag", "millrace-test-mine", str(tmp_path))
+    try:
+        # as the JobManager would: the pipeline by its path, its model opened, and then no Kafka
+        run = f"from {MODULE} import run; run(['/opt/millrace/pipelines/mine.py'])"
+        tried = ("docker", "run", "--rm", "--network", "none", "millrace-test-mine", "python", "-c", run)
+        done = subprocess.run(tried, capture_output=True, text=True, timeout=60.0)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: no Kafka broker answers at 127.0.0.1:9092"), done.stderr
+    finally:
+        ran("docker", "rmi", "millrace-test-mine")
+
+
 def test_up_ends_with_predictions_and_killed_parts_come_back_with_nothing_lost_or_doubled(project):
     seen = project.millrace("watch", "purchase", "--from-start", "--limit", "5", "--json", timeout_s=START_S)
     assert len(seen.splitlines()) == 5
@@ -163,11 +185,12 @@ def lag(project: Project) -> int:
     return sum(each["lag"] for each in project.ask("status", "purchase")["lag"])
 
 
-def test_submitting_once_more_changes_nothing(project):
+def test_what_was_taken_down_comes_up_again_with_the_same_job(project):
     job = project.ask("status", "purchase")["job_id"]
-    project.compose("up", "--detach", "--no-build", "submit", timeout_s=START_S)
-    container = project.container("submit")
-    assert ran("docker", "wait", container, timeout_s=120.0).strip() == "0"
+    project.compose("down", timeout_s=120.0)
+    project.compose("up", "--detach", "--no-build", timeout_s=START_S)
+    assert ran("docker", "wait", project.container("submit"), timeout_s=120.0).strip() == "0"
+    project.wait_for_predictions("after all of it was taken down")
     assert project.ask("status", "purchase")["job_id"] == job
 
 

@@ -180,7 +180,8 @@ def test_the_python_worker_of_each_slot_has_memory_beside_the_jvm():
 
 
 def test_settings_that_somebody_chose_go_into_the_pods_and_those_of_this_machine_do_not(tmp_path):
-    settings = Settings(batch_ms=50, guarantee="at-least-once", home=tmp_path, parallelism=3, state_backend="hashmap")
+    here: dict[str, Any] = {"home": tmp_path, "cluster": "http://127.0.0.1:8081", "worker_python": "/usr/bin/python3"}
+    settings = Settings(batch_ms=50, guarantee="at-least-once", parallelism=3, state_backend="hashmap", **here)
     document = made(settings)
     assert environment(document) == {
         "MILLRACE_BOOTSTRAP": "kafka:9092",
