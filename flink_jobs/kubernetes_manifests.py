@@ -24,10 +24,12 @@ IMAGE_PYTHON = "/opt/millrace/venv/bin/python"
 IMAGE_USER = 9999  # flink, in Flink's image
 STATE_MOUNT = "/var/lib/millrace"
 JOBMANAGER_MB = 1_600
-TASKMANAGER_MB = 1_350
+TASKMANAGER_MB = 800
+SLOT_MB = 900
+"""What each slot adds to a TaskManager: heap, network buffers, and the two below."""
 PYTHON_WORKER_MB = 350
 """A Python worker lives beside the JVM, within the pod's limit: one a slot, 245 MB as measured, and room for state."""
-MANAGED_MB = 256
+STATE_BACKEND_MB = 128
 OPERATOR_NAME = re.compile(r"[a-z]([-a-z\d]{0,43}[a-z\d])?")
 """What the operator takes for a FlinkDeployment's name."""
 FILE_SYSTEMS = {
@@ -134,7 +136,7 @@ def _spec(name: str, settings: Settings, deployment: Deployment) -> dict[str, An
         "flinkConfiguration": _flink_configuration(name, deployment),
         "podTemplate": _pod_template(name, settings, deployment),
         "jobManager": {"replicas": 1, "resource": {"cpu": 1, "memory": f"{JOBMANAGER_MB}m"}},
-        "taskManager": {"resource": {"cpu": slots, "memory": f"{TASKMANAGER_MB + slots * PYTHON_WORKER_MB}m"}},
+        "taskManager": {"resource": {"cpu": slots, "memory": f"{TASKMANAGER_MB + slots * SLOT_MB}m"}},
         "job": {
             "jarURI": f"local:///opt/flink/opt/flink-python-{version('apache-flink')}.jar",
             "entryClass": DRIVER,
@@ -155,7 +157,7 @@ def _flink_configuration(name: str, deployment: Deployment) -> dict[str, str]:
         "high-availability.storageDir": f"{folder}/high-availability",
         "python.executable": IMAGE_PYTHON,
         "python.client.executable": IMAGE_PYTHON,
-        "taskmanager.memory.managed.size": f"{MANAGED_MB}m",
+        "taskmanager.memory.managed.size": f"{deployment.slots * STATE_BACKEND_MB}m",
         "taskmanager.memory.task.off-heap.size": f"{deployment.slots * PYTHON_WORKER_MB}m",
         "taskmanager.numberOfTaskSlots": str(deployment.slots),
         "web.submit.enable": "false",

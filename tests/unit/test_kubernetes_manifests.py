@@ -171,12 +171,23 @@ def test_pods_run_as_nobody_special():
     assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def test_the_python_worker_of_each_slot_has_memory_beside_the_jvm():
-    one, four = made(), made(slots=4)
-    for document, slots in ((one, 1), (four, 4)):
-        flink = document["spec"]["flinkConfiguration"]
-        assert flink["taskmanager.memory.task.off-heap.size"] == f"{slots * 350}m"
-        assert document["spec"]["taskManager"]["resource"]["memory"] == f"{1_350 + slots * 350}m"
+@pytest.mark.parametrize("slots", [1, 2, 4, 16])
+def test_each_slot_has_heap_and_its_python_worker_memory_beside_the_jvm(slots):
+    spec = made(slots=slots)["spec"]
+    flink = spec["flinkConfiguration"]
+    process_mb = megabytes(spec["taskManager"]["resource"]["memory"])
+    python_mb = megabytes(flink["taskmanager.memory.task.off-heap.size"])
+    assert python_mb >= slots * 300
+    # Flink's defaults: overhead 10 % of all (192 MB to 1 GB), metaspace 256 MB; of the rest 10 % for the network, and
+    # 256 MB for the framework
+    flink_mb = process_mb - min(1_024, max(192, process_mb / 10)) - 256
+    heap_mb = flink_mb * 0.9 - 256 - python_mb - megabytes(flink["taskmanager.memory.managed.size"])
+    assert heap_mb / slots > 256
+
+
+def megabytes(text: str) -> int:
+    assert text.endswith("m")
+    return int(text[:-1])
 
 
 def test_settings_that_somebody_chose_go_into_the_pods_and_those_of_this_machine_do_not(tmp_path):
