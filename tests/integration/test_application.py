@@ -63,7 +63,8 @@ def cluster_of(
         for role in ("zookeeper", "jobmanager", "taskmanager"):
             command = [APPLICATION if word == SESSION else word for word in java_command(folder, role, role, SLOTS)]
             if role == "jobmanager":
-                command += ["--job-classname", DRIVER, "-pym", MODULE, *arguments]
+                # it knows no --host, and takes what follows an unknown option for the program's
+                command[command.index("--host") :] = ["--job-classname", DRIVER, "-pym", MODULE, *arguments]
             with (folder / "log" / f"{role}.out").open("wb") as out:
                 running.append(
                     processes.launch(command, folder, out, die_with_parent=True, environment=environment)
