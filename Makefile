@@ -54,9 +54,13 @@ bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json
 bench-quick: $(VENV)/.ready ## Run the benchmarks that give the ratios, in a few minutes
 	@$(BIN)/python -m tests.benchmarks --quick
 
-lock: ## Resolve pyproject.toml again into requirements.lock (needs uv)
+lock: ## Resolve pyproject.toml again into requirements.lock, and the image's part of it (needs uv)
 	@uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		--extra dev pyproject.toml --output-file requirements.lock
+	@# the image has Flink's jars already, and builds what is published as source only with a locked setuptools
+	@echo setuptools | uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --constraint requirements.lock --no-emit-package apache-flink-libraries \
+		pyproject.toml - --output-file docker/requirements.lock
 
 clean: ## Remove the environment and everything built or run here
 	@rm -rf $(VENV) build .millrace

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
+from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, explain, parity, verify
@@ -29,6 +30,7 @@ topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=Tru
 app.add_typer(topics_app, name="topics")
 app.add_typer(state_app, name="state")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(deploy_app, name="deploy")
 
 DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0

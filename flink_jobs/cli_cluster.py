@@ -65,6 +65,9 @@ def submit(
         typer.Option(help="State to begin with is built from: earliest, or a time in the topic, or files; repeatable."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
+    unless_running: Annotated[
+        bool, typer.Option("--unless-running", help="End well if the job is there already, for what is started again.")
+    ] = False,
     ship_python: Annotated[
         bool, typer.Option("--ship-python", help="Send this environment's packages along, for workers that lack them.")
     ] = False,
@@ -81,7 +84,7 @@ def submit(
     run_submit_command(
         load_pipeline(name), name, _settings(parallelism=parallelism, cluster=cluster), engine=parse_engine(engine),
         from_savepoint=from_savepoint, start_from=start_from, bootstrap_from=bootstrap_from, fresh=fresh,
-        ship_python=ship_python, as_json=as_json,
+        unless_running=unless_running, ship_python=ship_python, as_json=as_json,
     )  # fmt: skip
 
 

@@ -34,6 +34,11 @@ def preflight(pipeline: Pipeline, settings: Settings) -> None:
     """
     check_model(pipeline)
     check_folder(settings.checkpoints)
+    check_kafka(pipeline, settings)
+
+
+def check_kafka(pipeline: Pipeline, settings: Settings) -> None:
+    """Whether the broker answers, has the topics and allows the transactions."""
     _check_timeouts(settings)
     try:
         wait_for_broker(settings.bootstrap, settings.kafka_properties, timeout_s=BROKER_WAIT_S)

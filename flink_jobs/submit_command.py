@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from flink_jobs.bootstrap_command import asked_of
 from flink_jobs.console import CommandError, err, fetch_jars, next_steps, quiet_output, say, show, show_json
@@ -32,11 +33,15 @@ def run_submit_command(
     start_from: str | None,
     bootstrap_from: Sequence[str] | None,
     fresh: bool,
+    unless_running: bool,
     ship_python: bool,
     as_json: bool,
 ) -> None:
     """Submit the job, wait until it works, and say where it is."""
     address = cluster_address(settings)
+    if unless_running and (there := find_job(pipeline, settings, engine)):
+        _show_where(there, address, as_json=as_json, restored_from=None, bootstrap=None)
+        return
     check_cluster(pipeline, name, settings, engine)
     start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh)
     fetch_jars("connector")
@@ -65,17 +70,28 @@ def run_submit_command(
         raise
     if engine != SQL:
         note_checkpoint(pipeline, settings, start)
+    _show_where(
+        job, address, as_json=as_json, restored_from=start.position.restore_from, bootstrap=bootstrap_as_json(start)
+    )
     if as_json:
-        answer = {"job_id": job.rest.job_id, "cluster": address, "name": job_name(pipeline, engine), "engine": engine}
-        show_json({**answer, "restored_from": start.position.restore_from, "bootstrap": bootstrap_as_json(start)})
         return
-    show(f"{job_name(pipeline, engine)} runs as {job.rest.job_id}: {address}/#/job/running/{job.rest.job_id}/overview")
     sql = " --engine sql" if engine == SQL else ""
     next_steps(
         (f"millrace status {name}{sql}", "checkpoints, lag, restarts, lost commits"),
         (f"millrace watch {name}", "the predictions"),
         (f"millrace stop {name}{sql}", "stop with a savepoint; submit goes on from it"),
     )
+
+
+def _show_where(
+    job: JobRun, address: str, *, as_json: bool, restored_from: str | None, bootstrap: dict[str, Any] | None
+) -> None:
+    name, job_id = job_name(job.pipeline, job.engine), job.rest.job_id
+    if as_json:
+        answer = {"job_id": job_id, "cluster": address, "name": name, "engine": job.engine}
+        show_json({**answer, "restored_from": restored_from, "bootstrap": bootstrap})
+    else:
+        show(f"{name} runs as {job_id}: {address}/#/job/running/{job_id}/overview")
 
 
 def check_cluster(pipeline: Pipeline, name: str, settings: Settings, engine: Engine) -> None:

@@ -16,7 +16,8 @@ from flink_jobs.start_position import choose_start, parse_start
 COMMANDS = (
     ["up"], ["down"], ["demo"], ["topics", "create"], ["produce"],
     ["run"], ["sql"], ["watch"], ["describe"], ["backfill"], ["verify"], ["explain"], ["parity"],
-    ["train"], ["tune"], ["state", "show"], ["state", "diff"], ["transactions"], ["doctor"],
+    ["train"], ["tune"], ["state", "show"], ["state", "diff"], ["transactions"], ["doctor"], ["deploy", "kubernetes"],
+    ["cluster", "up"], ["cluster", "down"], ["submit"], ["status"], ["logs"], ["stop"], ["cancel"], ["certify"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """
