@@ -12,7 +12,8 @@ from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
-from udfs.entity_state import ShardState, warm_up
+from udfs.entity_state import ShardState
+from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RECORDS, WRITE, RecordBatch
