@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
-from shard_driver import HOUR_MS, Shard, pipeline_of, purchase
+from shard_driver import HOUR_MS, Purchase, Shard, pipeline_of, purchase
 from test_against_oracle import NUMBERS, histories, partition_of, pipelines
 
 from udfs.entity_state import WARMING
