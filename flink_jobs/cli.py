@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import explain, parity, verify
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(cluster_app, name="cluster")
 
 DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0
@@ -305,8 +307,8 @@ def backfill(
     )  # fmt: skip
 
 
-for proof in (verify, explain, parity):
-    app.command()(proof)
+for each in (submit, status, logs, stop, cancel, verify, explain, parity):
+    app.command()(each)
 
 
 @app.command()

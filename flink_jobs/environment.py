@@ -4,13 +4,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from flink_jobs.local.jars import connector_jar, java_home
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
 
 if TYPE_CHECKING:
+    from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
 
 MAX_PARALLELISM = 128
@@ -35,7 +37,7 @@ def prepare_process(logs: Path) -> None:
 
 
 def flink_options(settings: Settings, checkpoints: Path, restore_from: str | None) -> dict[str, str]:
-    """Flink's options for one pipeline.
+    """Flink's options of one job.
 
     Args:
         settings: Millrace's settings.
@@ -69,14 +71,13 @@ def flink_options(settings: Settings, checkpoints: Path, restore_from: str | Non
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
         "execution.checkpointing.tolerable-failed-checkpoints": "3",
         "state.backend.type": settings.state_backend,
-        "restart-strategy.type": "fixed-delay" if settings.restart_attempts else "none",
-        "restart-strategy.fixed-delay.attempts": str(settings.restart_attempts),
-        "restart-strategy.fixed-delay.delay": f"{settings.restart_delay_ms} ms",
-        "taskmanager.numberOfTaskSlots": str(settings.parallelism),
-        "taskmanager.memory.managed.size": "256m",
-        "rest.address": "127.0.0.1",
-        "rest.bind-address": "127.0.0.1",
-        "web.submit.enable": "false",
+        # not fixed-delay: it counts over a job's whole life, and ends one that fails once a week
+        "restart-strategy.type": "exponential-delay" if settings.restart_attempts else "none",
+        "restart-strategy.exponential-delay.attempts-before-reset-backoff": str(settings.restart_attempts),
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
+        "restart-strategy.exponential-delay.initial-backoff": f"{settings.restart_delay_ms} ms",
+        "restart-strategy.exponential-delay.max-backoff": f"{max(5_000, settings.restart_delay_ms)} ms",
+        "restart-strategy.exponential-delay.backoff-multiplier": "1.2",
     }
     if restore_from is not None:
         options["execution.state-recovery.path"] = restore_from
@@ -98,17 +99,84 @@ def create_environment(
         The environment, and the address of its REST interface (on loopback).
     """
     prepare_process(settings.logs)
-    from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
 
-    port = free_port()
-    configuration = Configuration()
-    for name, value in {**flink_options(settings, checkpoints, restore_from), **(options or {})}.items():
-        configuration.set_string(name, value)
-    configuration.set_string("rest.port", str(port))
-    configuration.set_string("rest.bind-port", str(port))
+    port = str(free_port())
+    configuration = _configuration({
+        **flink_options(settings, checkpoints, restore_from),
+        "taskmanager.numberOfTaskSlots": str(settings.parallelism),
+        "taskmanager.memory.managed.size": "256m",
+        "rest.address": "127.0.0.1",
+        "rest.bind-address": "127.0.0.1",
+        "rest.port": port,
+        "rest.bind-port": port,
+        "web.submit.enable": "false",
+        **(options or {}),
+    })
     environment = StreamExecutionEnvironment.get_execution_environment(configuration)
+    return _prepared(environment, settings), f"http://127.0.0.1:{port}"
+
+
+def create_remote_environment(
+    settings: Settings,
+    address: str,
+    checkpoints: Path,
+    restore_from: str | None,
+    *,
+    python: str,
+    files: Path,
+    options: Mapping[str, str] | None = None,
+) -> "StreamExecutionEnvironment":
+    """The environment of a job that is submitted to a cluster.
+
+    Args:
+        settings: Millrace's settings.
+        address: Of the cluster's REST interface.
+        checkpoints: Folder of the pipeline's checkpoints and savepoints, there.
+        restore_from: Checkpoint or savepoint to start from.
+        python: The workers' interpreter, there.
+        files: A folder of code that is shipped to the workers.
+        options: Flink's, instead of those of `flink_options`.
+    """
+    prepare_process(settings.logs)
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.java_gateway import get_gateway
+
+    place = urlparse(address)
+    gateway: Any = get_gateway()
+    configuration = _configuration({
+        **flink_options(settings, checkpoints, restore_from),
+        "python.executable": python,
+        **(options or {}),
+    })
+    remote = gateway.jvm.org.apache.flink.streaming.api.environment.RemoteStreamEnvironment(
+        place.hostname, place.port or 8081, configuration._j_configuration, gateway.new_array(gateway.jvm.String, 0)
+    )
+    environment = _prepared(StreamExecutionEnvironment(remote), settings)
+    environment.add_python_file(str(files))
+    # a cluster need not have it in its lib folder
+    environment.add_jars(*(path.absolute().as_uri() for path in pyflink_folder().glob("opt/flink-python-*.jar")))
+    return environment
+
+
+def pyflink_folder() -> Path:
+    """Where PyFlink is installed: a Flink distribution."""
+    import pyflink
+
+    return Path(pyflink.__file__).parent
+
+
+def _configuration(options: Mapping[str, str]) -> "Configuration":
+    from pyflink.common import Configuration
+
+    configuration = Configuration()
+    for name, value in options.items():
+        configuration.set_string(name, value)
+    return configuration
+
+
+def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> "StreamExecutionEnvironment":
     environment.set_parallelism(settings.parallelism)
     environment.set_max_parallelism(MAX_PARALLELISM)
     environment.add_jars(connector_jar().absolute().as_uri())
-    return environment, f"http://127.0.0.1:{port}"
+    return environment

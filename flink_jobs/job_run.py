@@ -4,12 +4,12 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import create_environment
+from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
-from flink_jobs.rest_client import CheckpointStats, RestClient, RestError, root_cause_line
+from flink_jobs.rest_client import CheckpointStats, RestError
 from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
@@ -25,17 +25,16 @@ from flink_jobs.topics import (
     Engine,
     group_id,
     is_offsets,
+    job_name,
     parse_offsets,
     run_name,
 )
 from udfs.pipeline import Pipeline
 
-if TYPE_CHECKING:
-    from pyflink.common import JobClient
-
 POLL_S = 0.2
 WATERMARK_EVERY_MS = 200
 """Flink's default; sources send their watermarks on so often."""
+UNREACHABLE = "UNREACHABLE"
 ENDED = ("FAILED", "CANCELED", "FINISHED", "SUSPENDED")
 
 
@@ -44,54 +43,50 @@ class JobFailedError(RuntimeError):
 
 
 class JobRun:
-    """A running job.
+    """A running job, in a mini-cluster or on a cluster.
 
     Args:
         pipeline: What it computes.
         settings: How it runs.
-        client: Flink's handle of the job.
-        rest_address: Flink's REST interface.
+        control: Stops it.
         engine: What runs it.
     """
 
     def __init__(
-        self, pipeline: Pipeline, settings: Settings, client: "JobClient", rest_address: str, engine: Engine = STREAM
+        self, pipeline: Pipeline, settings: Settings, control: JobControl, engine: Engine = STREAM
     ) -> None:
-        self.pipeline, self.settings, self.rest_address, self.engine = pipeline, settings, rest_address, engine
-        self._client = client
-        self.job_id = str(client.get_job_id())
-        self._rest = RestClient(rest_address, self.job_id)
+        self.pipeline, self.settings, self.engine = pipeline, settings, engine
+        self.control = control
+        self.rest = control.rest
         self._stopped = False
 
     def status(self) -> str:
-        """STARTING, RUNNING, RESTARTING, FAILED, CANCELED or FINISHED."""
+        """STARTING, RUNNING, RESTARTING, FAILED, CANCELED, FINISHED, or UNREACHABLE while no JobManager answers."""
         try:
-            return self._rest.status()
+            return self.rest.status()
         except RestError:
-            # the mini-cluster, and its REST interface with it, goes down with its job
+            if not self.control.ends_with_job:
+                return UNREACHABLE
             return "FINISHED" if self._stopped else "FAILED"
 
     def failure(self) -> str | None:
         """The last failure's root cause in one line, also of one the job recovered from."""
         try:
-            return self._rest.root_cause()
+            return self.rest.root_cause()
         except RestError:
-            return self._failure_of_an_ended_job()
-
-    def _failure_of_an_ended_job(self) -> str | None:
-        try:
-            self._client.get_job_execution_result().result()
-        except Exception as error:
-            return root_cause_line(str(error))
-        return None
+            return self.control.failure()
 
     def checkpoints(self) -> CheckpointStats:
         """The checkpoints of this run."""
-        return self._rest.checkpoints()
+        return self.rest.checkpoints()
 
     def lag(self) -> int:
         """Events in the topic that no completed checkpoint has covered yet."""
-        return _distance(self._committed(), self._ends())
+        return _distance(*self.offsets())
+
+    def offsets(self) -> tuple[dict[int, int], dict[int, int]]:
+        """By partition, up to where a completed checkpoint has come, and where the topic ends."""
+        return self._committed(), self._ends()
 
     def _ends(self) -> dict[int, int]:
         kafka = self.settings
@@ -166,30 +161,32 @@ class JobRun:
 
     def late_dropped(self) -> int:
         """Events of this run that SQL's windows dropped: a later one of their entity had been answered."""
-        return self._rest.total("numLateRecordsDropped")
+        return self.rest.total("numLateRecordsDropped")
 
-    def stop(self, timeout_s: float = 120.0, *, drain: bool = False) -> str:
+    def stop(self, timeout_s: float = 120.0, *, drain: bool = False, folder: str | None = None) -> str:
         """Stop with a savepoint: everything processed is committed, and a later run goes on from here.
 
         Args:
             timeout_s: How long to wait for the end.
             drain: Act as if no event came any more: SQL answers the rows that wait for the watermark, unless all
                 partitions count as idle already, and forgets its windows. No run should go on from there.
+            folder: Where to put the savepoint, as an URI; by default beside the checkpoints.
 
         Returns:
             The savepoint's path.
         """
-        folder = (pipeline_checkpoints(self.pipeline, self.settings, self.engine) / "savepoints").as_uri()
-        from pyflink.java_gateway import get_gateway
-
-        # PyFlink's own stop_with_savepoint lacks the format, which Flink 2 asks for
-        jvm: Any = get_gateway().jvm
-        canonical = jvm.org.apache.flink.core.execution.SavepointFormatType.CANONICAL
-        path = str(self._client._j_job_client.stopWithSavepoint(drain, folder, canonical).get())
+        path = self.control.stop(folder or self._savepoints(), drain=drain)
         self._stopped = True
         self._wait_until_gone(timeout_s)
         self._commit(keep_offsets(path))
         return path
+
+    def savepoint(self) -> str:
+        """Make a savepoint while the job goes on; its path."""
+        return self.rest.savepoint(self._savepoints())
+
+    def _savepoints(self) -> str:
+        return (pipeline_checkpoints(self.pipeline, self.settings, self.engine) / "savepoints").as_uri()
 
     def _commit(self, offsets: Mapping[int, int]) -> None:
         """Tell Kafka where the job stands, for whoever looks there; the job itself does not need it."""
@@ -205,7 +202,7 @@ class JobRun:
 
     def cancel(self, timeout_s: float = 60.0) -> None:
         """End the job at once; a later run goes on from the last checkpoint."""
-        self._client.cancel().result()
+        self.control.cancel()
         self._stopped = True
         self._wait_until_gone(timeout_s)
 
@@ -235,15 +232,7 @@ def start_job(
         state_files: States to begin with, of every shard; none are empty states.
         engine: What runs it.
     """
-    if start_from != COMMITTED and restore_from is None:
-        # committed offsets tell how far the job has come, whose positions themselves are in its checkpoints
-        reset_committed_offsets(
-            settings.bootstrap,
-            group_id(pipeline, engine),
-            pipeline.events.topic,
-            settings.kafka_properties,
-            to=parse_offsets(start_from) if is_offsets(start_from) else {},
-        )
+    show_start(pipeline, settings, start_from, restore_from, engine)
     checkpoints, folder = pipeline_checkpoints(pipeline, settings, engine), model_folder(pipeline)
     environment, rest_address = create_environment(
         settings, checkpoints, restore_from, SQL_OPTIONS if engine == SQL else None
@@ -253,8 +242,25 @@ def start_job(
     else:
         statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
     statements.attach_as_datastream()
-    client = environment.execute_async(f"millrace-{run_name(pipeline, engine)}")
-    return JobRun(pipeline, settings, client, rest_address, engine)
+    client = environment.execute_async(job_name(pipeline, engine))
+    return JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
+
+
+def show_start(
+    pipeline: Pipeline, settings: Settings, start_from: str, restore_from: str | None, engine: Engine
+) -> None:
+    """Set the committed offsets to where a job begins that has no checkpoint.
+
+    They tell how far the job has come; its positions themselves are in its checkpoints.
+    """
+    if start_from != COMMITTED and restore_from is None:
+        reset_committed_offsets(
+            settings.bootstrap,
+            group_id(pipeline, engine),
+            pipeline.events.topic,
+            settings.kafka_properties,
+            to=parse_offsets(start_from) if is_offsets(start_from) else {},
+        )
 
 
 def pipeline_checkpoints(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> Path:

@@ -10,6 +10,7 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipelines import shipped_model
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from udfs.entity_state import ShardState
@@ -33,11 +34,13 @@ class ScoreBatches(KeyedProcessFunction):
 
     Args:
         pipeline: What to compute.
-        model_folder: The model's.
+        model_folder: The model's; None where it was shipped with this code.
         states: By shard key, what a shard begins with that is not in Flink's state yet.
     """
 
-    def __init__(self, pipeline: Pipeline, model_folder: Path, states: Mapping[int, StateFile] | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, model_folder: Path | None, states: Mapping[int, StateFile] | None = None
+    ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -48,7 +51,7 @@ class ScoreBatches(KeyedProcessFunction):
         stop_sampling_bundles()
         send_state_writes_together()
         warm_up()
-        model = open_model(self._pipeline, self._model_folder)
+        model = open_model(self._pipeline, self._model_folder or shipped_model(self._pipeline))
         manifest = model.manifest
         encoder = PredictionEncoder(
             self._pipeline,

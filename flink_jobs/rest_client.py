@@ -1,9 +1,12 @@
-"""What a running job tells through Flink's REST interface, as plain data."""
+"""What a cluster and a running job tell and are told through Flink's REST interface, as plain data."""
 
+import http.client
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,15 @@ TIMEOUT_S = 10.0
 
 
 class RestError(RuntimeError):
-    """Flink did not answer."""
+    """Flink did not answer, or refused.
+
+    Attributes:
+        status: Of HTTP; None when there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -35,8 +46,68 @@ class CheckpointStats:
     last_size_bytes: int
 
 
+class ClusterRest:
+    """Reads a cluster, and changes what runs there.
+
+    Args:
+        address: Of the REST interface, like `http://127.0.0.1:8081`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+
+    def overview(self) -> dict[str, Any]:
+        """Numbers of TaskManagers and slots, and Flink's version."""
+        found: dict[str, Any] = self.get("/overview")
+        return found
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs that the JobManager remembers: jid, name, state, start-time, the newest first."""
+        found: list[dict[str, Any]] = self.get("/jobs/overview")["jobs"]
+        return sorted(found, key=lambda job: -int(job["start-time"]))
+
+    def get(self, path: str) -> Any:
+        """An answer's JSON."""
+        return json.loads(self.text(path))
+
+    def text(self, path: str) -> str:
+        """An answer as it is."""
+        return self._ask(urllib.request.Request(f"{self.address}{path}"))  # noqa: S310  # checked there
+
+    def send(self, path: str, body: Mapping[str, Any] | None = None, method: str = "POST") -> Any:
+        """Ask for a change; its answer's JSON."""
+        request = urllib.request.Request(  # noqa: S310  # checked when asked
+            f"{self.address}{path}",
+            data=json.dumps(body or {}).encode(),
+            headers={"Content-Type": "application/json"},
+            method=method,
+        )
+        return json.loads(self._ask(request) or "{}")
+
+    def _ask(self, request: urllib.request.Request) -> str:
+        if not request.full_url.startswith(("http://", "https://")):
+            raise RestError(f"{request.full_url} is no address of a Flink cluster: write http://host:port")
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310  # http(s) only
+                content: bytes = answer.read()
+        except urllib.error.HTTPError as error:
+            raise RestError(f"Flink at {self.address} refused: {_reason(error)}", status=error.code) from error
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+            raise RestError(f"Flink's REST interface at {self.address} did not answer: {error}") from error
+        return content.decode("utf-8", "replace")
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """The line of Flink's answer that says why."""
+    try:
+        errors = [str(each) for each in json.loads(error.read())["errors"]]
+    except (ValueError, KeyError, TypeError):
+        return str(error)
+    return root_cause_line("\n".join(errors)) if errors else str(error)
+
+
 class RestClient:
-    """Reads one job.
+    """One job.
 
     Args:
         address: Of the REST interface, like `http://127.0.0.1:8081`.
@@ -44,14 +115,47 @@ class RestClient:
     """
 
     def __init__(self, address: str, job_id: str) -> None:
-        self._job = f"{address}/jobs/{job_id}"
+        self.cluster = ClusterRest(address)
+        self.job_id = job_id
+        self._job = f"/jobs/{job_id}"
 
     def _get(self, path: str) -> Any:
-        try:
-            with urllib.request.urlopen(f"{self._job}{path}", timeout=TIMEOUT_S) as answer:  # noqa: S310  # http only
-                return json.load(answer)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise RestError(f"Flink's REST interface did not answer: {error}") from error
+        return self.cluster.get(f"{self._job}{path}")
+
+    def stop(self, folder: str, *, drain: bool = False, timeout_s: float = 300.0) -> str:
+        """Stop with a canonical savepoint below a folder; its path."""
+        return self._savepoint("/stop", {"targetDirectory": folder, "drain": drain}, timeout_s)
+
+    def savepoint(self, folder: str, *, timeout_s: float = 300.0) -> str:
+        """Make a canonical savepoint below a folder, while the job goes on; its path."""
+        return self._savepoint("/savepoints", {"target-directory": folder, "cancel-job": False}, timeout_s)
+
+    def _savepoint(self, path: str, body: dict[str, Any], timeout_s: float) -> str:
+        trigger = self.cluster.send(f"{self._job}{path}", {**body, "formatType": "CANONICAL"})["request-id"]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = self._get(f"/savepoints/{trigger}")
+            if answer["status"]["id"] == "COMPLETED":
+                operation = answer["operation"]
+                if failure := operation.get("failure-cause"):
+                    raise RestError(f"no savepoint was made: {root_cause_line(failure['stack-trace'])}")
+                return str(operation["location"])
+            if time.monotonic() > deadline:
+                raise RestError(f"no savepoint was made within {timeout_s:g} s")
+            time.sleep(0.1)
+
+    def cancel(self) -> None:
+        """End the job at once."""
+        self.cluster.send(f"{self._job}?mode=cancel", method="PATCH")
+
+    def restarts(self) -> int:
+        """How often the job was restarted after a failure, since its JobManager began."""
+        found = self._get("/metrics?get=numRestarts")
+        return int(float(found[0]["value"])) if found else 0
+
+    def started_ms(self) -> int:
+        """When the job was started, ms since 1970; the JobManager's start, after it was lost."""
+        return int(self._get("")["start-time"])
 
     def status(self) -> str:
         """RUNNING, RESTARTING, FAILED, FINISHED, CANCELED…; RUNNING only once all tasks run."""
@@ -75,13 +179,18 @@ class RestClient:
 
     def total(self, metric: str) -> int:
         """The sum of a counter over all operators and subtasks that have it."""
-        found = 0
+        return int(self.rate(metric))
+
+    def rate(self, metric: str, of: str = "") -> float:
+        """The sum of a metric over all subtasks of the operators whose names begin so."""
+        found = 0.0
         for vertex in self._get("")["vertices"]:
             place = f"/vertices/{vertex['id']}/subtasks/metrics"
-            names = [one["id"] for one in self._get(place) if one["id"].endswith(f".{metric}")]
+            names = [one["id"] for one in self._get(place)]
+            names = [name for name in names if name.endswith(f".{metric}") and name.startswith(of)]
             if names:
                 wanted = urllib.parse.quote(",".join(names))
-                found += sum(int(one["sum"]) for one in self._get(f"{place}?get={wanted}&agg=sum"))
+                found += sum(float(one["sum"]) for one in self._get(f"{place}?get={wanted}&agg=sum"))
         return found
 
     def root_cause(self) -> str | None:

@@ -33,7 +33,7 @@ _EVENTS, _SCORED, _OUTPUTS = "millrace_events", "millrace_scored", "millrace_out
 def build_scoring_job(
     environment: "StreamExecutionEnvironment",
     pipeline: Pipeline,
-    model_folder: Path,
+    model_folder: Path | None,
     settings: Settings,
     start_from: str,
     state_files: Sequence[StateFile] = (),
@@ -43,7 +43,7 @@ def build_scoring_job(
     Args:
         environment: From `create_environment`.
         pipeline: What to compute.
-        model_folder: The model's version folder, readable where the workers run.
+        model_folder: The model's version folder, readable where the workers run; None if it is shipped with the code.
         settings: How to run it.
         start_from: Where to begin without a checkpoint: earliest, committed, latest, a time in ms since 1970, or
             offsets.

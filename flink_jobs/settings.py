@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     )
     home: Path = Field(Path(".millrace"), description="folder of the local broker, checkpoints, savepoints and logs")
     checkpoint_folder: Path | None = Field(None, description="where checkpoints go; default: <home>/checkpoints")
+    cluster: str | None = Field(
+        None, description="REST address of the Flink cluster, like http://host:8081; default: the home's local cluster"
+    )
+    worker_python: str | None = Field(
+        None, description="Python of a cluster's workers; default: this one on the local cluster, python3 elsewhere"
+    )
     parallelism: int = Field(2, ge=1, le=128, description="subtasks of every operator")
     shards: int = Field(
         32, ge=1, le=128, description="groups entities are split into; a savepoint keeps its number for ever"
@@ -78,6 +84,13 @@ class Settings(BaseSettings):
             host, _, port = server.strip().rpartition(":")
             if not host or not port.isdigit():
                 raise ValueError(f"{server!r} is no host:port")
+        return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _check_cluster(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is no address like http://host:8081")
         return value
 
     @classmethod

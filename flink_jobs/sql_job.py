@@ -37,8 +37,18 @@ def build_sql_job(
     folder: Path,
     settings: Settings,
     start_from: str,
+    *,
+    model_by_name: bool = False,
 ) -> "StatementSet":
     """Add the job to the environment; arguments (`folder` is the model's) and result as of `build_scoring_job`.
+
+    Args:
+        environment: See there.
+        pipeline: See there.
+        folder: The model's, readable here.
+        settings: See there.
+        start_from: See there.
+        model_by_name: Workers find the model by its name, in the code that was shipped to them.
 
     Raises:
         SqlRefusedError: SQL cannot express a feature.
@@ -46,7 +56,7 @@ def build_sql_job(
     from pyflink.table import StreamTableEnvironment
 
     tables = StreamTableEnvironment.create(environment)
-    *definitions, insert = sql_of(pipeline, folder, settings, start_from)
+    *definitions, insert = sql_of(pipeline, folder, settings, start_from, model_by_name=model_by_name)
     for definition in definitions:
         tables.execute_sql(definition.sql)
     statements = tables.create_statement_set()
@@ -77,9 +87,11 @@ def check_same_windows(pipeline: Pipeline, settings: Settings, folder: Path, *, 
     note.write_text(text, "utf-8")
 
 
-def sql_of(pipeline: Pipeline, folder: Path, settings: Settings, start_from: str) -> list[Statement]:
+def sql_of(
+    pipeline: Pipeline, folder: Path, settings: Settings, start_from: str, *, model_by_name: bool = False
+) -> list[Statement]:
     """The statements, with the model by the digest that it has now."""
     manifest = Manifest.read(folder)
-    is_shipped = folder.parent.parent == SHIPPED
-    place = f"{manifest.name}/{manifest.version}" if is_shipped else str(folder)
+    by_name = model_by_name or folder.parent.parent == SHIPPED
+    place = f"{manifest.name}/{manifest.version}" if by_name else str(folder)
     return job_statements(pipeline, settings, manifest, f"{place}@{manifest.sha256}", start_from)

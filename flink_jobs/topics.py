@@ -31,6 +31,11 @@ def run_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     return pipeline.name if engine == STREAM else f"{pipeline.name}.{engine}"
 
 
+def job_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
+    """Flink's name of a pipeline's job."""
+    return f"millrace-{run_name(pipeline, engine)}"
+
+
 def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     """The consumer group whose committed offsets show how far the pipeline's checkpoints have come."""
     return f"millrace-{run_name(pipeline, engine)}"

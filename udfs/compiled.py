@@ -1,11 +1,16 @@
 """The one place numba is used from: typed decorators with the settings every kernel has, and parcels of arrays.
 
-No fastmath: the bits of a feature matter. Kept on disk beside the module, so only the first process ever compiles.
+No fastmath: the bits of a feature matter. What is compiled is kept on disk by its content, in `$MILLRACE_CACHE/kernels`
+or `~/.cache/millrace/kernels`: code that is shipped to a cluster lies in a new folder at each start, and must not be
+compiled anew in each.
 """
 
 import builtins
 import hashlib
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -23,6 +28,7 @@ if not isinstance(_replaced, type(len)):
     builtins.print = print  # type: ignore[assignment]  # never called with the builtin's keywords
 try:
     from numba import njit, typeof, types
+    from numba.core.caching import CompileResultCacheImpl, _CacheLocator
     from numba.core.dispatcher import Dispatcher
     from numba.extending import intrinsic
 finally:
@@ -32,6 +38,7 @@ finally:
 _njit: Any = njit
 _typeof: Any = typeof
 _types: Any = types
+_locators: Any = CompileResultCacheImpl
 
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
@@ -61,12 +68,59 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, int | float | str | tuple | np.ndarray | np.dtype | types.Type)
 
 
+def kernel_folders() -> list[Path]:
+    """Where compiled kernels may be kept, the best place first."""
+    configured = os.environ.get("MILLRACE_CACHE")
+    kept = Path(configured).expanduser() if configured else Path.home() / ".cache" / "millrace"
+    return [kept / "kernels", Path(tempfile.gettempdir()) / f"millrace-kernels-{os.getuid()}"]
+
+
+class _ByContent(_CacheLocator):
+    """Keeps each of our kernels in a folder that its content names.
+
+    numba itself would look only at the kernel's own file, but a kernel holds what it inlines from others.
+    """
+
+    def __init__(self, folder: Path, stamp: str, line: int) -> None:
+        self._folder, self._source_stamp, self._line = folder, stamp, line
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return self._source_stamp
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Any, _file: str) -> "_ByContent | None":
+        if function.__module__.partition(".")[0] != __package__:
+            return None
+        stamp = _stamp(function)
+        for kept in kernel_folders():
+            folder = kept / stamp[:24]
+            if _may_use(folder):
+                return cls(folder, stamp, function.__code__.co_firstlineno)
+        return None
+
+
+def _may_use(folder: Path) -> bool:
+    """Whether the folder is there, or can be made, and nobody but us or root owns it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        parts = [each.stat() for each in (folder, folder.parent)]
+    except OSError:
+        return False
+    return all(part.st_uid in (0, os.getuid()) and not part.st_mode & 0o002 for part in parts)
+
+
+_locators._locator_classes = [_ByContent, *_locators._locator_classes]
+
+
 def compiled(function: F) -> F:
     """Compile at the first call, without reference counts: kernels make no arrays and return none."""
-    kernel = _njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
-    # numba itself looks only at the kernel's own file, but a kernel holds what it inlines from others
-    kernel._cache._cache_file._source_stamp = _stamp(function)
-    return cast(F, kernel)
+    return cast(F, _njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function))
 
 
 def inlined(function: F) -> F:

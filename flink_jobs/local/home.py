@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flink_jobs import kafka_admin
 from flink_jobs.local.broker import broker_status
+from flink_jobs.local.cluster import LocalCluster
 from flink_jobs.settings import Settings
 
 BROKER_WAIT_S = 5.0
@@ -12,6 +13,16 @@ BROKER_WAIT_S = 5.0
 def broker_folder(settings: Settings) -> Path:
     """Folder of the home's broker: `<home>/broker`."""
     return settings.home / "broker"
+
+
+def local_cluster(settings: Settings) -> LocalCluster | None:
+    """The home's Flink cluster, in `<home>/cluster`, alive or not; None when there never was one."""
+    return LocalCluster.find(cluster_folder(settings))
+
+
+def cluster_folder(settings: Settings) -> Path:
+    """Folder of the home's Flink cluster."""
+    return settings.home / "cluster"
 
 
 def resolve_bootstrap(settings: Settings) -> str:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,14 +15,19 @@ HOST = "127.0.0.1"
 LOWEST_PORT = 20_000
 DEFAULT_EPHEMERAL_LOW = 32_768
 PR_SET_PDEATHSIG = 1  # prctl(2)
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ")  # nothing else of ours is a Java process's business
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "MILLRACE_CACHE")  # nothing else of ours is a Java process's business
 
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: nothing may be loaded between fork and exec
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 def launch(
-    command: list[str], folder: Path, output: IO[bytes], *, die_with_parent: bool = False
+    command: list[str],
+    folder: Path,
+    output: IO[bytes],
+    *,
+    die_with_parent: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own, so that a Ctrl-C meant for us does not reach it.
 
@@ -30,12 +36,13 @@ def launch(
         folder: Its working directory.
         output: Where its stdout and stderr go.
         die_with_parent: The kernel kills it when the thread that called this ends, however that happens.
+        environment: What it gets besides the little it needs of ours.
     """
-    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    inherited = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     process = subprocess.Popen(  # noqa: S603 (the command is ours)
         command,
         cwd=folder,
-        env=environment,
+        env={**inherited, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -77,6 +77,22 @@ def _run_own(name: str, path: Path) -> ModuleType:
     return module
 
 
+def companions(reference: str) -> list[Path]:
+    """The pipeline's own file and the modules beside it that it imported, once it was loaded; none of a shipped one."""
+    path = Path(reference).resolve()
+    if not reference.endswith(".py") or path.parent == FOLDER:
+        return []
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    beside = {Path(file).resolve() for file in files if file}
+    inside = {file for file in beside if path.parent in file.parents and "site-packages" not in file.parts}
+    return sorted({path, *(file for file in inside if MODELS.parent not in file.parents)})
+
+
+def shipped_model(pipeline: Pipeline) -> Path:
+    """Where the pipeline's model lies in code that was shipped with it, whatever its root was."""
+    return MODELS / pipeline.model.name / str(pipeline.model.version)
+
+
 def model_folder(pipeline: Pipeline) -> Path:
     """Where the pipeline's model lies: `<root>/<name>/<version>`; the root is the project's models/ by default."""
     root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)

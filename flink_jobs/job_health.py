@@ -1,0 +1,92 @@
+"""How a job on a cluster is, at one moment: what Flink says and what Kafka says."""
+
+import time
+from dataclasses import dataclass
+
+from flink_jobs.job_run import JobRun
+from flink_jobs.kafka_admin import KafkaAdminError
+from flink_jobs.rest_client import CheckpointStats
+
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """One partition of the events topic.
+
+    Attributes:
+        partition: Its number.
+        end: Offset behind its last committed record.
+        done: Offset up to which a completed checkpoint covers it.
+    """
+
+    partition: int
+    end: int
+    done: int
+
+    @property
+    def lag(self) -> int:
+        """Events that no checkpoint covers yet."""
+        return max(0, self.end - self.done)
+
+
+@dataclass(frozen=True)
+class JobHealth:
+    """How a job is.
+
+    Attributes:
+        job_id: Flink's.
+        state: RUNNING, RESTARTING, FAILED, …
+        up_s: Since it was started; since its JobManager took it over, after that was lost.
+        restarts: After failures, since then.
+        failure: Root cause of the last failure in one line, also of one it recovered from.
+        checkpoints: Its checkpoints.
+        checkpoint_age_s: Since the last complete one began; None before the first.
+        events_per_s: Read by the source, a mean over the last minute.
+        lag: By partition; None where Kafka does not answer.
+        failed_commits: Transactions that Kafka refused to commit since the last restart. Flink only logs them, and the
+            answers in them are lost unless the commit had happened before.
+    """
+
+    job_id: str
+    state: str
+    up_s: float
+    restarts: int
+    failure: str | None
+    checkpoints: CheckpointStats
+    checkpoint_age_s: float | None
+    events_per_s: float
+    lag: list[PartitionLag] | None
+    failed_commits: int
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it runs and has lost nothing."""
+        return self.state == RUNNING and not self.failed_commits
+
+
+def health_of(job: JobRun) -> JobHealth:
+    """Ask Flink and Kafka.
+
+    Raises:
+        RestError: Flink does not answer.
+    """
+    rest, now_ms = job.rest, time.time() * 1_000
+    state, stats = rest.status(), rest.checkpoints()
+    try:
+        done, ends = job.offsets()
+        lag = [PartitionLag(partition, end, max(0, done.get(partition, 0))) for partition, end in sorted(ends.items())]
+    except KafkaAdminError:
+        lag = None
+    return JobHealth(
+        job_id=rest.job_id,
+        state=state,
+        up_s=(now_ms - rest.started_ms()) / 1_000,
+        restarts=rest.restarts(),
+        failure=rest.root_cause(),
+        checkpoints=stats,
+        checkpoint_age_s=(now_ms - stats.last_triggered_ms) / 1_000 if stats.last_triggered_ms else None,
+        events_per_s=rest.rate("numRecordsInPerSecond", of="Source"),
+        lag=lag,
+        failed_commits=rest.total("numCommittablesFailure"),
+    )

@@ -1,0 +1,139 @@
+"""`millrace submit`: a pipeline's job on a cluster, up to its first checkpoint."""
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from flink_jobs.bootstrap_command import asked_of
+from flink_jobs.console import CommandError, err, fetch_jars, next_steps, quiet_output, say, show, show_json
+from flink_jobs.job_run import JobFailedError, JobRun
+from flink_jobs.job_session import wait_until_running
+from flink_jobs.python_archive import make_archive
+from flink_jobs.rest_client import ClusterRest, RestError
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
+from flink_jobs.settings import Settings
+from flink_jobs.start_position import StartPosition
+from flink_jobs.submission import cluster_address, find_job, submit_job
+from flink_jobs.topics import EARLIEST, SQL, Engine, job_name
+from udfs.pipeline import Pipeline
+
+CHECKPOINT_S = 120.0
+
+
+def run_submit_command(
+    pipeline: Pipeline,
+    name: str,
+    settings: Settings,
+    *,
+    engine: Engine,
+    from_savepoint: str | None,
+    start_from: str | None,
+    bootstrap_from: Sequence[str] | None,
+    fresh: bool,
+    ship_python: bool,
+    as_json: bool,
+) -> None:
+    """Submit the job, wait until it works, and say where it is."""
+    address = cluster_address(settings)
+    check_cluster(pipeline, name, settings, engine)
+    start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh)
+    fetch_jars("connector")
+    say(f"{job_name(pipeline, engine)}: {start.position.text}")
+    if engine != SQL and start.position.restore_from is not None:
+        say_new_features(pipeline, name, settings)
+    archive = make_archive(settings) if ship_python else None
+    log_file = settings.logs / f"submit-{job_name(pipeline, engine)}-{os.getpid()}.log"
+    with quiet_output(log_file):
+        say("- planning the job here (about 10 s)")
+        job = submit_job(
+            pipeline,
+            name,
+            settings,
+            engine=engine,
+            start_from=start.position.start_from,
+            restore_from=start.position.restore_from,
+            state_files=start.position.state_files,
+            python_archive=archive,
+        )
+    say(f"- job {job.rest.job_id} is at {address}; waiting for its first checkpoint")
+    try:
+        wait_until_it_works(job)
+    except KeyboardInterrupt:
+        say(f"the job stays: `millrace status {name}` tells how it is, `millrace cancel {name}` ends it")
+        raise
+    if engine != SQL:
+        note_checkpoint(pipeline, settings, start)
+    if as_json:
+        answer = {"job_id": job.rest.job_id, "cluster": address, "name": job_name(pipeline, engine), "engine": engine}
+        show_json({**answer, "restored_from": start.position.restore_from, "bootstrap": bootstrap_as_json(start)})
+        return
+    show(f"{job_name(pipeline, engine)} runs as {job.rest.job_id}: {address}/#/job/running/{job.rest.job_id}/overview")
+    sql = " --engine sql" if engine == SQL else ""
+    next_steps(
+        (f"millrace status {name}{sql}", "checkpoints, lag, restarts, lost commits"),
+        (f"millrace watch {name}", "the predictions"),
+        (f"millrace stop {name}{sql}", "stop with a savepoint; submit goes on from it"),
+    )
+
+
+def check_cluster(pipeline: Pipeline, name: str, settings: Settings, engine: Engine) -> None:
+    """Whether the cluster can take the job.
+
+    Raises:
+        CommandError: The job is there already, or there are too few slots.
+    """
+    running = find_job(pipeline, settings, engine)
+    if running is not None:
+        raise CommandError(
+            f"{job_name(pipeline, engine)} already is at {cluster_address(settings)} as {running.rest.job_id}: "
+            f"`millrace stop {name}` first"
+        )
+    overview = ClusterRest(cluster_address(settings)).overview()
+    if overview["slots-available"] < settings.parallelism:
+        raise CommandError(
+            f"the cluster has {overview['slots-available']} free slots of {overview['slots-total']}, the job needs "
+            f"{settings.parallelism}: --parallelism, or more TaskManagers"
+        )
+
+
+def _start(
+    pipeline: Pipeline,
+    name: str,
+    settings: Settings,
+    engine: Engine,
+    from_savepoint: str | None,
+    start_from: str | None,
+    bootstrap_from: Sequence[str] | None,
+    fresh: bool,
+) -> RunStart:
+    if from_savepoint is None:
+        asked = asked_of(pipeline, bootstrap_from, None, start_from)
+        return settle_start(pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh)
+    if fresh or start_from is not None or bootstrap_from:
+        raise CommandError("--from-savepoint says where the job begins: leave out --fresh, --from and --bootstrap-from")
+    return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None)
+
+
+def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:
+    """Wait until every task runs and a checkpoint completed.
+
+    Raises:
+        JobFailedError: It failed, or took too long; says why.
+    """
+    with err.status("starting") if err.is_terminal else nullcontext():
+        wait_until_running(job, lambda: None)
+        deadline = time.monotonic() + timeout_s
+        while not _checkpoints(job):
+            job.raise_if_ended()
+            if time.monotonic() > deadline:
+                cause = job.failure() or "the job names no failure"
+                raise JobFailedError(f"no checkpoint completed within {timeout_s:g} s: {cause}")
+            time.sleep(0.2)
+
+
+def _checkpoints(job: JobRun) -> int:
+    try:
+        return job.checkpoints().completed
+    except RestError:
+        return 0
