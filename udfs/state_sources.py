@@ -231,7 +231,7 @@ def _renamed(layout: str, names: tuple[tuple[str, str], ...]) -> Layout:
     new["columns"] = [
         by_old.get(name.removesuffix("#"), name.removesuffix("#")) + "#" * name.endswith("#") for name in new["columns"]
     ]
-    new["conditions"] = [json.dumps(_with_names(json.loads(text), by_old)) for text in new["conditions"]]
+    new["conditions"] = [json.dumps(with_names(json.loads(text), by_old)) for text in new["conditions"]]
     new["parts"] = [[_renamed_identity(name, by_old), *place] for name, *place in new["parts"]]
     new["distincts"] = [_renamed_identity(name, by_old) for name in new["distincts"]]
     if "fields" in new:
@@ -241,16 +241,17 @@ def _renamed(layout: str, names: tuple[tuple[str, str], ...]) -> Layout:
     return new
 
 
-def _with_names(definition: Definition, names: Mapping[str, str]) -> list[Any]:
+def with_names(definition: Definition, names: Mapping[str, str]) -> list[Any]:
+    """A condition with the new names of its fields."""
     word, *rest = definition
     if word in ("not", "and", "or"):
-        return [word, *(_with_names(each, names) for each in rest)]
+        return [word, *(with_names(each, names) for each in rest)]
     return [word, names.get(rest[0], rest[0]), *rest[1:]]
 
 
 def _renamed_identity(text: str, names: Mapping[str, str]) -> str:
     tile_ms, field, where, *kind = json.loads(text)
-    return json.dumps([tile_ms, names.get(field, field), where and _with_names(where, names), *kind])
+    return json.dumps([tile_ms, names.get(field, field), where and with_names(where, names), *kind])
 
 
 def _renamed_need(need: str, names: Mapping[str, str]) -> str:
@@ -259,5 +260,5 @@ def _renamed_need(need: str, names: Mapping[str, str]) -> str:
         field = name.removesuffix("#")
         return column_need(names.get(field, field) + "#" * name.endswith("#"))
     if kind == "condition":
-        return condition_need(json.dumps(_with_names(json.loads(name), names)))
+        return condition_need(json.dumps(with_names(json.loads(name), names)))
     return part_need(_renamed_identity(name, names)) if kind == "tiles" else need

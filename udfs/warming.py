@@ -68,7 +68,7 @@ def gaps_after_change(plan: FeaturePlan, written: Layout, latest_ms: Sequence[in
     gaps = []
     for need, reach_ms in reaches.items():
         source = sources.of(need)
-        if False:
+        if source.kept_ms < reach_ms:
             gaps.append(Gap(need, source.kept_ms, tuple(latest_ms)))
         met_by = needs_met_by(need, source, written)
         gaps += [Gap(need, gap.kept_ms, gap.until_ms) for gap in before if gap.need in met_by]

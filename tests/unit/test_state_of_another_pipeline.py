@@ -205,6 +205,14 @@ def test_features_over_a_column_that_was_not_kept_warm_up_until_their_window_has
             assert names == {name for name, window in missing.items() if event.time < last_ms + window}
 
 
+def test_a_feature_warms_up_to_the_millisecond():
+    change = Change(pipeline_of(Count(window="1h")), pipeline_of(Sum("amount", window="1h")), compact_after=1)
+    change.shard.advance([purchase(START_MS)])
+    change.change()
+    advanced = change.shard.advance([purchase(START_MS + HOUR_MS - 1), purchase(START_MS + HOUR_MS)])
+    assert advanced.warming == ["amount_sum_1h", ""]
+
+
 def test_what_warms_up_for_one_change_still_does_after_the_next():
     first, second = Count(window="1h"), Sum("amount", window="2h")
     third = Count(window="2h", where=field("amount") > 3)
