@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from flink_jobs.bootstrap_command import asked_of
+from flink_jobs.change_check import changes_as_json, checked_changes
 from flink_jobs.console import CommandError, err, fetch_jars, next_steps, quiet_output, say, show, show_json
 from flink_jobs.job_run import JobFailedError, JobRun
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.python_archive import make_archive
 from flink_jobs.rest_client import ClusterRest, RestError
-from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.submission import cluster_address, find_job, submit_job
@@ -32,16 +33,15 @@ def run_submit_command(
     bootstrap_from: Sequence[str] | None,
     fresh: bool,
     ship_python: bool,
+    accept_loss: Sequence[str],
     as_json: bool,
 ) -> None:
     """Submit the job, wait until it works, and say where it is."""
     address = cluster_address(settings)
     check_cluster(pipeline, name, settings, engine)
-    start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh)
+    start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh, accept_loss)
     fetch_jars("connector")
     say(f"{job_name(pipeline, engine)}: {start.position.text}")
-    if engine != SQL and start.position.restore_from is not None:
-        say_new_features(pipeline, name, settings)
     archive = make_archive(settings) if ship_python else None
     log_file = settings.logs / f"submit-{job_name(pipeline, engine)}-{os.getpid()}.log"
     with quiet_output(log_file):
@@ -66,7 +66,8 @@ def run_submit_command(
         note_checkpoint(pipeline, settings, start)
     if as_json:
         answer = {"job_id": job.rest.job_id, "cluster": address, "name": job_name(pipeline, engine), "engine": engine}
-        show_json({**answer, "restored_from": start.position.restore_from, "bootstrap": bootstrap_as_json(start)})
+        show_json({**answer, "restored_from": start.position.restore_from, "bootstrap": bootstrap_as_json(start),
+                   "changes": changes_as_json(start.changes)})
         return
     show(f"{job_name(pipeline, engine)} runs as {job.rest.job_id}: {address}/#/job/running/{job.rest.job_id}/overview")
     sql = " --engine sql" if engine == SQL else ""
@@ -106,13 +107,18 @@ def _start(
     start_from: str | None,
     bootstrap_from: Sequence[str] | None,
     fresh: bool,
+    accept_loss: Sequence[str],
 ) -> RunStart:
     if from_savepoint is None:
         asked = asked_of(pipeline, bootstrap_from, None, start_from)
-        return settle_start(pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh)
+        return settle_start(
+            pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh,
+            accept_loss=accept_loss,
+        )  # fmt: skip
     if fresh or start_from is not None or bootstrap_from:
         raise CommandError("--from-savepoint says where the job begins: leave out --fresh, --from and --bootstrap-from")
-    return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None)
+    changes = None if engine == SQL else checked_changes(pipeline, name, settings, from_savepoint, accept_loss)
+    return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None, changes)
 
 
 def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:
