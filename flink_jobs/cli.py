@@ -11,7 +11,9 @@ import typer
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.cli_proofs import explain, parity, verify
+from flink_jobs.cli_proofs import certify, explain, parity, verify
+from flink_jobs.cli_state import state_app
+from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
 
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(state_app, name="state")
 app.add_typer(cluster_app, name="cluster")
 
 DEFAULT_PORT = 9092
@@ -308,7 +311,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, status, logs, stop, cancel, verify, explain, parity):
+for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify):
     app.command()(each)
 
 

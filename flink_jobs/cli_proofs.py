@@ -94,3 +94,32 @@ def parity(
         load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
         processes=processes, as_json=as_json,
     )  # fmt: skip
+
+
+@command
+def certify(
+    name: PipelineName,
+    events: Annotated[int, typer.Option(min=100, help="Fewest events; more are sent while faults happen.")] = 100_000,
+    rate: Annotated[float, typer.Option(min=1.0, help="Events a second.")] = 500.0,
+    times: Annotated[int, typer.Option(min=1, help="How often each fault.")] = 3,
+    faults: Annotated[list[str] | None, typer.Option(help="Only these, by commas or repeated. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the faults' order and moments, and of the events.")] = 1,
+    data: Annotated[
+        Path | None, typer.Option(help="File of events to send, again and again. Default: made for the pipeline.")
+    ] = None,
+    freeze: Annotated[float, typer.Option(min=1.0, help="Seconds that a frozen broker stays so.")] = 20.0,
+    full: Annotated[float, typer.Option(min=1.0, help="Seconds that the disk stays full.")] = 10.0,
+    target: Annotated[Path | None, typer.Option("--to", help="Folder for the certificate.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Kill everything there is under load, on a broker and a cluster of their own, and account for every event.
+
+    Example: millrace certify purchase --faults "TaskManager killed,broker killed" --times 1 --events 20000
+    """
+    from flink_jobs.certify_command import run_certify_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_certify_command(
+        load_pipeline(name), name, _settings(), events=events, rate=rate, faults=faults or (), times=times, seed=seed,
+        data=data, freeze_s=freeze, full_s=full, target=target, as_json=as_json,
+    )  # fmt: skip

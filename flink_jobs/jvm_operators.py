@@ -25,11 +25,8 @@ def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *ref
     """
     from pyflink.java_gateway import get_gateway
 
-    gateway: Any = get_gateway()
-    jvm, environment = gateway.jvm, stream.getExecutionEnvironment()
-    objects = gateway.new_array(jvm.Object, len(references))
-    for place, reference in enumerate(references):
-        objects[place] = reference
+    jvm: Any = get_gateway().jvm
+    environment, objects = stream.getExecutionEnvironment(), object_array(*references)
     source = (JVM_SOURCES / f"{class_name}.java").read_text("utf-8")
     runtime, streaming = jvm.org.apache.flink.table.runtime, jvm.org.apache.flink.streaming.api
     generated = runtime.generated.GeneratedOperator(
@@ -45,6 +42,17 @@ def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *ref
     added.setUid(f"{name}-v1")
     environment.addOperator(added)
     return streaming.datastream.DataStream(environment, added)
+
+
+def object_array(*objects: Any) -> Any:
+    """A Java `Object[]` of Java objects, or of what py4j makes into them."""
+    from pyflink.java_gateway import get_gateway
+
+    gateway: Any = get_gateway()
+    array = gateway.new_array(gateway.jvm.Object, len(objects))
+    for place, each in enumerate(objects):
+        array[place] = each
+    return array
 
 
 def int_array(numbers: list[int]) -> Any:

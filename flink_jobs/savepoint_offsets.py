@@ -4,11 +4,9 @@ Offsets committed to Kafka lag behind: a stopped source ends before its last com
 """
 
 import struct
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlparse
 
 from flink_jobs.documents import read_document, write_document
+from flink_jobs.restore_points import all_bytes, folder_of, load_metadata
 
 _READER_STATE = "SourceReaderState"
 _FILE = "offsets.json"
@@ -16,48 +14,28 @@ _FILE = "offsets.json"
 
 def keep_offsets(savepoint: str) -> dict[int, int]:
     """Read the offset of the next record of each partition from a savepoint, and write them beside its metadata."""
-    offsets = _source_offsets(savepoint)
-    write_document(_folder(savepoint) / _FILE, offsets)
+    offsets = source_offsets(savepoint)
+    write_document(folder_of(savepoint) / _FILE, offsets)
     return offsets
 
 
 def kept_offsets(restore_point: str) -> dict[int, int] | None:
     """What `keep_offsets` wrote; None for a checkpoint, or where a kill came in between."""
-    document = read_document(_folder(restore_point) / _FILE)
+    document = read_document(folder_of(restore_point) / _FILE)
     return None if document is None else {int(partition): offset for partition, offset in document.items()}
 
 
-def _folder(uri: str) -> Path:
-    return Path(unquote(urlparse(uri).path))
-
-
-def _source_offsets(savepoint: str) -> dict[int, int]:
-    """Needs Flink's JVM in this process."""
-    from pyflink.java_gateway import get_gateway
-
-    jvm: Any = get_gateway().jvm
-    path = str(_folder(savepoint) / "_metadata")
-    stream = jvm.java.io.DataInputStream(jvm.java.io.FileInputStream(path))
-    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
-    metadata = jvm.org.apache.flink.runtime.checkpoint.Checkpoints.loadCheckpointMetadata(stream, loader, savepoint)
-    stream.close()
+def source_offsets(restore_point: str) -> dict[int, int]:
+    """The offset of the next record of each partition; needs Flink's JVM in this process."""
     found: dict[int, int] = {}
-    for operator in metadata.getOperatorStates().toArray():
+    for operator in load_metadata(restore_point).getOperatorStates().toArray():
         for subtask in operator.getStates().toArray():
             for handle in subtask.getManagedOperatorState().toArray():
                 places = handle.getStateNameToPartitionOffsets().get(_READER_STATE)
                 if places is not None:
-                    content = _all_bytes(handle)
+                    content = all_bytes(handle)
                     found.update(_split(content, offset) for offset in places.getOffsets())
     return found
-
-
-def _all_bytes(handle: Any) -> bytes:
-    stream = handle.openInputStream()
-    try:
-        return bytes(stream.readAllBytes())
-    finally:
-        stream.close()
 
 
 def _split(content: bytes, at: int) -> tuple[int, int]:

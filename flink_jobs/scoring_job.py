@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from flink_jobs.operators import ScoreBatches
 
+SCORE_UID = "score-v1"
+"""The operator with the shards' state; a savepoint keeps its name for ever."""
 _EVENTS, _SCORED, _OUTPUTS = "millrace_events", "millrace_scored", "millrace_outputs"
 
 
@@ -113,7 +115,7 @@ def _score(batches: "KeyedStream", score: "ScoreBatches") -> "DataStream":
     from pyflink.common import Types
 
     scored = batches.process(score, Types.PRIMITIVE_ARRAY(Types.BYTE()))
-    return scored.uid("score-v1").name("score")
+    return scored.uid(SCORE_UID).name("score")
 
 
 def _write(tables: "StreamTableEnvironment", scored: "DataStream") -> "StatementSet":

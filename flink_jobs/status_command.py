@@ -73,14 +73,15 @@ def _view(title: str, health: JobHealth) -> Table:
     table.add_row("state", f"[{color}]{health.state}[/] for {_duration(health.up_s)}")
     table.add_row("restarts", str(health.restarts))
     if health.checkpoint_age_s is None:
-        table.add_row("checkpoints", f"none yet, {stats.failed} failed")
+        table.add_row("checkpoints", f"none yet ({stats.failed} not, some while tasks started)")
     else:
         table.add_row(
             "checkpoints",
-            f"{stats.completed} done, {stats.failed} failed; the last {_duration(health.checkpoint_age_s)} ago, took "
-            f"{stats.last_duration_ms} ms, {stats.last_size_bytes / 1e6:.2f} MB",
+            f"{stats.completed} done, {stats.failed} not (some while tasks started); the last "
+            f"{_duration(health.checkpoint_age_s)} ago, took {stats.last_duration_ms} ms, "
+            f"{stats.last_size_bytes / 1e6:.2f} MB",
         )
-    table.add_row("events/s", f"{health.events_per_s:,.0f}")
+    table.add_row("events/s", f"{health.events_per_s:,.0f} (mean of the last minute)")
     if health.lag is None:
         table.add_row("lag", "unknown: Kafka does not answer")
     else:

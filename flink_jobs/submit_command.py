@@ -20,6 +20,7 @@ from flink_jobs.topics import EARLIEST, SQL, Engine, job_name
 from udfs.pipeline import Pipeline
 
 CHECKPOINT_S = 120.0
+HOPELESS_RESTARTS = 3
 
 
 def run_submit_command(
@@ -127,8 +128,15 @@ def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:
     Raises:
         JobFailedError: It failed, or took too long; says why.
     """
+    def raise_if_hopeless() -> None:
+        if (restarts := _restarts(job)) >= HOPELESS_RESTARTS:
+            raise JobFailedError(
+                f"the job failed {restarts} times before it ran: {job.failure()}; it goes on trying until "
+                "`millrace cancel` ends it"
+            )
+
     with err.status("starting") if err.is_terminal else nullcontext():
-        wait_until_running(job, lambda: None)
+        wait_until_running(job, raise_if_hopeless)
         deadline = time.monotonic() + timeout_s
         while not _checkpoints(job):
             job.raise_if_ended()
@@ -136,6 +144,13 @@ def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:
                 cause = job.failure() or "the job names no failure"
                 raise JobFailedError(f"no checkpoint completed within {timeout_s:g} s: {cause}")
             time.sleep(0.2)
+
+
+def _restarts(job: JobRun) -> int:
+    try:
+        return job.rest.restarts()
+    except RestError:
+        return 0
 
 
 def _checkpoints(job: JobRun) -> int:

@@ -1,6 +1,8 @@
-"""Durations as text ("90s", "10m", "1h", "7d") and as integer milliseconds."""
+"""Durations as text ("90s", "10m", "1h", "7d") and as integer milliseconds; times as text."""
 
 import re
+
+import numpy as np
 
 from udfs.errors import DefinitionError
 
@@ -38,3 +40,8 @@ def duration_text(duration_ms: int) -> str:
         if duration_ms % unit_ms == 0:
             return f"{duration_ms // unit_ms}{unit}"
     raise AssertionError("every duration is a whole number of milliseconds")
+
+
+def time_text(time_ms: int) -> str:
+    """A time in ms since 1970 as ISO text in UTC, like 2026-01-31T12:00:00.000Z."""
+    return f"{np.datetime64(time_ms, 'ms')}Z"

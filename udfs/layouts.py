@@ -63,12 +63,8 @@ def _kept_events(written: Layout, times_ms: Words, masks: Words, columns: dict[s
 
 
 def _stored(written: Layout, entry: Entry) -> Stored:
-    widths, counts = store_widths(written), entry.heads[:, _HEAD:]
-    begins = _begins(counts, widths)
-    stores = [
-        OwnedRows(counts[:, store], entry.rows[_places(begins[:, store], counts[:, store], int(width))])
-        for store, width in enumerate(widths)
-    ]
+    of = Stores(entry).of
+    stores = [OwnedRows(*of(store)) for store in range(len(store_widths(written)))]
     rows, bits = stores[0].rows, 0 if written["mask_words"] else len(written["conditions"])
     masks = rows[:, 1] if written["mask_words"] else rows[:, 0] & ((1 << bits) - 1)
     names = written["columns"][: written["kept_columns"]]
@@ -82,6 +78,20 @@ def _stored(written: Layout, entry: Entry) -> Stored:
         distincts=dict(zip(written["distincts"], stores[first_distinct:], strict=True)),
         entities=entry.count,
     )
+
+
+class Stores:
+    """The rows of each store of an entry's entities."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.layout, self._rows = entry.layout, entry.rows
+        self._widths, self._counts = store_widths(entry.layout), entry.heads[:, _HEAD:]
+        self._begins = _begins(self._counts, self._widths)
+
+    def of(self, store: int) -> tuple[Words, Words]:
+        """Rows of each entity (n,), and all of them (rows, width)."""
+        counts, width = self._counts[:, store], int(self._widths[store])
+        return counts, self._rows[_places(self._begins[:, store], counts, width)]
 
 
 def _begins(counts: Words, widths: Words) -> Words:

@@ -15,13 +15,14 @@ class OwnBroker:
     """A broker and its folder.
 
     Attributes:
+        broker: It.
         bootstrap: Where it is.
         folder: For all that the command makes; gone afterwards.
         keep_logs: Whether to leave the logs of jobs there: set when something failed.
     """
 
-    def __init__(self, bootstrap: str, folder: Path) -> None:
-        self.bootstrap, self.folder, self.keep_logs = bootstrap, folder, False
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.broker, self.bootstrap, self.folder, self.keep_logs = broker, broker.bootstrap, folder, False
 
 
 @contextlib.contextmanager
@@ -35,16 +36,14 @@ def own_broker(settings: Settings, prefix: str) -> Iterator[OwnBroker]:
     settings.home.mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix=prefix, dir=settings.home)).absolute()
     folder = broker_folder(settings.model_copy(update={"home": home}))
-    own = OwnBroker("", home)
-    broker = None
+    own = None
     try:
-        broker = Broker.start(folder, die_with_parent=True)
-        own.bootstrap = broker.bootstrap
+        own = OwnBroker(Broker.start(folder, die_with_parent=True), home)
         yield own
     finally:
-        if broker is not None:
-            broker.stop()
-        kept = list(home.glob("*/logs")) if own.keep_logs else []
+        if own is not None:
+            own.broker.stop()
+        kept = list(home.glob("*/logs")) if own is not None and own.keep_logs else []
         if kept:
             for path in [folder, *(logs.parent / "checkpoints" for logs in kept)]:
                 shutil.rmtree(path, ignore_errors=True)

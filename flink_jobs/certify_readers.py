@@ -1,0 +1,109 @@
+"""What `millrace certify` watches while faults happen: answers as they become visible, and the job's lost commits."""
+
+import contextlib
+import time
+
+from confluent_kafka import Message
+
+from flink_jobs.committed_reader import CommittedReader, receipt
+from flink_jobs.demo_traffic import READ_WAIT_S, Background, topics_of
+from flink_jobs.job_run import JobRun
+from flink_jobs.reconciliation import Ledger, Place
+from flink_jobs.rest_client import RestError
+from flink_jobs.settings import Settings
+from udfs.pipeline import Pipeline
+
+
+class EntityOrder:
+    """Whether the predictions of an entity come in the order of its events; a key's events are in one partition."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._topic = pipeline.predictions
+        self._last: dict[tuple[bytes | None, int], int] = {}
+        self.violations = 0
+
+    def add(self, message: Message) -> None:
+        """Take the next message of its partition."""
+        if message.topic() != self._topic:
+            return
+        told = receipt(message)
+        lane, offset = (message.key(), int(told["partition"])), int(told["offset"])
+        self.violations += offset <= self._last.get(lane, -1)
+        self._last[lane] = max(offset, self._last.get(lane, -1))
+
+
+class LiveReader(Background):
+    """Reads events and answers, committed ones only, from before the first fault to the end.
+
+    Attributes:
+        ledger: All that was read.
+        order: Of the answers.
+        newest_ms: Kafka's time of the newest event whose answer was seen.
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        super().__init__()
+        self.ledger, self.order, self.newest_ms = Ledger(pipeline), EntityOrder(pipeline), 0
+        self._pipeline, self._settings = pipeline, settings
+
+    def start(self) -> None:
+        """Begin to read, from the first record."""
+        self._begin(self._work)
+
+    def _work(self) -> None:
+        reader = CommittedReader(self._settings.bootstrap, topics_of(self._pipeline), self._settings.kafka_properties)
+        try:
+            while not (self._stop.is_set() and reader.at_end):
+                for message in reader.read(READ_WAIT_S):
+                    self._add(message)
+        finally:
+            reader.close()
+
+    def _add(self, message: Message) -> None:
+        self.ledger.add(message, 0)
+        if message.topic() == self._pipeline.events.topic:
+            return
+        self.order.add(message)
+        told = receipt(message)
+        place: Place = (int(told["partition"]), int(told["offset"]))
+        source = self.ledger.sources.get(place)
+        if source is not None:
+            self.newest_ms = max(self.newest_ms, source.record_time_ms)
+
+
+class CommitWatch(Background):
+    """Counts the job's transactions that Kafka refused to commit; Flink's counter begins anew with each restart.
+
+    Attributes:
+        failed: How many in all.
+    """
+
+    def __init__(self, job: JobRun) -> None:
+        super().__init__()
+        self.failed = 0
+        self._job = job
+
+    def start(self) -> None:
+        """Begin to look, once a second."""
+        self._begin(self._work)
+
+    def _work(self) -> None:
+        before = 0
+        while not self._stop.wait(1.0):
+            with contextlib.suppress(RestError, KeyError, ValueError):
+                now = self._job.rest.total("numCommittablesFailure")
+                self.failed += now - before if now >= before else now
+                before = now
+
+
+def wait_for_answers(reader: LiveReader, after_ms: int, timeout_s: float) -> float | None:
+    """Wait until the answer to an event after a time was seen; seconds from that time on, None if it took too long."""
+    deadline = time.time() + timeout_s
+    while reader.newest_ms < after_ms:
+        reader.raise_if_failed()
+        if time.time() > deadline:
+            return None
+        time.sleep(0.05)
+    return time.time() - after_ms / 1_000
+
+

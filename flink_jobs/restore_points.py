@@ -1,0 +1,78 @@
+"""A checkpoint or savepoint on this machine: where it is, and Flink's own reading of its metadata."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from flink_jobs.console import CommandError
+
+
+class RestorePointError(CommandError):
+    """A checkpoint or savepoint cannot be read; one line says why and what to do."""
+
+
+def folder_of(restore_point: str) -> Path:
+    """The folder of a restore point given as a URI or a path."""
+    parsed = urlparse(restore_point)
+    if parsed.scheme not in ("", "file"):
+        raise RestorePointError(f"{restore_point} is not on this machine: copy it here first")
+    path = Path(unquote(parsed.path) if parsed.scheme else restore_point).expanduser()
+    return path.parent if path.name == "_metadata" else path
+
+
+def found_folder(restore_point: str) -> Path:
+    """As `folder_of`, of one that is there and complete.
+
+    Raises:
+        RestorePointError: It is not.
+    """
+    folder = folder_of(restore_point)
+    if not folder.exists():
+        raise RestorePointError(f"{folder} does not exist: no checkpoint or savepoint is there")
+    if not (folder / "_metadata").is_file():
+        raise RestorePointError(
+            f"{folder} has no _metadata: it is no checkpoint or savepoint, or one that was not finished"
+        )
+    return folder
+
+
+def load_metadata(restore_point: str) -> Any:
+    """Flink's `CheckpointMetadata`; needs Flink's JVM in this process.
+
+    Raises:
+        RestorePointError: It is not there, or Flink cannot read it.
+    """
+    from py4j.protocol import Py4JJavaError
+    from pyflink.java_gateway import get_gateway
+
+    folder = found_folder(restore_point)
+    jvm: Any = get_gateway().jvm
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    stream = jvm.java.io.DataInputStream(jvm.java.io.FileInputStream(str(folder / "_metadata")))
+    try:
+        load = jvm.org.apache.flink.runtime.checkpoint.Checkpoints.loadCheckpointMetadata
+        return load(stream, loader, folder.absolute().as_uri())
+    except Py4JJavaError as error:
+        raise RestorePointError(f"{folder}/_metadata cannot be read: {java_cause(error)}") from error
+    finally:
+        stream.close()
+
+
+def java_cause(error: Any) -> str:
+    """The deepest cause of a Java exception, in one line."""
+    cause = error.java_exception
+    while cause.getCause() is not None:
+        cause = cause.getCause()
+    name, message = str(cause.getClass().getSimpleName()), cause.getMessage()
+    if message is None:
+        return f"{name} (it is cut off)" if name == "EOFException" else name
+    return f"{name}: {' '.join(str(message).split())[:300]}"
+
+
+def all_bytes(handle: Any) -> bytes:
+    """The content behind a Java state handle."""
+    stream = handle.openInputStream()
+    try:
+        return bytes(stream.readAllBytes())
+    finally:
+        stream.close()
