@@ -8,7 +8,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -40,7 +40,7 @@ class Lab:
         broker: A broker of this run.
         cluster: A cluster of this run.
         job: The job on it.
-        random: Where chance comes from.
+        chance: Decides which process and when.
         freeze_s: How long a frozen broker stays so.
         full_s: How long the disk stays full.
     """
@@ -48,7 +48,7 @@ class Lab:
     broker: Broker
     cluster: LocalCluster
     job: JobRun
-    random: random.Random
+    chance: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311  # moments, no secrets
     freeze_s: float = FREEZE_S
     full_s: float = FULL_S
 
@@ -65,7 +65,7 @@ class Lab:
 def kill_workers(lab: Lab) -> str:
     """SIGKILL one Python worker."""
     workers = python_workers(lab.cluster)
-    chosen = lab.random.choice(workers)
+    chosen = lab.chance.choice(workers)
     chosen.kill()
     return f"process {chosen.pid}, one of {len(workers)}"
 
@@ -93,7 +93,7 @@ def python_workers(cluster: LocalCluster) -> list[psutil.Process]:
 
 def kill_taskmanager(lab: Lab) -> str:
     """SIGKILL one TaskManager."""
-    chosen = lab.random.choice(lab.processes("taskmanager"))
+    chosen = lab.chance.choice(lab.processes("taskmanager"))
     os.kill(chosen.pid, signal.SIGKILL)
     return f"{chosen.name}, process {chosen.pid}"
 
@@ -125,31 +125,40 @@ def freeze_broker(lab: Lab) -> str:
 
 
 def kill_before_commit(lab: Lab) -> str:
-    """SIGKILL all TaskManagers when a checkpoint is complete and its Kafka transactions are not yet committed.
+    """SIGKILL all TaskManagers when a checkpoint is complete and its Kafka transactions are not yet committed."""
+    managers, pending = halt_before_commit(lab)
+    for each in managers:
+        os.kill(each.pid, signal.SIGKILL)
+    return f"a checkpoint complete, {', '.join(pending)} uncommitted"
 
-    They are halted the moment the checkpoint's metadata is there; only if Kafka then still has a transaction of that
-    checkpoint open they are killed, otherwise they go on and the next checkpoint is tried.
+
+def halt_before_commit(lab: Lab) -> tuple[list[ClusterProcess], list[str]]:
+    """SIGSTOP all TaskManagers when a checkpoint is complete and its Kafka transactions are not yet committed.
+
+    They are halted the moment the checkpoint's metadata is there. Only if Kafka then still has a transaction of that
+    checkpoint open they stay so, otherwise they go on and a later checkpoint is tried.
+
+    Returns:
+        The TaskManagers, and the ids of the transactions.
 
     Raises:
         FaultError: No try came in time.
     """
-    for attempt in range(1, GAP_TRIES + 1):
+    for _ in range(GAP_TRIES):
         checkpoint = _next_checkpoint(lab)
         managers = lab.processes("taskmanager")
         for each in managers:
             os.kill(each.pid, signal.SIGSTOP)
+        pending: list[str] = []
         try:
             pending = _uncommitted(lab, checkpoint)
-        except BaseException:
-            for each in managers:
-                os.kill(each.pid, signal.SIGCONT)
-            raise
-        for each in managers:
-            os.kill(each.pid, signal.SIGKILL if pending else signal.SIGCONT)
+        finally:
+            if not pending:
+                for each in managers:
+                    os.kill(each.pid, signal.SIGCONT)
         if pending:
-            names = ", ".join(pending)
-            return f"checkpoint {checkpoint} complete, {names} uncommitted; try {attempt}"
-        time.sleep(lab.random.uniform(0.05, 0.5))
+            return managers, pending
+        time.sleep(lab.chance.uniform(0.05, 0.5))
     raise FaultError(f"{GAP_TRIES} checkpoints were committed before the TaskManagers could be halted")
 
 

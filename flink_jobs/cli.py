@@ -12,7 +12,7 @@ from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, subm
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, explain, parity, verify
-from flink_jobs.cli_state import state_app
+from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
@@ -311,7 +311,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify):
+for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify, transactions):
     app.command()(each)
 
 

@@ -1,4 +1,4 @@
-"""Commands that look into what a job keeps: their options and help."""
+"""Commands that look into what a job keeps and has open: their options and help."""
 
 from typing import Annotated, Any
 
@@ -79,3 +79,32 @@ def state_diff(
     from flink_jobs.state_command import run_state_diff_command
 
     run_state_diff_command(first, second, _settings(), pipeline_name=pipeline, entity=entity, as_json=as_json)
+
+
+@command
+def transactions(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE]", help="Default: those of all pipelines.")
+    ] = None,
+    abort: Annotated[bool, typer.Option("--abort", help="Abort the orphaned ones, after asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --abort: also those of a running job or its next start. Answers are lost."),
+    ] = False,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Flink's REST address, to know its jobs. Default: the local one's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List open Kafka transactions: whose each is, and which hold up readers of committed records.
+
+    Example: millrace transactions purchase --abort
+    """
+    from flink_jobs.pipelines import load_pipeline
+    from flink_jobs.transactions_command import run_transactions_command
+
+    run_transactions_command(
+        None if name is None else load_pipeline(name), name, _settings(cluster=cluster), abort=abort, yes=yes,
+        force=force, as_json=as_json,
+    )  # fmt: skip

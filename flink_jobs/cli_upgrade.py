@@ -23,6 +23,11 @@ def upgrade(
     limit: Annotated[
         float, typer.Option(min=1.0, help="Seconds to the new job's first checkpoint; then the old one comes back.")
     ] = LIMIT_S,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only try it, beside the running job and without commits, and compare answers."),
+    ] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long --dry-run compares.")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Replace a pipeline's running job by what is here now, state kept; the old one comes back if the new one fails.
@@ -34,5 +39,5 @@ def upgrade(
 
     run_upgrade_command(
         load_pipeline(name), name, _settings(cluster=cluster), parallelism=parallelism, accept_loss=accept_loss or [],
-        limit_s=limit, as_json=as_json,
+        limit_s=limit, dry_run_min=minutes if dry_run else None, as_json=as_json,
     )  # fmt: skip

@@ -7,9 +7,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from flink_jobs.documents import read_document, write_document
+from flink_jobs.restore_points import folder_of
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 from udfs.state_changes import Definition
@@ -75,7 +75,7 @@ def definition_in(folder: Path) -> JobDefinition | None:
 
 def definition_of_restore_point(restore_point: str) -> JobDefinition | None:
     """The definition of the job that wrote a checkpoint or savepoint (a path or URI); None where it is not known."""
-    folder = Path(unquote(urlparse(restore_point).path))
+    folder = folder_of(restore_point)
     return definition_in(folder) or definition_in(folder.parent)
 
 
@@ -83,4 +83,4 @@ def keep_definition(savepoint: str, job_folder: Path) -> None:
     """Copy a job's definition into its savepoint."""
     job = definition_in(job_folder)
     if job is not None:
-        write_definition(Path(unquote(urlparse(savepoint).path)), job)
+        write_definition(folder_of(savepoint), job)

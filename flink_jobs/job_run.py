@@ -284,7 +284,11 @@ def pipeline_checkpoints(pipeline: Pipeline, settings: Settings, engine: Engine 
 
 def restore_points(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> list[str]:
     """All complete checkpoints and savepoints of a pipeline on this machine, as URIs, the oldest first."""
-    folder = pipeline_checkpoints(pipeline, settings, engine)
+    return restore_points_in(pipeline_checkpoints(pipeline, settings, engine))
+
+
+def restore_points_in(folder: Path) -> list[str]:
+    """As `restore_points`, of the run that has its checkpoints there."""
     found = [*folder.glob("*/chk-*/_metadata"), *folder.glob("savepoints/*/_metadata")]
     found.sort(key=lambda path: path.stat().st_mtime_ns)
     return [path.parent.absolute().as_uri() for path in found]

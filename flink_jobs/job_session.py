@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flink_jobs.console import StopSignal
-from flink_jobs.job_run import JobFailedError, JobRun, start_job
+from flink_jobs.job_run import JobFailedError, JobRun, pipeline_checkpoints, start_job
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, offsets_for_time, topic_ends, topic_starts
 from flink_jobs.rest_client import RestError, root_cause_line
+from flink_jobs.running_mark import marked_as_running
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST, SQL, STREAM, Engine, group_id, is_offsets, parse_offsets
@@ -104,7 +105,22 @@ def run_session(
 
     Raises:
         JobFailedError: The job gave up.
+        CommandError: Another process runs it.
     """
+    with marked_as_running(pipeline_checkpoints(pipeline, settings, engine)):
+        return _run_session(pipeline, settings, start, stop, engine, until_caught_up, show, step)
+
+
+def _run_session(
+    pipeline: Pipeline,
+    settings: Settings,
+    start: StartPosition,
+    stop: StopSignal,
+    engine: Engine,
+    until_caught_up: bool,
+    show: Callable[[JobProgress], None],
+    step: Callable[[str], None],
+) -> SessionReport:
     step("starting the job in a Flink mini-cluster (about 15 s)")
     begin = sum(_begin_offsets(pipeline, settings, start, engine).values())
     job = start_job(

@@ -26,6 +26,10 @@ def parse_engine(text: str) -> Engine:
     return SQL if text == SQL else STREAM
 
 
+JOBS = "millrace-"
+"""What names of jobs, consumer groups and transactional ids begin with; the run's name follows."""
+
+
 def run_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     """What tells a pipeline's runs by one engine from those by the other; no pipeline's name has a dot."""
     return pipeline.name if engine == STREAM else f"{pipeline.name}.{engine}"
@@ -33,12 +37,12 @@ def run_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
 
 def job_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     """Flink's name of a pipeline's job."""
-    return f"millrace-{run_name(pipeline, engine)}"
+    return f"{JOBS}{run_name(pipeline, engine)}"
 
 
 def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     """The consumer group whose committed offsets show how far the pipeline's checkpoints have come."""
-    return f"millrace-{run_name(pipeline, engine)}"
+    return f"{JOBS}{run_name(pipeline, engine)}"
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from flink_jobs.change_check import changes_as_json, check_changes, say_changes
 from flink_jobs.console import CommandError, fetch_jars, next_steps, say, show, show_json
 from flink_jobs.definitions import JobDefinition
+from flink_jobs.dry_run import dry_run
+from flink_jobs.dry_run_comparison import DryRunComparison
 from flink_jobs.preflight import preflight
 from flink_jobs.python_archive import make_archive
 from flink_jobs.rest_client import ClusterRest
@@ -15,7 +17,7 @@ from flink_jobs.submission import cluster_address, job_on_cluster
 from flink_jobs.topics import job_name
 from flink_jobs.upgrade import UpgradeFailedError, definition_of_job, upgrade_job
 from udfs.pipeline import Pipeline
-from udfs.state_changes import Change, changes_between
+from udfs.state_changes import BLOCKED, LOST, Change, changes_between
 
 
 def run_upgrade_command(
@@ -26,15 +28,22 @@ def run_upgrade_command(
     parallelism: int | None,
     accept_loss: Sequence[str],
     limit_s: float,
+    dry_run_min: float | None,
     as_json: bool,
 ) -> None:
-    """Upgrade the pipeline's job, and say how that went."""
+    """Upgrade the pipeline's job, or try that, and say how it went."""
     job = job_on_cluster(pipeline, name, settings)
     before = definition_of_job(job)
     settings = settings.model_copy(update={"parallelism": parallelism or before.settings["parallelism"]})
     changes = changes_between(before.definition, pipeline, settings.shards)
     say(f"{job_name(pipeline)}: job {job.rest.job_id} at {cluster_address(settings)}")
     say_changes(changes)
+    if dry_run_min is not None and not any(each.effect == BLOCKED for each in changes):
+        preflight(pipeline, settings)
+        fetch_jars("connector")
+        found = dry_run(job, before, pipeline, settings, minutes=dry_run_min, step=lambda text: say(f"- {text}"))
+        _show_dry_run(found, changes, name, as_json=as_json)
+        return
     check_changes(changes, name, accept_loss)
     preflight(pipeline, settings)
     _check_slots(settings, before)
@@ -59,6 +68,28 @@ def run_upgrade_command(
         f"{upgraded.savepoint}; no answers for {upgraded.down_s:.0f} s"
     )
     _next(name, changes)
+
+
+def _show_dry_run(found: DryRunComparison, changes: Sequence[Change], name: str, *, as_json: bool) -> None:
+    result = found.as_json()
+    if as_json:
+        show_json({**result, "changes": changes_as_json(changes)})
+        return
+    show(
+        f"{found.events:,} events answered by both: {found.equal:,} alike to the last bit, {found.differing:,} with "
+        f"another score (at most {result['max_difference']:.6g} apart, {result['mean_difference']:.6g} in the mean)"
+    )
+    for what, count in found.refused.items():
+        show(f"  {count:,} times {what}", style="yellow")
+    if found.warming:
+        show(f"  {found.warming:,} of the new ones are marked: features warm up")
+    if found.only_before or found.only_now:
+        show(f"  {found.only_before:,} answered by the running job only, {found.only_now:,} by the new one only")
+    for each in result["worst"]:
+        place = f"{each['partition']}/{each['offset']}"
+        show(f"  {place} ({each['event_id']}): {each['before']!r} becomes {each['now']!r}")
+    lost = " ".join(f"--accept-loss {each.name}" for each in changes if each.effect == LOST)
+    next_steps((f"millrace upgrade {name}{' ' if lost else ''}{lost}", "does it; the running job was left as it is"))
 
 
 def _check_slots(settings: Settings, before: JobDefinition) -> None:

@@ -68,7 +68,11 @@ class Definition:
         settings = {
             "entity": events.entity,
             "time": events.time,
+            "id": events.id,
             "topic": events.topic,
+            "predictions": pipeline.predictions,
+            "dead_letters": pipeline.dead_letters,
+            "prediction": pipeline.prediction,
             "shards": shards,
             "lateness_ms": pipeline.lateness_ms,
             "max_events_per_entity": pipeline.max_events_per_entity,
@@ -233,6 +237,8 @@ def _notes(before: Definition, now: Definition, pipeline: Pipeline) -> list[Chan
     present = {name for name, *_ in now.fields}
     notes += [Change(NOTE, "field", f"{name} is gone") for name in known if name not in present]
     for setting, was in before.settings.items():
-        if setting in ("lateness_ms", "max_events_per_entity") and now.settings[setting] != was:
-            notes.append(Change(NOTE, setting, f"{was:,} becomes {now.settings[setting]:,}"))
+        if setting not in _WHY_BLOCKED and now.settings[setting] != was:
+            is_number = isinstance(was, int)
+            text = f"{was:,} becomes {now.settings[setting]:,}" if is_number else f"{was} becomes {now.settings[setting]}"
+            notes.append(Change(NOTE, setting, text))
     return notes

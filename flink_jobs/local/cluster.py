@@ -162,10 +162,16 @@ class LocalCluster:
             self.kill()
 
     def kill(self) -> None:
-        """End all of it at once (SIGKILL): the kernel takes the processes with their supervisor."""
+        """End all of it at once (SIGKILL), Python workers included."""
+        now = self.find(self.folder) or self
         if self.alive:
             os.kill(self.state.pid, signal.SIGKILL)
             processes.wait_until_gone(self.state.pid, self.state.identity, STOP_WAIT_S)
+        for each in now.state.processes:
+            # the kernel kills them with their supervisor, but not what they started, which is in their groups
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+            processes.wait_until_gone(each.pid, each.identity, STOP_WAIT_S)
 
     def _said(self, log: str) -> str:
         """The root cause that a process's output names, and where it is."""
