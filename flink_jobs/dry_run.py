@@ -16,6 +16,7 @@ from flink_jobs.committed_reader import CommittedReader
 from flink_jobs.console import quiet_output
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.dry_run_comparison import Answer, DryRunComparison, Place, answer_of
+from flink_jobs.dry_run_outputs import KeptOutputs
 from flink_jobs.environment import prepare_process
 from flink_jobs.job_run import JobRun, pipeline_checkpoints
 from flink_jobs.job_session import wait_until_running
@@ -86,7 +87,7 @@ class _Trial:
         outputs: Path,
         reader: CommittedReader,
     ) -> None:
-        from flink_jobs.dry_run_job import KeptOutputs, start_dry_run
+        from flink_jobs.dry_run_job import start_dry_run
 
         self._job, self._pipeline, self._settings, self._reader = job, pipeline, settings, reader
         self._prediction, self._id = before.definition.settings["prediction"], before.definition.settings["id"]

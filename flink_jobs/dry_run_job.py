@@ -9,24 +9,21 @@ transactions of the running job, which no other may commit or abort.
 """
 
 import dataclasses
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from pyflink.common import Types
 from pyflink.datastream import MapFunction, RuntimeContext
 
+from flink_jobs.dry_run_outputs import SUFFIX, framed
 from flink_jobs.environment import create_environment
 from flink_jobs.job_control import MiniClusterControl
 from flink_jobs.job_run import JobRun
 from flink_jobs.pipelines import model_folder
 from flink_jobs.scoring_job import scored_batches
 from flink_jobs.settings import Settings
-from udfs.output_batch import OutputRecord, read_outputs
 from udfs.pipeline import Pipeline
 
-_LENGTH = struct.Struct("<I")
 _NEVER_MS = 86_400_000
 """No checkpoint within a day: it would commit offsets."""
 
@@ -44,12 +41,12 @@ class KeepOutputs(MapFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Begin the file."""
         number = runtime_context.get_index_of_this_subtask()
-        self._file: IO[bytes] = (self._folder / f"{number:03d}.outputs").open("wb")
+        self._file: IO[bytes] = (self._folder / f"{number:03d}{SUFFIX}").open("wb")
 
     def map(self, value: bytes) -> int:
         """Append a batch."""
         content = bytes(value)
-        self._file.write(_LENGTH.pack(len(content)) + content)
+        self._file.write(framed(content))
         self._file.flush()
         return len(content)
 
@@ -81,32 +78,3 @@ def _discard(stream: Any) -> None:
     jvm: Any = get_gateway().jvm
     sink = jvm.org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink()
     stream._j_data_stream.sinkTo(sink).uid("dry-run-sink-v1")
-
-
-class KeptOutputs:
-    """Reads what the job has written so far.
-
-    Args:
-        folder: As `start_dry_run` was given it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._done: dict[Path, int] = {}
-
-    def new_ones(self) -> Iterator[OutputRecord]:
-        """The output records since the last call."""
-        for path in sorted(self._folder.glob("*.outputs")):
-            at = self._done.get(path, 0)
-            with path.open("rb") as file:
-                file.seek(at)
-                content = file.read()
-            end = 0
-            while end + _LENGTH.size <= len(content):
-                (length,) = _LENGTH.unpack_from(content, end)
-                if end + _LENGTH.size + length > len(content):
-                    break
-                begin = end + _LENGTH.size
-                yield from read_outputs(content[begin : begin + length])
-                end = begin + length
-            self._done[path] = at + end

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flink_jobs.console import CommandError, err, quiet_output
 from flink_jobs.definitions import JobDefinition, definition_in
+from flink_jobs.environment import prepare_process
 from flink_jobs.job_control import ClusterControl
 from flink_jobs.job_run import ENDED, JobFailedError, JobRun, pipeline_checkpoints
 from flink_jobs.rest_client import RestError, root_cause_line
@@ -93,6 +94,7 @@ def upgrade_job(
         UpgradeFailedError: It did not work; the old one is back, or the message says where its state is.
     """
     log = settings.logs / f"upgrade-{pipeline.name}.log"
+    prepare_process(settings.logs)  # offsets are read out of the savepoint by Java
     step(f"stopping {job.rest.job_id} with a savepoint")
     savepoint = _stopped(job, log)
     began = time.monotonic()

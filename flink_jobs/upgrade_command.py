@@ -50,7 +50,10 @@ def run_upgrade_command(
     fetch_jars("connector")
     shipment = make_shipment(pipeline, name, settings)
     if _is_as_before(before, settings, shipment):
-        show(f"{job_name(pipeline)} runs as it is here: nothing to upgrade")
+        if as_json:
+            show_json({"job_id": job.rest.job_id, "savepoint": None, "cluster": cluster_address(settings)})
+        else:
+            show(f"{job_name(pipeline)} runs as it is here: nothing to upgrade")
         return
     try:
         upgraded = upgrade_job(

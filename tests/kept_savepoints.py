@@ -1,8 +1,9 @@
 """A pipeline whose state is kept in tests/fixtures, version by version, and the events that it was made of.
 
-Nothing here may change what a released version was given: later versions must go on from those states. To add one:
+Nothing here may change what a released version was given: later versions must go on from those states. To add those of
+a new version, with tests/ and the project on PYTHONPATH:
 
-    python tests/kept_savepoints.py tests/fixtures/savepoints/<name>
+    python tests/kept_savepoints.py tests/fixtures/savepoints/<name> tests/fixtures/state_logs/<name>.state
 """
 
 import json
@@ -92,6 +93,38 @@ def kept_events(count=KEPT + MORE, users=9):
     return records
 
 
+def decoded(pipeline, records):
+    """The records as events."""
+    from udfs.wire_formats import EventDecoder
+
+    return [EventDecoder(pipeline).decode(key, value) for key, value in records]
+
+
+def advance(state, pipeline, events):
+    """Take events in, all from one partition; their features."""
+    times, columns, masks, direct = state.plan.columnise(events)
+    partitions = np.zeros(len(events), np.int32)
+    return state.advance([event.user for event in events], times, times, partitions, columns, masks, direct)
+
+
+def make_log(target):
+    """Keep the log of a shard that has seen the kept events: events as they came, and compacted ones."""
+    from udfs.entity_state import ShardState
+    from udfs.plan import FeaturePlan
+    from udfs.state_file import packed
+
+    pipeline, log = kept_pipeline(None), {}
+    state = ShardState(FeaturePlan.build(pipeline), compact_after=64)
+    events = decoded(pipeline, kept_events()[:KEPT])
+    for begin in range(0, KEPT, 20):
+        advance(state, pipeline, events[begin : begin + 20])
+        put, removed = state.take_changes()
+        log.update(put)
+        for number in removed:
+            del log[number]
+    target.write_bytes(b"".join(packed(sorted(log.items()))))
+
+
 def make(target):
     """Run a job of the version that is installed over the kept events, and keep its savepoint."""
     sys.path.insert(0, str(Path(__file__).parent / "integration"))
@@ -123,4 +156,5 @@ def make(target):
 
 
 if __name__ == "__main__":
+    make_log(Path(sys.argv[2]).absolute())
     make(Path(sys.argv[1]).absolute())

@@ -238,7 +238,6 @@ def _notes(before: Definition, now: Definition, pipeline: Pipeline) -> list[Chan
     notes += [Change(NOTE, "field", f"{name} is gone") for name in known if name not in present]
     for setting, was in before.settings.items():
         if setting not in _WHY_BLOCKED and now.settings[setting] != was:
-            is_number = isinstance(was, int)
-            text = f"{was:,} becomes {now.settings[setting]:,}" if is_number else f"{was} becomes {now.settings[setting]}"
-            notes.append(Change(NOTE, setting, text))
+            told = [f"{each:,}" if isinstance(each, int) else str(each) for each in (was, now.settings[setting])]
+            notes.append(Change(NOTE, setting, " becomes ".join(told)))
     return notes

@@ -1,6 +1,7 @@
 """`millrace upgrade` on a cluster, under traffic: state kept, a loss refused, the old job back after a failure."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from test_upgraded_state import assert_complete_or_marked
 from workloads import log_model, make_topics
 
 from flink_jobs.events_producer import produce_events
+from flink_jobs.kafka_admin import committed_offsets
 from flink_jobs.pipelines import load_pipeline
+from flink_jobs.topics import group_id
 
 pytestmark = pytest.mark.integration
 
@@ -122,6 +125,16 @@ def test_an_upgrade_keeps_the_state_refuses_a_loss_and_brings_the_old_job_back(b
                 "amount_max_2h_tile_1h": "computed", "amount_gt_5_count_1h": "computed", "label_distinct_2h": "warming",
             }  # fmt: skip
             reader.wait_for(len(reader.messages) + 600)
+
+            file.write_text(CHANGED.replace('amount", fill=1.0', 'amount", fill=2.0'))
+            ends = committed_offsets(broker.bootstrap, group_id(first), first.events.topic)
+            tried = json.loads(millrace("upgrade", str(file), "--dry-run", "--minutes", "0.2", "--json").stdout)
+            now = committed_offsets(broker.bootstrap, group_id(first), first.events.topic)
+            assert all(now[partition] > end for partition, end in ends.items()), "the running job went on"
+            assert tried["events"] > 500
+            assert (tried["only_now"], tried["only_before"], tried["refused"]) == (0, 0, {})
+            assert 0 < tried["differing"] < tried["events"] / 4, "those without an amount, and last bits"
+            assert [each["difference"] for each in tried["worst"]] == [pytest.approx(math.log(2.0))] * 5
 
             file.write_text(LOSES)
             refused = millrace("upgrade", str(file), fails=True)
