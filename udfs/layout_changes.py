@@ -36,7 +36,7 @@ class LayoutChange:
 _EFFECTS = {
     ("column", "new"): "missing in the events kept before, unless conditions tell it",
     ("column", "gone"): "dropped",
-    ("condition", "new"): "told by the columns of the events kept before, or not passed by any",
+    ("condition", "new"): "not passed by any event kept before, unless their columns tell it",
     ("condition", "gone"): "dropped",
     ("tile", "new"): "made of shorter tiles or kept events, or empty until events come",
     ("tile", "gone"): "dropped",
