@@ -120,10 +120,13 @@ class Events:
                 raise DefinitionError(f"Events: {role} field {found.name!r} must be {wanted} and not optional")
 
     def _check_renamed(self) -> None:
+        names = [found.name for found in self.schema]
         for new, old in self.renamed.items():
             self.field(new, "Events: renamed")
-            if old in self.renamed or list(self.renamed.values()).count(old) > 1:
-                raise DefinitionError(f"Events: renamed says {new!r} was {old!r}; write one old name for each field")
+            if old in names or list(self.renamed.values()).count(old) > 1:
+                raise DefinitionError(
+                    f"Events: renamed says {new!r} was {old!r}; write a name that no other field has or had"
+                )
 
     @property
     def new_names(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 from shard_driver import pipeline_of
 
+from udfs.errors import DefinitionError
 from udfs.pipeline import Count, Distinct, Events, Last, Mean, Model, OneHot, Ratio, SinceLast, Sum, Value, field
 from udfs.state_changes import (
     BLOCKED,
@@ -104,6 +105,16 @@ def test_a_renamed_field_is_said_to_be_kept_and_an_unsaid_renaming_loses_it():
     ]  # fmt: skip
     unsaid = changes(before, on_payments(*after))
     assert [each.effect for each in unsaid[:4]] == [WARMING, WARMING, REMOVED, REMOVED]
+
+
+def test_a_field_is_renamed_from_a_name_that_no_other_has():
+    for renamed, words in (
+        ({"amount_eur": "label"}, "'amount_eur' was 'label'"),
+        ({"amount_eur": "x", "country": "x"}, "no other field has or had"),
+        ({"amount": "x"}, "no field 'amount'"),
+    ):
+        with pytest.raises(DefinitionError, match=words):
+            on_payments(Count(window="1h"), **renamed)
 
 
 def test_a_field_of_another_type_loses_what_was_kept_of_it_and_a_new_one_is_noted():
