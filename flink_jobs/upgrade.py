@@ -20,7 +20,7 @@ from flink_jobs.job_run import ENDED, JobFailedError, JobRun, pipeline_checkpoin
 from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.resubmit import Resubmission, ResubmitError, resubmit
 from flink_jobs.settings import Settings
-from flink_jobs.submission import cluster_address, submit_job
+from flink_jobs.submission import cluster_address, find_job, submit_job
 from udfs.pipeline import Pipeline
 
 MOST_RESTARTS = 2
@@ -158,11 +158,12 @@ def _brought_back(
     new: JobRun | None, before: JobDefinition, old: JobRun, savepoint: str, cause: str, log: Path
 ) -> str:
     """Have the old job go on; what to tell the user."""
-    if new is not None:
-        with contextlib.suppress(Exception):
-            new.cancel()
-    restore_from = _newest_of(new) or savepoint
+    restore_from = savepoint
     try:
+        new = new or find_job(old.pipeline, old.settings)  # it may be there although submitting it failed
+        if new is not None:
+            _end(new)
+        restore_from = _newest_of(new) or savepoint
         order = Resubmission.of(before, old.settings, restore_from)
         job_id = resubmit(order, log)
         back = JobRun(old.pipeline, old.settings, ClusterControl(cluster_address(old.settings), job_id), old.engine)
@@ -174,6 +175,14 @@ def _brought_back(
             "on from there"
         )
     return f"the new job does not work: {cause}; the old one is back as {job_id} from {restore_from}, nothing is lost"
+
+
+def _end(job: JobRun) -> None:
+    """Cancel a job, and be sure of it: two at once would fence each other's transactions."""
+    with contextlib.suppress(RestError):
+        job.cancel()
+    if job.status() not in ENDED:
+        raise ResubmitError(f"job {job.rest.job_id} cannot be cancelled, it is {job.status()}")
 
 
 def _newest_of(job: JobRun | None) -> str | None:
