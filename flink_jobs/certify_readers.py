@@ -91,7 +91,7 @@ class CommitWatch(Background):
         before = 0
         while not self._stop.wait(1.0):
             with contextlib.suppress(RestError, KeyError, ValueError):
-                now = self._job.rest.total("numCommittablesFailure")
+                now = self._job.rest.total("failedCommittables")
                 self.failed += now - before if now >= before else now
                 before = now
 

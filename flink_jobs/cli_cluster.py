@@ -39,7 +39,7 @@ def cluster_up(
 @cluster_app.command("down")
 @command
 def cluster_down() -> None:
-    """End the local Flink cluster and the jobs that run there; `submit` goes on from their last checkpoints.
+    """End the local Flink cluster; jobs that run there go on from their last checkpoints at the next `cluster up`.
 
     Example: millrace cluster down
     """

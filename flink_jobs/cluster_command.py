@@ -38,4 +38,4 @@ def run_cluster_down_command(settings: Settings) -> None:
         show(f"no Flink cluster runs in {cluster_folder(settings)}")
         return
     cluster.stop()
-    show(f"the Flink cluster at {cluster.rest_address} has ended")
+    show(f"the Flink cluster at {cluster.rest_address} has ended; jobs that ran there go on at the next `cluster up`")

@@ -88,5 +88,5 @@ def health_of(job: JobRun) -> JobHealth:
         checkpoint_age_s=(now_ms - stats.last_triggered_ms) / 1_000 if stats.last_triggered_ms else None,
         events_per_s=rest.rate("numRecordsInPerSecond", of="Source"),
         lag=lag,
-        failed_commits=rest.total("numCommittablesFailure"),
+        failed_commits=rest.total("failedCommittables"),
     )

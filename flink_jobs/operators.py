@@ -13,6 +13,7 @@ from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import shipped_model
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
+from flink_jobs.worker_end import end_with_taskmanager
 from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
@@ -48,6 +49,7 @@ class ScoreBatches(KeyedProcessFunction):
         self._log = runtime_context.get_map_state(
             MapStateDescriptor(STATE_LOG, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
         )
+        end_with_taskmanager()
         stop_sampling_bundles()
         send_state_writes_together()
         warm_up()

@@ -208,7 +208,7 @@ def root_cause_line(stacktrace: str) -> str:
         for line in lines[tracebacks[-1] + 1 :]:
             if line.strip() and not line[0].isspace():
                 return line.strip()[:500]
-    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    causes = lines[:1] + [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     if len(causes) > 1 and "error=" in causes[-1] and causes[-1].partition("error=")[2] in causes[-2]:
         causes.pop()  # the one before says of which file
-    return (causes[-1] if causes else lines[0] if lines else "unknown failure")[:500]
+    return (causes[-1] if causes else "unknown failure")[:500]

@@ -58,7 +58,7 @@ def home(broker, tmp_path_factory):
     (folder / "helper_beside.py").write_text('PREDICTION = "purchase_probability"\n')
     settings = Settings(home=folder / "home", bootstrap=broker.bootstrap, restart_delay_ms=200, shards=8)
 
-    def run(*arguments, status=0, **environment):
+    def run(*arguments, status=0, timeout_s=200, **environment):
         done = subprocess.run(
             [sys.executable, "-c", "from flink_jobs.cli import main; main()", *arguments],
             cwd=ROOT,
@@ -67,7 +67,7 @@ def home(broker, tmp_path_factory):
                 "MILLRACE_BOOTSTRAP": broker.bootstrap, "MILLRACE_RESTART_DELAY_MS": "200", "MILLRACE_SHARDS": "8",
                 **environment,
             },
-            capture_output=True, text=True, timeout=200, preexec_fn=_die_with_parent,
+            capture_output=True, text=True, timeout=timeout_s, preexec_fn=_die_with_parent,
         )  # fmt: skip
         assert done.returncode == status, done.stderr + done.stdout
         return SimpleNamespace(json=_json(done.stdout), out=done.stdout, err=done.stderr)
@@ -189,7 +189,7 @@ def test_every_fault_once_and_every_event_has_one_answer(tmp_path, home):
     home.cluster.stop()  # its memory and its cores are needed
     certified = home.run(
         "certify", "purchase", "--events", "5000", "--rate", "200", "--times", "1", "--freeze", "3", "--full", "6",
-        "--to", str(tmp_path), "--json", MILLRACE_HOME=str(tmp_path / "home"),
+        "--to", str(tmp_path), "--json", MILLRACE_HOME=str(tmp_path / "home"), timeout_s=600,
     ).json  # fmt: skip
     written = json.loads((tmp_path / "certificate.json").read_text())
     assert certified == written

@@ -37,3 +37,13 @@ def test_what_python_raised_is_told():
 
 def test_no_trace_is_no_crash():
     assert root_cause_line("") == "unknown failure"
+
+
+def test_a_program_that_is_not_there_is_named():
+    trace = (
+        'java.io.IOException: Cannot run program "/no/python": error=2, No such file or directory\n'
+        "\tat java.base/java.lang.ProcessBuilder.start(Unknown Source)\n"
+        "Caused by: java.io.IOException: error=2, No such file or directory\n"
+        "\t... 3 more\n"
+    )
+    assert "/no/python" in root_cause_line(trace)

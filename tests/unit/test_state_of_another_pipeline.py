@@ -73,7 +73,7 @@ def differing(names, found, expected, warming, absolute):
     return [(row, names[column]) for row, column in np.argwhere(wrong) if names[column] not in warming[row]]
 
 
-@examples(40)
+@examples(15)
 @given(pipelines(exact_bits_only=False), pipelines(exact_bits_only=False), histories(NUMBERS), st.data())
 def test_every_feature_that_is_not_marked_as_warming_up_is_complete(before, after, history, data):
     """Contract: whatever the change, a feature is what it would have been without one, or its receipt says so."""
@@ -168,12 +168,14 @@ SHORTER = [dataclasses.replace(feature, tile="10m") for feature in TILED]
 @pytest.mark.parametrize(("before", "after"), [(EXACT, TILED), (SHORTER, TILED)], ids=["exact", "shorter tiles"])
 def test_tiles_are_made_of_kept_events_and_of_shorter_tiles(before, after, compact_after):
     change = Change(pipeline_of(*before), pipeline_of(*after), compact_after)
-    events = visits(400)
-    change.advance(events[:300])
+    events = visits(200, step_ms=120_000)
+    change.shard.advance(events[:150])
+    for event in events[:150]:
+        change.oracle.advance(event, event.time, 0, wanted=False)
     change.change()
-    change.assert_complete(events[300:350])
+    change.assert_complete(events[150:175])
     change.shard.restart()
-    change.assert_complete(events[350:])
+    change.assert_complete(events[175:])
 
 
 def test_counts_sums_and_means_of_tiles_are_found_in_richer_partials():
@@ -181,10 +183,10 @@ def test_counts_sums_and_means_of_tiles_are_found_in_richer_partials():
     before = pipeline_of(Std("amount", **tiles), Mean("amount", where=PAID, **tiles))
     added = [Sum("amount", **tiles), Mean("amount", **tiles), Count("amount", **tiles)]
     change = Change(before, pipeline_of(*added, Sum("amount", where=PAID, **tiles)), compact_after=1)
-    events = visits(400)
-    change.advance(events[:300])
+    events = visits(200, step_ms=120_000)
+    change.advance(events[:150])
     change.change()
-    change.assert_complete(events[300:])
+    change.assert_complete(events[150:])
 
 
 def test_features_over_a_column_that_was_not_kept_warm_up_until_their_window_has_passed():
