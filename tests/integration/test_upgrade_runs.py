@@ -110,6 +110,7 @@ def test_an_upgrade_keeps_the_state_refuses_a_loss_and_brings_the_old_job_back(b
     file.write_text(BEGIN)
     first = load_pipeline(str(file))
     log_model(first, tmp_path / "models", "amount")
+    log_model(first, tmp_path / "models", "amount", version=2, operator="Sqrt")
     make_topics(broker, first)
     with LiveReader(broker, first) as reader:
         with Traffic(broker):
@@ -126,15 +127,17 @@ def test_an_upgrade_keeps_the_state_refuses_a_loss_and_brings_the_old_job_back(b
             }  # fmt: skip
             reader.wait_for(len(reader.messages) + 600)
 
-            file.write_text(CHANGED.replace('amount", fill=1.0', 'amount", fill=2.0'))
+            file.write_text(CHANGED.replace("version=1", "version=2"))
             ends = committed_offsets(broker.bootstrap, group_id(first), first.events.topic)
             tried = json.loads(millrace("upgrade", str(file), "--dry-run", "--minutes", "0.2", "--json").stdout)
             now = committed_offsets(broker.bootstrap, group_id(first), first.events.topic)
             assert all(now[partition] > end for partition, end in ends.items()), "the running job went on"
             assert tried["events"] > 500
             assert (tried["only_now"], tried["only_before"], tried["refused"]) == (0, 0, {})
-            assert 0 < tried["differing"] < tried["events"] / 4, "those without an amount, and last bits"
-            assert [each["difference"] for each in tried["worst"]] == [pytest.approx(math.log(2.0))] * 5
+            assert tried["differing"] == tried["events"]
+            assert {"effect": "note", "name": "model", "text": "log/1 becomes log/2", "warms_up_ms": 0} in tried["changes"]
+            for each in tried["worst"]:
+                assert each["now"] == pytest.approx(math.sqrt(math.exp(each["before"])))
 
             file.write_text(LOSES)
             refused = millrace("upgrade", str(file), fails=True)
