@@ -135,7 +135,7 @@ def test_an_upgrade_keeps_the_state_refuses_a_loss_and_brings_the_old_job_back(b
             assert tried["events"] > 500
             assert (tried["only_now"], tried["only_before"], tried["refused"]) == (0, 0, {})
             assert tried["differing"] == tried["events"]
-            assert {"effect": "note", "name": "model", "text": "log/1 becomes log/2", "warms_up_ms": 0} in tried["changes"]
+            assert "log/1 becomes log/2" in [change["text"] for change in tried["changes"]]
             for each in tried["worst"]:
                 assert each["now"] == pytest.approx(math.sqrt(math.exp(each["before"])))
 
