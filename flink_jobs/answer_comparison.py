@@ -15,9 +15,9 @@ import pyarrow.parquet
 from flink_jobs.receipt_models import ReceiptModels
 from flink_jobs.served_answers import BUCKET_OFFSETS, DEAD_LETTER, PREDICTION, Bucket, ServedAnswers, identity
 from models.onnx_model import OnnxModel
-from udfs.entity_state import LATE, TRUNCATED
+from udfs.entity_state import LATE, TRUNCATED, WARMING
 from udfs.pipeline import Pipeline
-from udfs.scoring import predict_each
+from udfs.scoring import FLAG_NAMES, predict_each
 
 pa: Any = pyarrow
 pq: Any = pyarrow.parquet
@@ -28,6 +28,7 @@ DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated",
 OLDER_THAN_TOPIC = "its windows reach back before the first record that the topic still has"
 ANSWER_DELETED = "its answer may be deleted: the topic of answers no longer has its beginning"
 EVENT_DELETED = "its event is no longer in the topic"
+WARMED_UP = "features of it were warming up after a change of the pipeline, as its receipt says"
 EARLIER_JOB = "an earlier job answered it, before the state of this one was built (--job-began judges it)"
 
 
@@ -262,7 +263,7 @@ class AnswerComparison:
     def _predictions(self, partition: int, served: npt.NDArray[Any], now: Recomputed) -> None:
         for offset in served["offset"][np.isin(served["offset"], list(now.letters))].tolist():
             self._find(DIFFERENT, partition, offset, "a prediction, where a dead letter comes out now", now)
-        served = served[np.isin(served["offset"], now.offsets)]
+        served = self._complete(served[np.isin(served["offset"], now.offsets)])
         for number in np.unique(served["named"]).tolist():
             rows, named = served[served["named"] == number], self._answers.models[number]
             model = self._models.model(named)
@@ -270,6 +271,13 @@ class AnswerComparison:
                 self.findings.unverifiable[model] += len(rows)
                 continue
             self._scored(partition, rows, model, now)
+
+    def _complete(self, served: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Without those that the job itself says were made with incomplete windows."""
+        warming = (served["flags"] < len(FLAG_NAMES)) & (served["flags"] & WARMING > 0)
+        if warming.any():
+            self.findings.unverifiable[WARMED_UP] += int(warming.sum())
+        return served[~warming]
 
     def _scored(self, partition: int, served: npt.NDArray[Any], model: OnnxModel, now: Recomputed) -> None:
         places = np.searchsorted(now.offsets, served["offset"])

@@ -16,7 +16,8 @@ from flink_jobs.history import Piece, block_rows
 from flink_jobs.history_topic import TopicReader
 from flink_jobs.shard_segments import ShardSegments, Source, layout_of
 from flink_jobs.spill import NOT_EMITTED, PieceFiles, Segment, write_piece
-from udfs.entity_state import LATE, TRUNCATED, warm_up
+from udfs.entity_state import LATE, TRUNCATED
+from udfs.kernel_warm_up import warm_up
 from udfs.label_join import EntityLabels, LabelRule
 from udfs.plan import FeaturePlan
 from udfs.state_file import packed

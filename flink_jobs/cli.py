@@ -10,10 +10,11 @@ import typer
 
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_deploy import deploy_app
-from flink_jobs.cli_options import AsJson, PipelineName
+from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, explain, parity, verify
 from flink_jobs.cli_state import state_app, transactions
+from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
 
@@ -187,6 +188,7 @@ def run(
         str | None, typer.Option(help="Number field to take a history file's rows by. Default: as they are.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last run and begin anew.")] = False,
+    accept_loss: AcceptLoss = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the scoring job; goes on where its last run by the same engine ended. Ctrl-C stops it with a savepoint.
@@ -200,7 +202,7 @@ def run(
     run_job_command(
         load_pipeline(name), name, _settings(parallelism=parallelism), engine=parse_engine(engine),
         until_caught_up=until_caught_up, start_from=start_from, fresh=fresh, bootstrap_from=bootstrap_from,
-        order_by=order_by, as_json=as_json,
+        order_by=order_by, accept_loss=accept_loss or [], as_json=as_json,
     )  # fmt: skip
 
 
@@ -311,7 +313,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, status, logs, stop, cancel, verify, explain, parity, certify, transactions):
+for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify, transactions):
     app.command()(each)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flink_jobs.cli_options import AsJson, PipelineName
+from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.console import command
 
@@ -71,6 +71,7 @@ def submit(
     ship_python: Annotated[
         bool, typer.Option("--ship-python", help="Send this environment's packages along, for workers that lack them.")
     ] = False,
+    accept_loss: AcceptLoss = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline on a Flink cluster: plans the job here, ships code and model, and leaves it running there.
@@ -84,7 +85,7 @@ def submit(
     run_submit_command(
         load_pipeline(name), name, _settings(parallelism=parallelism, cluster=cluster), engine=parse_engine(engine),
         from_savepoint=from_savepoint, start_from=start_from, bootstrap_from=bootstrap_from, fresh=fresh,
-        unless_running=unless_running, ship_python=ship_python, as_json=as_json,
+        unless_running=unless_running, ship_python=ship_python, accept_loss=accept_loss or [], as_json=as_json,
     )  # fmt: skip
 
 

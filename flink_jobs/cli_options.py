@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 PipelineName = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A shipped pipeline (purchase) or the path of a .py file.")
 ]
+AcceptLoss = Annotated[
+    list[str] | None,
+    typer.Option("--accept-loss", help="Feature whose state may be lost by a change of the pipeline; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 
 

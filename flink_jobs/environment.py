@@ -175,7 +175,25 @@ def _configuration(options: Mapping[str, str]) -> "Configuration":
     return configuration
 
 
+def _number_operators_anew() -> None:
+    """Have the planner number the operators of its SQL from one, as in a process that plans its first job.
+
+    Their uids are these numbers, and a savepoint is gone on from only by the same uids.
+    """
+    from pyflink.java_gateway import get_gateway
+
+    gateway: Any = get_gateway()
+    module = gateway.jvm.org.apache.flink.table.planner.loader.PlannerModule.getInstance()
+    field = module.getClass().getDeclaredField("submoduleClassLoader")
+    field.setAccessible(True)
+    context = field.get(module).loadClass("org.apache.flink.table.planner.plan.nodes.exec.ExecNodeContext")
+    reset = context.getDeclaredMethod("resetIdCounter", gateway.new_array(gateway.jvm.java.lang.Class, 0))
+    reset.setAccessible(True)
+    reset.invoke(None, gateway.new_array(gateway.jvm.java.lang.Object, 0))
+
+
 def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> "StreamExecutionEnvironment":
+    _number_operators_anew()
     environment.set_parallelism(settings.parallelism)
     environment.set_max_parallelism(MAX_PARALLELISM)
     environment.add_jars(connector_jar().absolute().as_uri())

@@ -4,7 +4,7 @@ The events of the entity's shard go through the engine, as they did in the job; 
 feature used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,19 +284,23 @@ def _differences(
     served = value_of(found.answer)
     served_score = served.get(pipeline.prediction) if isinstance(served, dict) else None
     differences = []
-    if served_score != score:
+    warming = "warming" in told  # its windows were not full, as all are here: its score may be another one
+    if served_score != score and not warming:
         differences.append(f"{pipeline.prediction} was {served_score!r}, is {score!r}")
-    if told.get("flags", "") != computed.flags:
-        differences.append(f"flags were {told.get('flags', '')!r}, are {computed.flags!r}")
-    return (*differences, *_feature_differences(pipeline, found, computed))
+    flags = ",".join(flag for flag in told.get("flags", "").split(",") if flag != "warming")
+    if flags != computed.flags:
+        differences.append(f"flags were {flags!r}, are {computed.flags!r}")
+    incomplete = told.get("warming", "").split(",")
+    return (*differences, *_feature_differences(pipeline, found, computed, but=incomplete))
 
 
-def _feature_differences(pipeline: Pipeline, found: Found, computed: Computed) -> tuple[str, ...]:
+def _feature_differences(
+    pipeline: Pipeline, found: Found, computed: Computed, *, but: Collection[str] = ()
+) -> tuple[str, ...]:
     served = value_of(found.answer) if found.answer is not None else None
     told = served.get("features") if isinstance(served, dict) and pipeline.include_features else None
     if not isinstance(told, dict):
         return ()
     now = {name: value if np.isfinite(value) else None for name, value in computed.features.items()}
-    return tuple(
-        f"{name} was {told.get(name)!r}, is {value!r}" for name, value in now.items() if told.get(name) != value
-    )
+    differing = [name for name, value in now.items() if told.get(name) != value and name not in but]
+    return tuple(f"{name} was {told.get(name)!r}, is {now[name]!r}" for name in differing)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
 from flink_jobs.environment import create_environment
 from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
@@ -179,11 +180,22 @@ class JobRun:
         self._stopped = True
         self._wait_until_gone(timeout_s)
         self._commit(keep_offsets(path))
+        keep_definition(path, self._job_folder())
         return path
 
     def savepoint(self) -> str:
         """Make a savepoint while the job goes on; its path."""
-        return self.rest.savepoint(self._savepoints())
+        path = self.rest.savepoint(self._savepoints())
+        keep_definition(path, self._job_folder())
+        return path
+
+    def keep_definition(self, job: JobDefinition) -> None:
+        """Note what the job is, before its first checkpoint; with SQL, Flink itself checks what it restores."""
+        if self.engine != SQL:
+            write_definition(self._job_folder(), job)
+
+    def _job_folder(self) -> Path:
+        return pipeline_checkpoints(self.pipeline, self.settings, self.engine) / self.rest.job_id
 
     def _savepoints(self) -> str:
         return (pipeline_checkpoints(self.pipeline, self.settings, self.engine) / "savepoints").as_uri()
@@ -243,7 +255,9 @@ def start_job(
         statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
     statements.attach_as_datastream()
     client = environment.execute_async(job_name(pipeline, engine))
-    return JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
+    job = JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
+    job.keep_definition(JobDefinition.of(pipeline, settings))
+    return job
 
 
 def show_start(

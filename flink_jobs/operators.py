@@ -14,7 +14,8 @@ from flink_jobs.pipelines import shipped_model
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
-from udfs.entity_state import ShardState, warm_up
+from udfs.entity_state import ShardState
+from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RECORDS, WRITE, RecordBatch

@@ -8,9 +8,10 @@ from typing import Any
 import typer
 
 from flink_jobs.bootstrap_command import asked_of
+from flink_jobs.change_check import changes_as_json
 from flink_jobs.console import INTERRUPTED, StopSignal, err, fetch_jars, next_steps, quiet_output, say, show, show_json
 from flink_jobs.job_session import JobProgress, SessionReport, run_session
-from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.topics import SQL, Engine, run_name
 from udfs.pipeline import Pipeline
@@ -29,15 +30,17 @@ def run_job_command(
     fresh: bool,
     bootstrap_from: Sequence[str] | None,
     order_by: str | None,
+    accept_loss: Sequence[str],
     as_json: bool,
 ) -> None:
     """Run the job to its end and say how it ended."""
     asked = asked_of(pipeline, bootstrap_from, order_by, start_from)
-    start = settle_start(pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh)
+    start = settle_start(
+        pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh,
+        accept_loss=accept_loss,
+    )  # fmt: skip
     fetch_jars("connector")
     say(f"{run_name(pipeline, engine)}: {start.position.text}")
-    if engine != SQL and start.position.restore_from is not None:
-        say_new_features(pipeline, name, settings)
     log_file = settings.logs / f"run-{run_name(pipeline, engine)}-{os.getpid()}.log"
     say(f"the job's own output goes to {settings.logs}")
     with quiet_output(log_file), StopSignal() as stop:
@@ -89,7 +92,8 @@ def _show_report(
     as_json: bool,
 ) -> None:
     if as_json:
-        show_json({"engine": engine, **vars(report), "bootstrap": bootstrap_as_json(start)})
+        changes = changes_as_json(start.changes)
+        show_json({"engine": engine, **vars(report), "bootstrap": bootstrap_as_json(start), "changes": changes})
         return
     per_s = report.events / report.elapsed_s if report.elapsed_s else 0.0
     ended = "caught up" if report.caught_up else "stopped"

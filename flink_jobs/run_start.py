@@ -1,5 +1,6 @@
 """Where a run begins: settled from its options, what earlier runs left, and history, before the job starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,8 @@ from flink_jobs.bootstrap_command import (
     build,
     start_with,
 )
-from flink_jobs.console import CommandError, say
-from flink_jobs.documents import read_document, write_document
+from flink_jobs.change_check import checked_changes
+from flink_jobs.console import CommandError
 from flink_jobs.hand_over import HandOver, hand_over_folder
 from flink_jobs.job_run import latest_restore_point, pipeline_checkpoints
 from flink_jobs.preflight import preflight
@@ -23,6 +24,7 @@ from flink_jobs.start_position import StartPosition, choose_start, parse_start
 from flink_jobs.topics import EARLIEST, SQL, Engine
 from udfs.pipeline import Pipeline
 from udfs.sql_features import compile_features
+from udfs.state_changes import Change
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class RunStart:
     Attributes:
         position: Where.
         hand_over: The state from history that this job was given, by this run or an earlier one.
+        changes: What becomes of the state that it goes on from; None where there is none, or nobody knows.
     """
 
     position: StartPosition
     hand_over: HandOver | None
+    changes: list[Change] | None = None
 
 
 def settle_start(
@@ -47,6 +51,7 @@ def settle_start(
     asked: Asked | None,
     start_from: str | None,
     fresh: bool,
+    accept_loss: Sequence[str] = (),
 ) -> RunStart:
     """Check that the job can run, build the state from history if that is asked for, and say where the job begins.
 
@@ -72,13 +77,16 @@ def settle_start(
     ordinary = choose_start(start_from, fresh, restore_point, pipeline.events.topic) if way is Way.ORDINARY else None
     preflight(pipeline, settings)
     if way is Way.RESTORE:
+        assert restore_point is not None
+        changes = checked_changes(pipeline, name, settings, restore_point, accept_loss)
         folder.mark_used()
         position = StartPosition(EARLIEST, restore_point, f"going on from {restore_point}")
-        return RunStart(position, hand_over)
+        return RunStart(position, hand_over, changes)
     if ordinary is not None:
         if ordinary.restore_from is None:
             folder.throw_away()
-        return RunStart(ordinary, None)
+            return RunStart(ordinary, None)
+        return RunStart(ordinary, None, checked_changes(pipeline, name, settings, ordinary.restore_from, accept_loss))
     if way is Way.BUILD:
         assert asked is not None
         if begun is None or fresh:
@@ -112,25 +120,6 @@ def bootstrap_as_json(start: RunStart) -> dict[str, Any] | None:
 
 
 def note_checkpoint(pipeline: Pipeline, settings: Settings, start: RunStart) -> None:
-    """Remember that a checkpoint of the job holds the state it was given, and which features that state has."""
+    """Remember that a checkpoint of the job holds the state it was given."""
     if start.hand_over is not None:
         hand_over_folder(pipeline, settings).mark_used()
-    path = pipeline_checkpoints(pipeline, settings) / "features.json"
-    features = list(pipeline.feature_names)
-    if read_document(path) != features:
-        write_document(path, features)
-
-
-def say_new_features(pipeline: Pipeline, name: str, settings: Settings) -> None:
-    """Warn of features that the state to go on from does not know: their windows begin empty."""
-    known = read_document(pipeline_checkpoints(pipeline, settings) / "features.json")
-    if known is None:
-        return
-    new = [feature for feature in pipeline.feature_names if feature not in known]
-    if new:
-        say(
-            f"new since the last run: {', '.join(new)}; their windows begin with what is kept already, and fill from "
-            f"now on. `millrace run {name} --fresh --bootstrap-from earliest` fills them from history first, and goes "
-            "on where the last run ended",
-            style="yellow",
-        )

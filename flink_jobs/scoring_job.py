@@ -54,18 +54,30 @@ def build_scoring_job(
     Returns:
         The statement set, to be attached to the environment before `execute_async`.
     """
+    tables, scored = scored_batches(environment, pipeline, model_folder, settings, start_from, state_files)
+    tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
+    return _write(tables, scored)
+
+
+def scored_batches(
+    environment: "StreamExecutionEnvironment",
+    pipeline: Pipeline,
+    model_folder: Path | None,
+    settings: Settings,
+    start_from: str,
+    state_files: Sequence[StateFile] = (),
+) -> "tuple[StreamTableEnvironment, DataStream]":
+    """The job without its sink: batches of output records as bytes; arguments as of `build_scoring_job`."""
     from pyflink.table import StreamTableEnvironment
 
     from flink_jobs.operators import ScoreBatches
 
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
-    tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
     keys = _shard_keys(settings.shards)
     batches = _gather(tables, settings, keys)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
-    scored = _score(batches, ScoreBatches(pipeline, model_folder, states))
-    return _write(tables, scored)
+    return tables, _score(batches, ScoreBatches(pipeline, model_folder, states))
 
 
 def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: list[int]) -> "KeyedStream":

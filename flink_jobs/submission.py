@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flink_jobs.console import CommandError
+from flink_jobs.definitions import JobDefinition
 from flink_jobs.environment import create_remote_environment
 from flink_jobs.job_control import ClusterControl
 from flink_jobs.job_run import ENDED, JobRun, pipeline_checkpoints, show_start
@@ -96,7 +97,13 @@ def submit_job(
         statements = build_scoring_job(environment, pipeline, None, settings, start_from, state_files)
     statements.attach_as_datastream()
     client = environment.execute_async(job_name(pipeline, engine))
-    return JobRun(pipeline, settings, ClusterControl(address, str(client.get_job_id())), engine)
+    job = JobRun(pipeline, settings, ClusterControl(address, str(client.get_job_id())), engine)
+    job.keep_definition(
+        JobDefinition.of(
+            pipeline, settings, reference=reference, shipment=shipment, python_archive=python_archive
+        )
+    )
+    return job
 
 
 def find_job(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM, *, ended: bool = False) -> JobRun | None:

@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from typing import Any
 
 from flink_jobs.bootstrap_command import asked_of
+from flink_jobs.change_check import changes_as_json, checked_changes
 from flink_jobs.console import CommandError, err, fetch_jars, next_steps, quiet_output, say, show, show_json
 from flink_jobs.job_run import JobFailedError, JobRun
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.python_archive import make_archive
 from flink_jobs.rest_client import ClusterRest, RestError
-from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, say_new_features, settle_start
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.submission import cluster_address, find_job, submit_job
@@ -35,19 +36,18 @@ def run_submit_command(
     fresh: bool,
     unless_running: bool,
     ship_python: bool,
+    accept_loss: Sequence[str],
     as_json: bool,
 ) -> None:
     """Submit the job, wait until it works, and say where it is."""
     address = cluster_address(settings)
     if unless_running and (there := find_job(pipeline, settings, engine)):
-        _show_where(there, address, as_json=as_json, restored_from=None, bootstrap=None)
+        _show_where(there, address, {}, as_json=as_json)
         return
     check_cluster(pipeline, name, settings, engine)
-    start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh)
+    start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh, accept_loss)
     fetch_jars("connector")
     say(f"{job_name(pipeline, engine)}: {start.position.text}")
-    if engine != SQL and start.position.restore_from is not None:
-        say_new_features(pipeline, name, settings)
     archive = make_archive(settings) if ship_python else None
     log_file = settings.logs / f"submit-{job_name(pipeline, engine)}-{os.getpid()}.log"
     with quiet_output(log_file):
@@ -70,9 +70,8 @@ def run_submit_command(
         raise
     if engine != SQL:
         note_checkpoint(pipeline, settings, start)
-    _show_where(
-        job, address, as_json=as_json, restored_from=start.position.restore_from, bootstrap=bootstrap_as_json(start)
-    )
+    began = {"restored_from": start.position.restore_from, "bootstrap": bootstrap_as_json(start)}
+    _show_where(job, address, {**began, "changes": changes_as_json(start.changes)}, as_json=as_json)
     if as_json:
         return
     sql = " --engine sql" if engine == SQL else ""
@@ -83,13 +82,10 @@ def run_submit_command(
     )
 
 
-def _show_where(
-    job: JobRun, address: str, *, as_json: bool, restored_from: str | None, bootstrap: dict[str, Any] | None
-) -> None:
+def _show_where(job: JobRun, address: str, began: dict[str, Any], *, as_json: bool) -> None:
     name, job_id = job_name(job.pipeline, job.engine), job.rest.job_id
     if as_json:
-        answer = {"job_id": job_id, "cluster": address, "name": name, "engine": job.engine}
-        show_json({**answer, "restored_from": restored_from, "bootstrap": bootstrap})
+        show_json({"job_id": job_id, "cluster": address, "name": name, "engine": job.engine, **began})
     else:
         show(f"{name} runs as {job_id}: {address}/#/job/running/{job_id}/overview")
 
@@ -123,13 +119,18 @@ def _start(
     start_from: str | None,
     bootstrap_from: Sequence[str] | None,
     fresh: bool,
+    accept_loss: Sequence[str],
 ) -> RunStart:
     if from_savepoint is None:
         asked = asked_of(pipeline, bootstrap_from, None, start_from)
-        return settle_start(pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh)
+        return settle_start(
+            pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh,
+            accept_loss=accept_loss,
+        )  # fmt: skip
     if fresh or start_from is not None or bootstrap_from:
         raise CommandError("--from-savepoint says where the job begins: leave out --fresh, --from and --bootstrap-from")
-    return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None)
+    changes = None if engine == SQL else checked_changes(pipeline, name, settings, from_savepoint, accept_loss)
+    return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None, changes)
 
 
 def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +15,17 @@ from udfs import kernels
 from udfs.entity_keys import joined_keys
 from udfs.entity_slots import DONE, find_slots, sweep
 from udfs.kernel_arrays import COLUMNS, ENTITIES, SLOTS_USED, TIME
-from udfs.layouts import entities_for, events_for
-from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
+from udfs.layouts import entities_for, events_for, layout_of
 from udfs.plan import FeaturePlan
 from udfs.plan_builder import CustomOperation
 from udfs.shard_log import ShardLog
 from udfs.shard_memory import ShardMemory
 from udfs.snapshots import EntityWriter, load_entities
 from udfs.state_log import EVENTS, Entry, decode
+from udfs.state_sources import Layout, is_alike
+from udfs.warming import Gap, Warming, gaps_after_change, gaps_in, latest_times, with_gaps
 
-LATE, TRUNCATED = kernels.LATE, kernels.TRUNCATED
+LATE, TRUNCATED, WARMING = kernels.LATE, kernels.TRUNCATED, 4
 ENTRY_ROWS = 4_096
 """Rows of an entry of `ShardState.entries`, as of a slice that the log writes in one go."""
 _NO_FEATURES, _NO_FLAGS = np.empty((0, 0)), np.empty(0, np.uint8)
@@ -37,11 +37,13 @@ class Advanced:
 
     Attributes:
         features: (n_events, n_features) float64 in the order of `plan.feature_names`, `fill` applied.
-        flags: (n_events,) uint8: LATE, TRUNCATED.
+        flags: (n_events,) uint8: LATE, TRUNCATED, WARMING.
+        warming: The features that are not complete yet for each event, with commas; None if all are.
     """
 
     features: npt.NDArray[np.float64]
     flags: npt.NDArray[np.uint8]
+    warming: list[str] | None = None
 
 
 class ShardState:
@@ -60,6 +62,7 @@ class ShardState:
         self._log_changes = log_changes
         self._layout = json.dumps(plan.layout).encode()
         self._log = ShardLog(self._memory, self._layout, compact_after)
+        self._warming: Warming | None = None
 
     def __len__(self) -> int:
         """How many entities are known."""
@@ -95,6 +98,11 @@ class ShardState:
         self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
         if self._log_changes:
             self._log.add(keys, events)
+        if self._warming is not None:
+            warming = self._warming.names_of(events[:, TIME], partitions)
+            if warming is not None:
+                flags[np.array([text != "" for text in warming])] |= WARMING
+                return Advanced(features, flags, warming)
         return Advanced(features, flags)
 
     def take_in(
@@ -125,6 +133,8 @@ class ShardState:
         Returns:
             Entries to put, and numbers of entries to remove.
         """
+        if self._warming is not None and self._warming.is_over(self._memory.shard.clocks_ms):
+            self._warming = None
         return self._log.take_changes()
 
     @classmethod
@@ -138,7 +148,9 @@ class ShardState:
     ) -> "ShardState":
         """The state whose log this is; features continue to the last bit.
 
-        Columns, conditions and tiles are found by name, so a pipeline with other features keeps what both know.
+        Columns, conditions and tiles are found by name, or computed from others, so a pipeline with other features
+        keeps what can be kept. Features that need more are marked as warming up until their windows are full, and the
+        first changes that are taken write the log anew.
 
         Raises:
             StateVersionError: If an entry has a version this one does not read.
@@ -146,9 +158,11 @@ class ShardState:
         """
         state = cls(plan, log_changes=log_changes, compact_after=compact_after)
         in_order = sorted(entries, key=lambda entry: entry[0])
-        events_logged = 0
+        events_logged, layouts = 0, list[Layout]()
         for _, data in in_order:
             entry = decode(data)
+            if not layouts or entry.layout is not layouts[-1]:
+                layouts.append(entry.layout)
             if entry.kind == EVENTS:
                 state._replay(entry)
                 events_logged += entry.count
@@ -156,7 +170,23 @@ class ShardState:
                 state._load(entry)
         if in_order:
             state._log.resume(in_order[0][0], in_order[-1][0] + 1, events_logged)
+            state._take_over(layouts)
         return state
+
+    def _take_over(self, written: Sequence[Layout]) -> None:
+        """Go on with the gaps of a state that had these layouts, one after the other, and with those of the change."""
+        wanted, last = self.plan.layout, layout_of(self.plan, written[-1])
+        gaps = gaps_in(last)
+        if not is_alike(last, wanted):
+            gaps = gaps_after_change(self.plan, last, latest_times(self._memory))
+        self._warming = Warming.of(self.plan, gaps)
+        if self._warming is None or self._warming.is_over(self._memory.shard.clocks_ms):
+            self._warming, gaps = None, list[Gap]()
+        self._layout = json.dumps(with_gaps(wanted, gaps)).encode()
+        self._log.layout = self._layout
+        if not all(is_alike(each, wanted) for each in written):
+            # names that only this change can read would otherwise stay in the log
+            self._log.rewrite()
 
     def forget_expired(self) -> None:
         """Free what is kept of entities that are forgotten already; changes no result.
@@ -261,41 +291,3 @@ class ShardState:
         np.maximum(clocks_ms, entry.clocks, out=clocks_ms)
         if entry.count:
             load_entities(self._memory, self._slots_of(entry.keys, entry.count), heads, rows)
-
-
-class _Sample:
-    key: str
-    number: float
-    time: int
-
-
-def _smallest_pipeline() -> Pipeline:
-    """Touches every store; the kernels are the same for all pipelines."""
-    return Pipeline(
-        name="warm-up",
-        events=Events(_Sample, topic="events", entity="key", time="time", id="key"),
-        features=[
-            Sum("number", window="1m"), Sum("number", window="1m", tile="1s"), Distinct("key", window="1m", tile="1s"),
-        ],
-        model=Model("warm-up", version=1),
-        prediction="score",
-    )  # fmt: skip
-
-
-def warm_up() -> None:
-    """Compile every kernel, or load it from numba's cache on disk; for setup and the start of a worker."""
-    plan = FeaturePlan.build(_smallest_pipeline())
-    state = ShardState(plan, compact_after=1)
-    stored: dict[int, bytes] = {}
-    for time_ms in (1_000, 2_000):
-        events = [SimpleNamespace(key=f"{time_ms}-{number}", number=1.0, time=time_ms) for number in range(100)]
-        times_ms, columns, masks, direct = plan.columnise(events)
-        partitions = np.zeros(len(events), np.int32)
-        state.advance([event.key for event in events], times_ms, times_ms, partitions, columns, masks, direct)
-        put, removed = state.take_changes()
-        stored.update(put)
-        for number in removed:
-            del stored[number]
-    restored = ShardState.restore(plan, stored.items())
-    restored.forget_expired()
-    restored._memory.pack()

@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -81,6 +81,8 @@ class Events:
         time: Field with the event time.
         id: Field that identifies an event.
         time_unit: Unit of `time` since 1970: "s", "ms", "us" or "ns"; a float keeps its fraction, down to the ms.
+        renamed: Old name by new name of fields that were renamed: states written before are read with it. It may stay
+            for as long as such a state is restored.
         schema: The fields in order (derived).
     """
 
@@ -91,6 +93,7 @@ class Events:
     time: str = field(kw_only=True)
     id: str = field(kw_only=True)
     time_unit: str = field(default="ms", kw_only=True)
+    renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,11 +112,26 @@ class Events:
             raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
         if self.time_unit not in _TIME_UNITS_NS:
             raise DefinitionError(f"Events: time_unit is {self.time_unit!r}; write one of {', '.join(_TIME_UNITS_NS)}")
+        self._check_renamed()
         for role, kinds in (("entity", ("str", "int")), ("time", ("int", "float")), ("id", ("str", "int"))):
             found = self.field(getattr(self, role), f"Events: {role}")
             if found.kind not in kinds or found.nullable:
                 wanted = " or ".join(kinds)
                 raise DefinitionError(f"Events: {role} field {found.name!r} must be {wanted} and not optional")
+
+    def _check_renamed(self) -> None:
+        names = [found.name for found in self.schema]
+        for new, old in self.renamed.items():
+            self.field(new, "Events: renamed")
+            if old in names or list(self.renamed.values()).count(old) > 1:
+                raise DefinitionError(
+                    f"Events: renamed says {new!r} was {old!r}; write a name that no other field has or had"
+                )
+
+    @property
+    def new_names(self) -> dict[str, str]:
+        """New name by old name, of fields that were renamed."""
+        return {old: new for new, old in self.renamed.items()}
 
     def field(self, name: str, where: str) -> EventField:
         """The field of that name.

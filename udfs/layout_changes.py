@@ -1,6 +1,5 @@
 """Two layouts of a state, compared in words: what is new, what is gone, and what that does to what is kept."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 from udfs.aggregates import aggregates_of
 from udfs.durations import duration_text
 from udfs.kept_entities import condition_text, distinct_name, part_name
-from udfs.layouts import Layout
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
+from udfs.state_needs import needs_of
+from udfs.state_sources import Layout, Sources, renamed
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class LayoutChange:
 
 
 _EFFECTS = {
-    ("column", "new"): "missing in the events kept before",
+    ("column", "new"): "missing in the events kept before, unless conditions tell it",
     ("column", "gone"): "dropped",
-    ("condition", "new"): "not passed by any event kept before",
+    ("condition", "new"): "not passed by any event kept before, unless their columns tell it",
     ("condition", "gone"): "dropped",
-    ("tile", "new"): "empty until events come",
+    ("tile", "new"): "made of shorter tiles or kept events, or empty until events come",
     ("tile", "gone"): "dropped",
-    ("partial", "new"): "empty in the tiles kept before",
+    ("partial", "new"): "made of others, of shorter tiles or of kept events, or empty in the tiles kept before",
     ("partial", "gone"): "dropped",
-    ("distinct", "new"): "empty until events come",
+    ("distinct", "new"): "made of shorter tiles or kept events, or empty until events come",
     ("distinct", "gone"): "dropped",
 }
 
@@ -65,13 +65,14 @@ def features_without_state(pipeline: Pipeline, layout: Layout, *, events_kept: b
         layout: What was kept.
         events_kept: Whether any events were: a layout has a place for them even where no window asks for any.
     """
-    kept = _names(layout)
+    plan = FeaturePlan.build(pipeline)
+    sources = Sources(renamed(layout, pipeline.events.new_names), plan.layout)
     found: list[str] = []
     for feature in pipeline.features:
-        exact = any(aggregate.tile_ms is None for aggregate in aggregates_of((feature,)))
-        wanted = _names(FeaturePlan.build(dataclasses.replace(pipeline, features=[feature])).layout)
-        lacking = any(name not in kept[what] for what, names in wanted.items() for name in names)
-        if lacking or (exact and not events_kept):
+        aggregates = aggregates_of((feature,))
+        exact = any(aggregate.tile_ms is None for aggregate in aggregates)
+        needs = [need for aggregate in aggregates for need in needs_of(plan, aggregate)]
+        if any(not sources.of(need).kept_ms for need in needs) or (exact and not events_kept):
             found += feature.names(pipeline.fields)
     return found
 

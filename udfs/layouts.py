@@ -1,50 +1,83 @@
 """State written by another pipeline: its entries as this pipeline would have written them.
 
-Columns, conditions and tiles are found by name. What is no longer wanted is dropped; what was not written is missing.
+Columns, conditions and tiles are found by name, or computed from what is there (state_sources.py). What is no longer
+wanted is dropped; what cannot be told is missing (NaN, false, no rows), and warming.py says of which events.
 """
 
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from udfs.kernel_arrays import COLUMNS, MASK
-from udfs.partials import empty
+from udfs.kept_events import KeptEvents
+from udfs.kernel_arrays import COLUMNS, MASK, TIME
 from udfs.plan import FeaturePlan
 from udfs.state_log import Entry, Words, event_width, store_widths
+from udfs.state_sources import Layout, Sources, is_mapped_alike, renamed
+from udfs.tile_rows import OwnedRows, Stored, distinct_rows, tile_rows
 
-_HEAD = 3
+_HEAD, _CUT = 3, 1
 
-Layout = dict[str, Any]
+
+def layout_of(plan: FeaturePlan, written: Layout) -> Layout:
+    """A layout with the names that the plan's pipeline has for fields."""
+    return renamed(written, plan.pipeline.events.new_names)
 
 
 def events_for(plan: FeaturePlan, entry: Entry) -> Words:
     """(n, words) int64: the events of an entry as the plan has them."""
-    written, wanted = entry.layout, plan.layout
+    written, wanted = layout_of(plan, entry.layout), plan.layout
     events = entry.rows.reshape(entry.count, event_width(written))
-    if written == wanted:
+    if is_mapped_alike(written, wanted):
         return events
+    columns = {name: events[:, COLUMNS + place] for place, name in enumerate(written["columns"])}
+    kept = _kept_events(written, events[:, TIME], events[:, MASK], columns)
     mapped = np.empty((entry.count, event_width(wanted)), np.int64)
     mapped[:, :MASK] = events[:, :MASK]
-    mapped[:, MASK] = _bits(events[:, MASK], written["conditions"], wanted["conditions"])
-    mapped[:, COLUMNS:] = _columns(events[:, COLUMNS:], written["columns"], wanted["columns"])
+    mapped[:, MASK] = _masks(kept, wanted)
+    for place, name in enumerate(wanted["columns"]):
+        mapped[:, COLUMNS + place] = _column(kept, name)
     return mapped
 
 
 def entities_for(plan: FeaturePlan, entry: Entry) -> tuple[Words, Words]:
     """The heads and rows of an entry's entities as the plan has them."""
-    written, wanted = entry.layout, plan.layout
-    if written == wanted:
+    written, wanted = layout_of(plan, entry.layout), plan.layout
+    if is_mapped_alike(written, wanted):
         return entry.heads, entry.rows
-    stores = Stores(entry)
-    counts, rows = zip(
-        _events(stores, wanted, keep=plan.operations.limits.exact_window_ms > 0),
-        *[_tiles(stores, plan, group) for group in range(len(wanted["tiles"]))],
-        *[_distincts(stores, name) for name in wanted["distincts"]],
-        strict=True,
+    stored, sources = _stored(written, entry), Sources(written, wanted)
+    heads = entry.heads[:, :_HEAD].copy()
+    events = _events(stored, wanted, keep=plan.operations.limits.exact_window_ms > 0)
+    kinds = plan.operations.parts["kind"].tolist()
+    stores = [
+        _at_most(wanted["most_events"], events, heads, 0 if wanted["mask_words"] else len(wanted["conditions"])),
+        *[tile_rows(stored, sources, wanted, kinds, group) for group in range(len(wanted["tiles"]))],
+        *[distinct_rows(stored, sources, name) for name in wanted["distincts"]],
+    ]
+    counts = [store.counts for store in stores]
+    return np.column_stack([heads, *counts]), _interleaved(stores, store_widths(wanted))
+
+
+def _kept_events(written: Layout, times_ms: Words, masks: Words, columns: dict[str, Words]) -> KeptEvents:
+    return KeptEvents(times_ms, masks, columns, written["conditions"], written.get("fields", {}))
+
+
+def _stored(written: Layout, entry: Entry) -> Stored:
+    of = Stores(entry).of
+    stores = [OwnedRows(*of(store)) for store in range(len(store_widths(written)))]
+    rows, bits = stores[0].rows, 0 if written["mask_words"] else len(written["conditions"])
+    masks = rows[:, 1] if written["mask_words"] else rows[:, 0] & ((1 << bits) - 1)
+    names = written["columns"][: written["kept_columns"]]
+    columns = {name: rows[:, 1 + written["mask_words"] + place] for place, name in enumerate(names)}
+    first_distinct = 1 + len(written["tiles"])
+    return Stored(
+        layout=written,
+        events=_kept_events(written, rows[:, 0] >> bits, masks, columns),
+        owners=stores[0].owners,
+        tiles=dict(zip(written["tiles"], stores[1:first_distinct], strict=True)),
+        distincts=dict(zip(written["distincts"], stores[first_distinct:], strict=True)),
+        entities=entry.count,
     )
-    return np.column_stack([entry.heads[:, :_HEAD], *counts]), _interleaved(counts, rows, store_widths(wanted))
 
 
 class Stores:
@@ -59,10 +92,6 @@ class Stores:
         """Rows of each entity (n,), and all of them (rows, width)."""
         counts, width = self._counts[:, store], int(self._widths[store])
         return counts, self._rows[_places(self._begins[:, store], counts, width)]
-
-    def none(self, width: int) -> tuple[Words, Words]:
-        """As `of`, for a store that was not written."""
-        return np.zeros(len(self._counts), np.int64), np.empty((0, width), np.int64)
 
 
 def _begins(counts: Words, widths: Words) -> Words:
@@ -80,80 +109,53 @@ def _places(begins: Words, counts: Words, width: int) -> Words:
     return places
 
 
-def _interleaved(counts: Sequence[Words], rows: Sequence[Words], widths: Words) -> Words:
+def _interleaved(stores: Sequence[OwnedRows], widths: Words) -> Words:
     """Rows store by store as words entity by entity."""
-    begins = _begins(np.column_stack(counts), widths)
-    words = np.empty(sum(part.size for part in rows), np.int64)
-    for store, (count, part) in enumerate(zip(counts, rows, strict=True)):
-        words[_places(begins[:, store], count, int(widths[store]))] = part
+    begins = _begins(np.column_stack([store.counts for store in stores]), widths)
+    words = np.empty(sum(store.rows.size for store in stores), np.int64)
+    for number, store in enumerate(stores):
+        words[_places(begins[:, number], store.counts, int(widths[number]))] = store.rows
     return words
 
 
-def _events(stores: Stores, wanted: Layout, *, keep: bool) -> tuple[Words, Words]:
-    width, written = int(store_widths(wanted)[0]), stores.layout
+def _events(stored: Stored, wanted: Layout, *, keep: bool) -> OwnedRows:
+    width, events = int(store_widths(wanted)[0]), stored.events
     if not keep:
-        return stores.none(width)
-    counts, old = stores.of(0)
-    bits, wanted_bits = _mask_bits(written), _mask_bits(wanted)
-    masks = old[:, 1] if written["mask_words"] else old[:, 0] & ((1 << bits) - 1)
-    masks = _bits(masks, written["conditions"], wanted["conditions"])
-    rows = np.empty((len(old), width), np.int64)
-    rows[:, 0] = (old[:, 0] >> bits) << wanted_bits
+        return OwnedRows(np.zeros(stored.entities, np.int64), np.empty((0, width), np.int64))
+    masks = _masks(events, wanted)
+    rows = np.empty((len(masks), width), np.int64)
     if wanted["mask_words"]:
-        rows[:, 1] = masks
+        rows[:, 0], rows[:, 1] = events.times_ms, masks
     else:
-        rows[:, 0] |= masks
-    rows[:, 1 + wanted["mask_words"] :] = _columns(
-        old[:, 1 + written["mask_words"] :],
-        written["columns"][: written["kept_columns"]],
-        wanted["columns"][: wanted["kept_columns"]],
-    )
-    return counts, rows
+        rows[:, 0] = events.times_ms << len(wanted["conditions"]) | masks
+    for place, name in enumerate(wanted["columns"][: wanted["kept_columns"]]):
+        rows[:, 1 + wanted["mask_words"] + place] = _column(events, name)
+    return OwnedRows(np.bincount(stored.owners, minlength=stored.entities).astype(np.int64), rows)
 
 
-def _mask_bits(layout: Layout) -> int:
-    return 0 if layout["mask_words"] else len(layout["conditions"])
+def _at_most(most: int, events: OwnedRows, heads: Words, mask_bits: int) -> OwnedRows:
+    """The newest events of each entity; the heads note the latest of those that go."""
+    gone = np.maximum(events.counts - most, 0)
+    if not gone.any():
+        return events
+    begins = np.cumsum(events.counts) - events.counts
+    cut = np.flatnonzero(gone)
+    heads[cut, _CUT] = np.maximum(heads[cut, _CUT], events.rows[begins[cut] + gone[cut] - 1, 0] >> mask_bits)
+    left = np.arange(len(events.rows)) - np.repeat(begins, events.counts) >= np.repeat(gone, events.counts)
+    return OwnedRows(events.counts - gone, events.rows[left])
 
 
-def _tiles(stores: Stores, plan: FeaturePlan, group: int) -> tuple[Words, Words]:
-    written, wanted = stores.layout, plan.layout
-    width, tile_ms = 1 + wanted["tile_width"], wanted["tiles"][group]
-    if tile_ms not in written["tiles"]:
-        return stores.none(width)
-    counts, old = stores.of(1 + written["tiles"].index(tile_ms))
-    places = {name: offset for name, offset, _ in written["parts"]}
-    rows = np.zeros((len(old), width), np.int64)
-    rows[:, 0] = old[:, 0]
-    for (name, offset, numbers), part in zip(wanted["parts"], plan.operations.parts, strict=True):
-        if part["store"] != 1 + group:
-            continue
-        if name in places:
-            rows[:, 1 + offset :][:, :numbers] = old[:, 1 + places[name] :][:, :numbers]
-        else:
-            rows[:, 1 + offset :][:, :numbers] = np.array(empty(int(part["kind"]))[:numbers]).view(np.int64)
-    return counts, rows
+def _column(events: KeptEvents, name: str) -> Words:
+    """(n,): a column; what is not known is NaN."""
+    found = events.column(name)
+    return np.full(len(events.masks), np.nan).view(np.int64) if found is None else found
 
 
-def _distincts(stores: Stores, name: str) -> tuple[Words, Words]:
-    written = stores.layout
-    if name not in written["distincts"]:
-        return stores.none(2)
-    return stores.of(1 + len(written["tiles"]) + written["distincts"].index(name))
-
-
-def _columns(values: Words, written: Sequence[str], wanted: Sequence[str]) -> Words:
-    """(n, len(wanted)): columns by name; what was not written is NaN."""
-    mapped = np.full((len(values), len(wanted)), np.nan).view(np.int64)
-    for place, name in enumerate(wanted):
-        if name in written:
-            mapped[:, place] = values[:, list(written).index(name)]
-    return mapped
-
-
-def _bits(masks: Words, written: Sequence[str], wanted: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(n,): conditions by definition; what was not written is false."""
-    mapped = np.zeros(len(masks), np.int64)
-    for bit, name in enumerate(wanted):
-        if name in written:
-            mapped |= ((masks >> list(written).index(name)) & 1) << bit
-    return mapped
+def _masks(events: KeptEvents, wanted: Layout) -> Words:
+    """(n,): a bit for each condition; what is not known is false."""
+    masks = np.zeros(len(events.masks), np.int64)
+    for bit, text in enumerate(wanted["conditions"]):
+        found = events.condition(json.loads(text))
+        if found is not None:
+            masks |= found.astype(np.int64) << bit
+    return masks

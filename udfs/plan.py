@@ -34,6 +34,7 @@ class FeaturePlan:
         customs: Operations that Python computes.
         layout: Names of everything in the state, for the codec.
         tile_width: Numbers in a tile's row.
+        in_bits: Fields of few categories whose exact Distinct is told by conditions, without a column.
     """
 
     pipeline: Pipeline
@@ -45,6 +46,7 @@ class FeaturePlan:
     layout: dict[str, Any] = field(default_factory=dict)
     tile_width: int = 0
     direct_width: int = 0
+    in_bits: set[str] = field(default_factory=set)
     _direct: list[OneHotPlace] = field(default_factory=list)
     _reader: EventReader = field(init=False)
 

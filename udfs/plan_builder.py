@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs import partials
-from udfs.aggregates import Aggregate, Count, Custom, Distinct, Ewma, Feature, OneHot, Ratio, Value, aggregates_of
+from udfs.aggregates import Aggregate, Count, Custom, Distinct, Feature, OneHot, Ratio, Value, aggregates_of
 from udfs.columns import Column
-from udfs.conditions import Comparison, Condition, IsNull, Negation
+from udfs.conditions import Condition
 from udfs.errors import DefinitionError
 from udfs.kernel_arrays import (
     AFTER,
@@ -25,17 +25,12 @@ from udfs.kernel_arrays import (
     Limits,
     Operations,
 )
+from udfs.state_needs import category_conditions, conditions_of, half_life_ms_of, kind_of, tile_identity
 from udfs.window_kernels import DIRECT_ROWS
 
 if TYPE_CHECKING:
     from udfs.plan import FeaturePlan
 
-_KINDS = {
-    "count": partials.COUNT, "sum": partials.SUM, "mean": partials.MEAN, "min": partials.MIN, "max": partials.MAX,
-    "std": partials.STD, "last": partials.LAST, "sincelast": partials.SINCE, "ewma": partials.EWMA,
-    "distinct": partials.DISTINCT,
-}  # fmt: skip
-_PART_NAMES = ("count", "sum", "mean", "min", "max", "std", "last", "since", "ewma")
 _MOST_CONDITIONS = 64
 _MOST_BITS_BESIDE_TIME = 15
 """MAX_EVENT_TIME_MS has 48 bits, and a word has a sign."""
@@ -64,7 +59,7 @@ class PlanBuilder:
         self.lines = 0
         self.parts: list[dict[str, Any]] = []
         self.distincts: list[dict[str, Any]] = []
-        self.in_bits: set[str] = set()
+        self.in_bits = plan.in_bits
 
     def build(self) -> Operations:
         """Fill the plan's columns, conditions, customs and layout; its operations."""
@@ -94,17 +89,14 @@ class PlanBuilder:
 
         Only as long as all conditions fit beside an event's time.
         """
-        known = [condition for aggregate in aggregates for condition in _conditions_of(aggregate)]
+        known = [condition for aggregate in aggregates for condition in conditions_of(aggregate)]
         for aggregate in aggregates:
             if isinstance(aggregate, Distinct) and aggregate.tile_ms is None:
-                known += self._category_conditions(aggregate.field)
+                known += category_conditions(self.pipeline, aggregate.field)
                 if len(dict.fromkeys(known)) > _MOST_BITS_BESIDE_TIME:
                     return
-                if self._category_conditions(aggregate.field):
+                if category_conditions(self.pipeline, aggregate.field):
                     self.in_bits.add(aggregate.field)
-
-    def _category_conditions(self, name: str) -> list[Condition]:
-        return [Comparison(name, "==", category) for category in self.pipeline.fields[name].categories or ()]
 
     def _is_in_bits(self, aggregate: Aggregate) -> bool:
         return isinstance(aggregate, Distinct) and aggregate.tile_ms is None and aggregate.field in self.in_bits
@@ -120,7 +112,7 @@ class PlanBuilder:
 
     def _needed(self, aggregate: Aggregate) -> int:
         """Bits of the conditions an aggregate's events must pass."""
-        return self._bits(_conditions_of(aggregate))
+        return self._bits(conditions_of(aggregate))
 
     def _bits(self, conditions: Sequence[Condition]) -> int:
         bits = 0
@@ -181,24 +173,23 @@ class PlanBuilder:
         return self.known[key]
 
     def _exact(self, aggregate: Aggregate) -> int:
-        kind, without_own = (partials.CUSTOM, False) if isinstance(aggregate, Custom) else _kind(aggregate)
+        kind, without_own = (partials.CUSTOM, False) if isinstance(aggregate, Custom) else kind_of(aggregate)
         needed, column = self._needed(aggregate), self._column(aggregate)
         if self._is_in_bits(aggregate):
-            kind, column = partials.SEEN, self._bits(self._category_conditions(aggregate.input or ""))
+            kind, column = partials.SEEN, self._bits(category_conditions(self.pipeline, aggregate.input or ""))
         plain_count = kind == partials.COUNT and needed == 0
         return self._add(
             kind, column=column, needed=needed, span=self._span(0, aggregate.window_ms, AFTER), fill=aggregate.fill,
             remembers=kind != partials.CUSTOM and not plain_count, without_own=without_own, of=aggregate,
-            half_life_ms=_half_life(aggregate),
+            half_life_ms=half_life_ms_of(aggregate),
         )  # fmt: skip
 
     def _tiled(self, aggregate: Aggregate) -> int:
-        kind, without_own = _kind(aggregate)
+        kind, without_own = kind_of(aggregate)
         tile_ms = aggregate.tile_ms or 0
         group, needed, column = self.tiles.index(tile_ms), self._needed(aggregate), self._column(aggregate)
-        where = aggregate.where.definition() if aggregate.where is not None else None
-        identity: list[Any] = [tile_ms, aggregate.input, where]
-        window, half_life = aggregate.window_ms // tile_ms, _half_life(aggregate)
+        identity = tile_identity(aggregate)
+        window, half_life = aggregate.window_ms // tile_ms, half_life_ms_of(aggregate)
         if isinstance(aggregate, Distinct):
             distinct = {"id": identity, "store": 1 + group, "column": column, "needed": _signed(needed)}
             store = 1 + len(self.tiles) + _position(self.distincts, distinct)
@@ -206,7 +197,7 @@ class PlanBuilder:
             return self._add(kind, column=0, span=span, fill=aggregate.fill, remembers=True)
         part: dict[str, Any] = {"store": 1 + group, "kind": kind, "needed": _signed(needed), "half_life_ms": half_life}
         part["column"] = column
-        part["id"] = [*identity, _PART_NAMES[kind], half_life]
+        part["id"] = identity
         stage = BEFORE if without_own else AFTER
         return self._add(
             kind, part=_position(self.parts, part), span=self._span(1 + group, window, stage), stage=stage,
@@ -242,6 +233,9 @@ class PlanBuilder:
             "parts": [[json.dumps(p["id"]), offsets[i], partials.WIDTHS[p["kind"]]] for i, p in enumerate(self.parts)],
             "tile_width": self.plan.tile_width,
             "distincts": [json.dumps(d["id"]) for d in self.distincts],
+            "most_events": pipeline.max_events_per_entity,
+            "kept_ms": {"events": pipeline.exact_retention_ms if exact else 0, "tiles": kept_long},
+            "fields": self._fields_read(),
         }
         widths = [1 + mask_words + kept, *[1 + self.plan.tile_width] * groups, *[_DISTINCT_WIDTH] * len(of_distinct)]
         parts = [
@@ -266,6 +260,11 @@ class PlanBuilder:
             ),
         )  # fmt: skip
 
+    def _fields_read(self) -> dict[str, list[Any]]:
+        """What the fields were that columns, conditions and tiles are made of."""
+        read = {name for aggregate in aggregates_of(tuple(self.pipeline.features)) for name in aggregate.reads}
+        return {each.name: each.definition()[1:] for each in self.pipeline.events.schema if each.name in read}
+
     def _mask_place(self) -> tuple[int, int]:
         """How many bits beside an event's time hold its conditions, and how many words of their own."""
         conditions = len(self.plan.conditions)
@@ -280,24 +279,6 @@ class PlanBuilder:
             used[part["store"]] += partials.WIDTHS[part["kind"]]
         self.plan.tile_width = max(used.values(), default=0)
         return offsets
-
-
-def _conditions_of(aggregate: Aggregate) -> list[Condition]:
-    """What an aggregate's events must pass."""
-    conditions = [aggregate.where] if aggregate.where is not None else []
-    if isinstance(aggregate, Count) and aggregate.field is not None:
-        conditions.append(Negation(IsNull(aggregate.field)))
-    return conditions
-
-
-def _kind(aggregate: Aggregate) -> tuple[int, bool]:
-    """What is folded, and whether over the events before this one only."""
-    name = aggregate.definition()["feature"]
-    return (partials.LAST, True) if name == "previous" else (_KINDS[name], name == "sincelast")
-
-
-def _half_life(aggregate: Aggregate) -> float:
-    return float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0
 
 
 def _records(rows: Sequence[dict[str, Any]], kind: npt.DTypeLike) -> npt.NDArray[Any]:

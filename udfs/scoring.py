@@ -5,7 +5,7 @@
 A record that cannot be decoded, or whose row the model fails on, leaves as a dead letter; the others are scored.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +18,9 @@ from udfs.wire_formats import EventDecoder, PredictionEncoder, Refused
 
 Features = npt.NDArray[np.float64]
 
-FLAG_NAMES = ("", "late", "truncated", "late,truncated")
+FLAG_NAMES = (
+    "", "late", "truncated", "late,truncated", "warming", "late,warming", "truncated,warming", "late,truncated,warming",
+)  # fmt: skip
 """What the receipt says for the flags of `ShardState.advance`."""
 
 
@@ -81,6 +83,7 @@ class Scorer:
             begin = end
         features = np.concatenate([part.features for part in parts])
         flags = np.concatenate([part.flags for part in parts])
+        warming = _warming(parts)
         scores, failed = predict_each(self._model, features)
         if failed:
             all_rows = np.arange(len(records)) if rows is None else rows
@@ -91,6 +94,7 @@ class Scorer:
             events = [events[place] for place in kept]
             rows, scores, times_ms = all_rows[kept], scores[kept], times_ms[kept]
             features, flags = features[kept], flags[kept]
+            warming = warming and [warming[place] for place in kept]
         if not events:
             return outputs
         return outputs + self._encoder.predictions(
@@ -102,8 +106,16 @@ class Scorer:
             offsets=records.offsets if rows is None else records.offsets[rows],
             event_times_ms=times_ms,
             flags=[FLAG_NAMES[flag] for flag in flags.tolist()] if flags.any() else None,
+            warming=warming,
             features=features,
         )
+
+
+def _warming(parts: Sequence[Advanced]) -> list[str] | None:
+    """The features that warm up, for each event of all parts; None if none does."""
+    if all(part.warming is None for part in parts):
+        return None
+    return [text for part in parts for text in part.warming or [""] * len(part.flags)]
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

@@ -36,7 +36,8 @@ class ShardLog:
     """
 
     def __init__(self, memory: ShardMemory, layout: bytes, compact_after: int) -> None:
-        self._memory, self._layout, self._compact_after = memory, layout, compact_after
+        self.layout = layout
+        self._memory, self._compact_after = memory, compact_after
         self._pending: list[tuple[bytes, npt.NDArray[np.int64]]] = []
         self._first_entry = self._next_entry = 0
         self._logged = 0
@@ -44,7 +45,7 @@ class ShardLog:
         self._needed_from = 0
         self._round: EntityWriter | None = None
         self._round_entry, self._rows_written, self._rows_due = 0, 0, 0
-        self._in_one_go = False
+        self._in_one_go = self._rewrites = False
 
     def add(self, keys: bytes, events: npt.NDArray[np.int64]) -> None:
         """Log events at the next `take_changes`; the array must not change."""
@@ -55,21 +56,27 @@ class ShardLog:
         self._first_entry, self._next_entry = first_entry, next_entry
         self._logged, self._rows_kept = events_logged, self._memory.rows_kept()
 
+    def rewrite(self) -> None:
+        """Write everything anew at the next `take_changes`, and remove everything before."""
+        self._rewrites = True
+
     def take_changes(self) -> tuple[dict[int, bytes], list[int]]:
         """Entries to put, and numbers of entries to remove."""
         put: dict[int, bytes] = {}
         if self._pending:
             put[self._new_number()] = self._events_entry()
         enough = max(self._compact_after, self._rows_kept)
-        if self._round is None and self._logged > enough:
-            self._in_one_go = self._logged > _TOO_MANY * enough
-            self._round = EntityWriter(self._memory, self._layout)
+        if self._round is None and (self._rewrites or self._logged > enough):
+            self._in_one_go = self._rewrites or self._logged > _TOO_MANY * enough
+            self._round = EntityWriter(self._memory, self.layout)
             self._round_entry, self._rows_written, self._rows_due = self._next_entry, 0, _LEAST_ROWS
             self._logged = 0
         while self._round is not None and self._rows_due >= _LEAST_ROWS:
             put[self._new_number()] = self._slice_entry(self._round)
             self._rows_due = _MOST_ROWS if self._in_one_go else 0
-        return put, self._unneeded()
+        removed = self._unneeded(self._next_entry if self._rewrites else _REMOVED_AT_ONCE)
+        self._rewrites = False
+        return put, removed
 
     def _new_number(self) -> int:
         self._next_entry += 1
@@ -83,7 +90,7 @@ class ShardLog:
         self._pending.clear()
         self._logged += len(events)
         self._rows_due += _ROWS_AN_EVENT * len(events)
-        return encode(EVENTS, self._layout, keys, events)
+        return encode(EVENTS, self.layout, keys, events)
 
     def _slice_entry(self, writer: EntityWriter) -> bytes:
         entry, rows = writer.next_entry(min(self._rows_due, _MOST_ROWS))
@@ -92,7 +99,7 @@ class ShardLog:
             self._round, self._rows_kept, self._needed_from = None, self._rows_written, self._round_entry
         return entry
 
-    def _unneeded(self) -> list[int]:
+    def _unneeded(self, most: int) -> list[int]:
         first = self._first_entry
-        self._first_entry = max(first, min(self._needed_from, first + _REMOVED_AT_ONCE))
+        self._first_entry = max(first, min(self._needed_from, first + most))
         return list(range(first, self._first_entry))

@@ -10,7 +10,7 @@ import functools
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,12 +138,12 @@ def _entry(kind: int, layout: dict[str, Any], keys: bytes, clocks: Words, heads:
     return Entry(kind, layout, count, keys, clocks, heads, rows)
 
 
-def event_width(layout: dict[str, Any]) -> int:
+def event_width(layout: Mapping[str, Any]) -> int:
     """Words of an event in an entry."""
     return 4 + len(layout["columns"])
 
 
-def store_widths(layout: dict[str, Any]) -> Words:
+def store_widths(layout: Mapping[str, Any]) -> Words:
     """(stores,) int64: words of a row of each store, as an entry with this layout has them."""
     events, tiles, distincts = layout["kept_columns"], layout["tiles"], layout["distincts"]
     widths = [1 + layout["mask_words"] + events, *[1 + layout["tile_width"]] * len(tiles), *[2] * len(distincts)]

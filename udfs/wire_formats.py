@@ -209,6 +209,8 @@ class PredictionEncoder:
         numbers, flags = [*place, f"{HEADER}event-time"], [f"{HEADER}flags"]
         self._group = OutputGroup(pipeline.predictions, _headers(receipt), numbers)
         self._flagged_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, flags)
+        warming = [*flags, f"{HEADER}warming"]
+        self._warming_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, warming)
         self._dead_letter_group = OutputGroup(
             str(pipeline.dead_letters),
             _headers({"pipeline": pipeline.name, "topic": events.topic}),
@@ -227,6 +229,7 @@ class PredictionEncoder:
         offsets: npt.NDArray[np.int64],
         event_times_ms: npt.NDArray[np.int64],
         flags: Sequence[str] | None = None,
+        warming: Sequence[str] | None = None,
         features: npt.NDArray[np.float64] | None = None,
     ) -> bytes:
         """The predictions of n events with their receipts, as a group of output records.
@@ -240,6 +243,7 @@ class PredictionEncoder:
             offsets: (n,) int64.
             event_times_ms: (n,) int64.
             flags: What the receipt says is special about each event; None if nothing is about any.
+            warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
             features: (n, F) float64, for pipelines that include them; NaN becomes null.
         """
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
@@ -250,7 +254,9 @@ class PredictionEncoder:
         numbers = (partitions, offsets, event_times_ms)
         if flags is None:
             return self._group.pack(keys, values, numbers)
-        return self._flagged_group.pack(keys, values, numbers, [Lines.of([flag.encode() or None for flag in flags])])
+        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
+        group = self._flagged_group if warming is None else self._warming_group
+        return group.pack(keys, values, numbers, texts)
 
     def dead_letters(self, records: RecordBatch, refused: Mapping[int, Refused], *, stage: str) -> bytes:
         """The original bytes of refused records, with headers that say why and where from; cut when over the limit.

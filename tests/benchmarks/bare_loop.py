@@ -28,7 +28,8 @@ from tests.benchmarks.visits import (
     encode_prediction,
     features_of,
 )
-from udfs.entity_state import ShardState, warm_up
+from udfs.entity_state import ShardState
+from udfs.kernel_warm_up import warm_up
 from udfs.plan import FeaturePlan
 
 BATCH = 1_000

@@ -22,7 +22,8 @@ import psutil
 
 from flink_jobs.local.shoppers import PAGES, ShopperEvent, shopper_events
 from flink_jobs.pipelines import load_pipeline
-from udfs.entity_state import ShardState, warm_up
+from udfs.entity_state import ShardState
+from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import (
     Count,
     Distinct,

@@ -12,7 +12,8 @@ from typing import Any
 from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import load_pipeline, model_folder
-from udfs.entity_state import ShardState, warm_up
+from udfs.entity_state import ShardState
+from udfs.kernel_warm_up import warm_up
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer

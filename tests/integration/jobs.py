@@ -95,6 +95,13 @@ class JobProcess:
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
 
+    def go_on_as(self, pipeline, settings):
+        """Stop with a savepoint, and go on from it with another pipeline or other settings."""
+        order = self._errors.parent / "next_order.pickle"
+        order.write_bytes(pickle.dumps((pipeline, settings.model_dump())))
+        self._tell("go_on")
+        self.wait_for("running")
+
     def catch_up(self, timeout_s=240.0):
         """Wait until the answers to everything that is in the topic now are committed."""
         self._tell("catch_up")
@@ -178,6 +185,12 @@ def main(order):
             elif command == "read_all\n":
                 run.wait_until_read()
                 _say("read")
+            elif command == "go_on\n":
+                savepoint = run.stop()
+                pipeline, settings = pickle.loads(Path(order).with_name("next_order.pickle").read_bytes())
+                run = start_job(pipeline, Settings(**settings), restore_from=savepoint, engine=engine)
+                run.wait_until_running()
+                _say("running")
             elif command == "look\n":
                 stats = {"completed": run.checkpoints().completed, "failure": run.failure()}
                 _say("looked", **stats, late_dropped=run.late_dropped())

@@ -93,12 +93,12 @@ def order_lines(limit, seed=7, rounds=20):
     return mixed(records, [(key, value) for key, value, _ in made], seed), reasons
 
 
-def log_model(pipeline, root, column="quantity"):
+def log_model(pipeline, root, column="quantity", version=1, operator="Log"):
     """A model with a known answer, the logarithm of a field: it has none where the field is 0 or less."""
-    folder = root / "log" / "1"
+    folder = root / "log" / str(version)
     folder.mkdir(parents=True)
     graph = helper.make_graph(
-        [helper.make_node("Log", ["x"], ["y"])],
+        [helper.make_node(operator, ["x"], ["y"])],
         "log",
         [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["rows", 1])],
         [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["rows", 1])],
@@ -107,10 +107,10 @@ def log_model(pipeline, root, column="quantity"):
     path = folder / MODEL_FILE
     path.write_bytes(model.SerializeToString(deterministic=True))
     manifest = manifest_for_model(
-        path, name="log", version=1, features=(column,), feature_set_hash=pipeline.feature_set_hash((column,))
+        path, name="log", version=version, features=(column,), feature_set_hash=pipeline.feature_set_hash((column,))
     )
     manifest.write(folder)
-    return Model("log", version=1, root=root)
+    return Model("log", version=version, root=root)
 
 
 def retail(name, model, **changes):

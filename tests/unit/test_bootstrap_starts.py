@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_backfill import PIPELINE
 
-from flink_jobs import live_start, run_start, savepoint_offsets
+from flink_jobs import live_start, savepoint_offsets
 from flink_jobs.backfill_request import BackfillError, alone
 from flink_jobs.bootstrap_choice import Way, choose_way
 from flink_jobs.bootstrap_command import asked_of
@@ -16,7 +16,6 @@ from flink_jobs.documents import write_document
 from flink_jobs.hand_over import Begun, HandOver, HandOverFolder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import offsets_text, parse_offsets, source_ddl
-from udfs.pipeline import Count
 
 ASKED = {"definition": {"features": ["a"]}, "source": {"topic": "t", "start": "earliest"}, "order_by": None,
          "from": None, "shards": 32}  # fmt: skip
@@ -207,19 +206,3 @@ def test_a_split_of_the_source_is_read_as_flink_writes_it():
     assert savepoint_offsets._split(b"other" + element, 5) == (3, 2**40)
     with pytest.raises(ValueError, match="version 1"):
         savepoint_offsets._split(struct.pack(">iii", 8, 1, 0), 0)
-
-
-def test_new_features_are_named_with_the_way_to_full_windows(tmp_path, capsys):
-    settings = Settings(home=tmp_path)
-    run_start.say_new_features(PIPELINE, "p", settings)
-    assert capsys.readouterr().err == "", "nothing is known of the last run"
-    (tmp_path / "checkpoints" / "p").mkdir(parents=True)  # where a checkpoint is
-    run_start.note_checkpoint(PIPELINE, settings, run_start.RunStart(None, None))
-    run_start.say_new_features(PIPELINE, "p", settings)
-    assert capsys.readouterr().err == ""
-    more = dataclasses.replace(PIPELINE, features=(*PIPELINE.features, Count(window="2h")))
-    run_start.say_new_features(more, "p", settings)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "count_2h" in said
-    assert "count_1m" not in said
-    assert "millrace run p --fresh --bootstrap-from earliest" in said

@@ -1,0 +1,123 @@
+"""Answers of the running job against those of its would-be successor, event by event."""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one event.
+
+    Attributes:
+        score: None in a dead letter.
+        reason: Of a dead letter; empty in a prediction.
+        event: The event's id, for people.
+        warming: Features that were warming up.
+    """
+
+    score: float | None
+    reason: str = ""
+    event: str = ""
+    warming: str = ""
+
+
+def answer_of(value: bytes | None, headers: Mapping[str, str], prediction: str, event_id: str) -> tuple[Place, Answer]:
+    """The place of an event and its answer.
+
+    Args:
+        value: Of the output record.
+        headers: Without their prefix.
+        prediction: Name of the score.
+        event_id: Name of the id.
+    """
+    place = int(headers["partition"]), int(headers["offset"])
+    if "reason" in headers:
+        return place, Answer(None, headers["reason"])
+    body = msgspec.json.decode(value or b"{}")
+    score = body.get(prediction)
+    found = None if score is None else float(score)
+    return place, Answer(found, "", str(body.get(event_id, "")), headers.get("warming", ""))
+
+
+@dataclass
+class DryRunComparison:
+    """What differs.
+
+    Attributes:
+        events: Events that both answered.
+        equal: With the same score, to the last bit, or the same reason.
+        worst: Largest differences of scores: (difference, place, before, now), the smallest first.
+        most: How many of them are kept.
+        only_before: Events that only the running job has answered.
+        only_now: Events that only the new one has answered.
+        refused: Predictions that became dead letters, or the other way round, by what happened.
+        warming: Events with a feature that warms up.
+        total: Sum of all differences.
+    """
+
+    most: int = 5
+    events: int = 0
+    equal: int = 0
+    worst: list[tuple[float, Place, Answer, Answer]] = field(default_factory=list)
+    only_before: int = 0
+    only_now: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    warming: int = 0
+    total: float = 0.0
+
+    def compare(self, before: Mapping[Place, Answer], now: Mapping[Place, Answer]) -> "DryRunComparison":
+        """Compare the answers to the same events."""
+        self.only_before, self.only_now = len(before.keys() - now.keys()), len(now.keys() - before.keys())
+        for place in sorted(before.keys() & now.keys()):
+            self._one(place, before[place], now[place])
+        return self
+
+    def _one(self, place: Place, was: Answer, new: Answer) -> None:
+        self.events += 1
+        self.warming += bool(new.warming)
+        if (was.score, was.reason) == (new.score, new.reason):
+            self.equal += 1
+            return
+        if was.score is None or new.score is None:
+            self.refused[f"{was.reason or 'a prediction'} becomes {new.reason or 'a prediction'}"] += 1
+            return
+        difference = abs(was.score - new.score)
+        self.total += difference
+        heapq.heappush(self.worst, (difference, place, was, new))
+        if len(self.worst) > self.most:
+            heapq.heappop(self.worst)
+
+    @property
+    def differing(self) -> int:
+        """Events with two scores."""
+        return self.events - self.equal - self.refused.total()
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        worst = sorted(self.worst, key=lambda each: (-each[0], each[1]))
+        return {
+            "events": self.events,
+            "equal": self.equal,
+            "differing": self.differing,
+            "refused": dict(self.refused),
+            "only_before": self.only_before,
+            "only_now": self.only_now,
+            "warming": self.warming,
+            "max_difference": worst[0][0] if worst else 0.0,
+            "mean_difference": self.total / self.events if self.events else math.nan,
+            "worst": [
+                {
+                    "partition": place[0], "offset": place[1], "event_id": new.event, "before": was.score,
+                    "now": new.score, "difference": difference, "warming": new.warming,
+                }
+                for difference, place, was, new in worst
+            ],
+        }  # fmt: skip
