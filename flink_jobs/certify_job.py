@@ -17,6 +17,7 @@ from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import create_topics, topic_ends
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.cluster import LocalCluster
+from flink_jobs.lost_commits import lost_commits
 from flink_jobs.parity_comparison import Side, compare
 from flink_jobs.parity_engines import EngineRun, Said, answers_of, by_oracle
 from flink_jobs.parity_rows import EngineRows, ParityInput, Record, spool_input
@@ -120,6 +121,7 @@ def run_certify(
             step("stopping the job with a savepoint")
             if caught_up:
                 lab.job.stop()
+            lost = lost_commits(settings, lab.job.rest.cluster, group_id(plan.pipeline))
         finally:
             for each in (sender, watch, reader):
                 each.stop()
@@ -129,7 +131,8 @@ def run_certify(
     finally:
         lab.cluster.stop(wait_s=10.0)
     step("counting with a fresh read_committed reader, and comparing every feature with the oracle")
-    return _report(plan, settings, folder, faults, reasons, reader, watch.failed, elapsed_s, processes, should_stop)
+    commits = watch.refused, len(lost)
+    return _report(plan, settings, folder, faults, reasons, reader, commits, elapsed_s, processes, should_stop)
 
 
 def _noted(
@@ -228,7 +231,7 @@ def _report(
     faults: list[FaultReport],
     reasons: dict[Record, str],
     reader: LiveReader,
-    failed_commits: int,
+    commits: tuple[int, int],
     elapsed_s: float,
     processes: int,
     should_stop: Callable[[], None],
@@ -266,7 +269,8 @@ def _report(
         first_difference=first,
         open_transactions=len(still_open),
         blocked_records=blocked,
-        failed_commits=failed_commits,
+        failed_commits=commits[1],
+        refused_again=commits[0] - commits[1],
         faults=faults,
         faults_asked=len(plan.faults) * plan.times,
     )

@@ -8,6 +8,7 @@ from confluent_kafka import Message
 from flink_jobs.committed_reader import CommittedReader, receipt
 from flink_jobs.demo_traffic import READ_WAIT_S, Background, topics_of
 from flink_jobs.job_run import JobRun
+from flink_jobs.lost_commits import COUNTER
 from flink_jobs.reconciliation import Ledger, Place
 from flink_jobs.rest_client import RestError
 from flink_jobs.settings import Settings
@@ -72,15 +73,17 @@ class LiveReader(Background):
 
 
 class CommitWatch(Background):
-    """Counts the job's transactions that Kafka refused to commit; Flink's counter begins anew with each restart.
+    """Counts commits that Kafka refused, those that had happened before included.
+
+    Flink's counter begins anew with each restart.
 
     Attributes:
-        failed: How many in all.
+        refused: How many in all.
     """
 
     def __init__(self, job: JobRun) -> None:
         super().__init__()
-        self.failed = 0
+        self.refused = 0
         self._job = job
 
     def start(self) -> None:
@@ -91,8 +94,8 @@ class CommitWatch(Background):
         before = 0
         while not self._stop.wait(1.0):
             with contextlib.suppress(RestError, KeyError, ValueError):
-                now = self._job.rest.total("failedCommittables")
-                self.failed += now - before if now >= before else now
+                now = self._job.rest.total(COUNTER)
+                self.refused += now - before if now >= before else now
                 before = now
 
 

@@ -52,7 +52,9 @@ class CertifyReport:
         first_difference: Where.
         open_transactions: Of the pipeline, at the end.
         blocked_records: Offsets between last stable offset and end, at the end.
-        failed_commits: Transactions that Kafka refused to commit.
+        failed_commits: Transactions that Kafka refused to commit and that are not committed.
+        refused_again: Commits that Kafka refused because they had happened before: after a recovery the last
+            checkpoint's transactions are committed once more, and Flink counts that as failed.
         faults: In order.
         faults_asked: How many there should be.
     """
@@ -77,6 +79,7 @@ class CertifyReport:
     open_transactions: int
     blocked_records: int
     failed_commits: int
+    refused_again: int
     faults: list[FaultReport] = field(default_factory=list)
     faults_asked: int = 0
 
@@ -139,7 +142,7 @@ class CertifyReport:
             f"| predictions out of their entity's order | {self.order_violations} |",
             f"| features that differ from the oracle's | {self.feature_differences} of {self.features_compared:,} |",
             f"| open transactions, unreachable offsets at the end | {self.open_transactions}, {self.blocked_records} |",
-            f"| failed commits | {self.failed_commits} |",
+            f"| failed commits (refused, but committed before) | {self.failed_commits} ({self.refused_again}) |",
             f"| recovery, 95th percentile | {self.recovery_p95_s} s |",
             "",
             "| at | fault | what was done | answers again after |",

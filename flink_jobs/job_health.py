@@ -3,9 +3,12 @@
 import time
 from dataclasses import dataclass
 
+from flink_jobs.environment import prepare_process
 from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import KafkaAdminError
+from flink_jobs.lost_commits import COUNTER, lost_commits, refused_commits
 from flink_jobs.rest_client import CheckpointStats
+from flink_jobs.topics import group_id
 
 RUNNING = "RUNNING"
 
@@ -44,8 +47,9 @@ class JobHealth:
         checkpoint_age_s: Since the last complete one began; None before the first.
         events_per_s: Read by the source, a mean over the last minute.
         lag: By partition; None where Kafka does not answer.
-        failed_commits: Transactions that Kafka refused to commit since the last restart. Flink only logs them, and the
-            answers in them are lost unless the commit had happened before.
+        refused_commits: Transactions that Kafka refused to commit since the last restart, by Flink's counter.
+        lost_commits: Those refused that are not committed: their answers are lost. All that were refused, where no log
+            names them.
     """
 
     job_id: str
@@ -57,12 +61,13 @@ class JobHealth:
     checkpoint_age_s: float | None
     events_per_s: float
     lag: list[PartitionLag] | None
-    failed_commits: int
+    refused_commits: int
+    lost_commits: list[str]
 
     @property
     def is_well(self) -> bool:
         """Whether it runs and has lost nothing."""
-        return self.state == RUNNING and not self.failed_commits
+        return self.state == RUNNING and not self.lost_commits
 
 
 def health_of(job: JobRun) -> JobHealth:
@@ -72,7 +77,7 @@ def health_of(job: JobRun) -> JobHealth:
         RestError: Flink does not answer.
     """
     rest, now_ms = job.rest, time.time() * 1_000
-    state, stats = rest.status(), rest.checkpoints()
+    state, stats, restarts, refused = rest.status(), rest.checkpoints(), rest.restarts(), rest.total(COUNTER)
     try:
         done, ends = job.offsets()
         lag = [PartitionLag(partition, end, max(0, done.get(partition, 0))) for partition, end in sorted(ends.items())]
@@ -82,11 +87,22 @@ def health_of(job: JobRun) -> JobHealth:
         job_id=rest.job_id,
         state=state,
         up_s=(now_ms - rest.started_ms()) / 1_000,
-        restarts=rest.restarts(),
+        restarts=restarts,
         failure=rest.root_cause(),
         checkpoints=stats,
         checkpoint_age_s=(now_ms - stats.last_triggered_ms) / 1_000 if stats.last_triggered_ms else None,
         events_per_s=rest.rate("numRecordsInPerSecond", of="Source"),
         lag=lag,
-        failed_commits=rest.total("failedCommittables"),
+        refused_commits=refused,
+        lost_commits=_lost(job, refused, restarts),
     )
+
+
+def _lost(job: JobRun, refused: int, restarts: int) -> list[str]:
+    if not refused and not restarts:  # the counter has seen everything
+        return []
+    named = refused_commits(job.rest.cluster)
+    if refused and not named:
+        return [f"{refused} that no log names"]
+    prepare_process(job.settings.logs)  # asking for transactions needs Kafka's Java client
+    return lost_commits(job.settings, job.rest.cluster, group_id(job.pipeline, job.engine)) if named else []

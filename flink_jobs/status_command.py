@@ -87,15 +87,17 @@ def _view(title: str, health: JobHealth) -> Table:
     else:
         parts = ", ".join(f"{each.partition}: {each.lag:,}" for each in health.lag)
         table.add_row("lag", f"{sum(each.lag for each in health.lag):,} events (by partition {parts})")
-    table.add_row("lost commits", f"[{'red' if health.failed_commits else 'default'}]{health.failed_commits}[/]")
+    lost = f"[{'red' if health.lost_commits else 'default'}]{len(health.lost_commits)}[/]"
+    again = health.refused_commits - len(health.lost_commits)
+    table.add_row("lost commits", lost + (f" ({again} refused that had happened before)" if again > 0 else ""))
     if health.failure is not None:
         table.add_row("last failure", health.failure, style=None if health.state == RUNNING else "red")
     return table
 
 
 def _say_what_to_do(health: JobHealth, name: str) -> None:
-    if health.failed_commits:
-        say("Kafka refused to commit transactions: answers may be lost", style="red")
+    if health.lost_commits:
+        say(f"Kafka refused to commit {', '.join(health.lost_commits)}: their answers are lost", style="red")
         next_steps((f"millrace verify {name}", "names the events that have no answer"))
     elif health.state != RUNNING:
         next_steps(("millrace logs --match ERROR", "what the cluster's processes say"))

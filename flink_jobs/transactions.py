@@ -5,6 +5,7 @@ stays before the end. librdkafka's admin client cannot list transactions; Flink'
 the functions that say so need Flink's JVM in this process (`prepare_process`).
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -129,6 +130,24 @@ def open_transactions(
         if prefix is None or each.prefix == prefix or any(topic in wanted for topic, _ in each.first_offsets)
     ]
     return sorted(chosen, key=lambda each: (each.started_ms or 0, each.transactional_id or ""))
+
+
+def states_of(settings: Settings, transactional_ids: Iterable[str]) -> dict[str, str]:
+    """What became of transactions, in Kafka's words, like Ongoing, CompleteCommit, CompleteAbort or Empty.
+
+    Args:
+        settings: Where Kafka is.
+        transactional_ids: Theirs; one that Kafka does not know has no entry.
+
+    Raises:
+        KafkaAdminError: Kafka does not answer.
+    """
+    found: dict[str, str] = {}
+    with _admin(settings) as admin:
+        for name in sorted(set(transactional_ids)):
+            with contextlib.suppress(KafkaAdminError):
+                found[name] = str(_answer(admin.describeTransactions([name]).description(name)).state().toString())
+    return found
 
 
 def abort_transactions(settings: Settings, transactions: Iterable[OpenTransaction]) -> None:

@@ -14,7 +14,7 @@ GOOD = CertifyReport(
     pipeline="purchase", records="simulated shoppers", rate=300, seed=1, elapsed_s=181.0, events=49_411,
     predictions=49_165, dead_letters=246, lost=0, duplicated=0, unexpected=[], live_lost=0, live_duplicated=0,
     order_violations=0, features_compared=983_527, feature_differences=0, first_difference=None, open_transactions=0,
-    blocked_records=0, failed_commits=0, faults_asked=2,
+    blocked_records=0, failed_commits=0, refused_again=3, faults_asked=2,
     faults=[FaultReport("broker killed", 6.0, 7.0, "process 1"), FaultReport("TaskManager killed", 38.0, 21.4, "one")],
 )  # fmt: skip
 

@@ -1,0 +1,51 @@
+"""Commits that Kafka refused, and with them lost the answers of a checkpoint; Flink only logs and counts them.
+
+Its counter alone says too little: it begins anew with each restart, and after one it counts commits that had
+happened before: a checkpoint's transactions are committed once more when a job goes on from it, and Kafka refuses to commit twice
+what a newer transaction protocol (transaction.version 2) has closed. So each refused transaction is looked up in the
+TaskManagers' logs, and Kafka is asked what became of it.
+"""
+
+import re
+from urllib.parse import quote
+
+from flink_jobs.rest_client import ClusterRest, RestError
+from flink_jobs.settings import Settings
+from flink_jobs.transactions import states_of
+
+COMMITTED = "CompleteCommit"
+COUNTER = "failedCommittables"
+_REFUSED = re.compile(r"Unable to commit transaction .*?transactionalId='([^']+)'")
+
+
+def lost_commits(settings: Settings, rest: ClusterRest, prefix: str) -> list[str]:
+    """Transactions of a pipeline that Kafka refused to commit and that are not committed.
+
+    Args:
+        settings: Where Kafka is.
+        rest: The cluster, whose logs are read.
+        prefix: Of the pipeline's transactional ids.
+
+    Raises:
+        KafkaAdminError: Kafka does not answer.
+    """
+    refused = {name for name in refused_commits(rest) if name.rpartition("-")[0].rpartition("-")[0] == prefix}
+    if not refused:
+        return []
+    states = states_of(settings, refused)
+    return sorted(name for name in refused if states.get(name) != COMMITTED)
+
+
+def refused_commits(rest: ClusterRest) -> set[str]:
+    """Ids of all transactions of which a TaskManager's log says that Kafka refused to commit them."""
+    found: set[str] = set()
+    for each in rest.get("/taskmanagers")["taskmanagers"]:
+        place = f"/taskmanagers/{quote(str(each['id']), safe='')}/logs"
+        try:
+            names = [str(log["name"]) for log in rest.get(place)["logs"]]
+            texts = [rest.text(f"{place}/{quote(name, safe='')}") for name in names if ".log" in name]
+        except RestError:
+            continue  # a TaskManager that has just gone
+        for text in texts:
+            found.update(_REFUSED.findall(text))
+    return found
