@@ -1,9 +1,9 @@
 """Commits that Kafka refused, and with them lost the answers of a checkpoint; Flink only logs and counts them.
 
 Its counter alone says too little. It begins anew with each restart, and after one it counts commits that had happened
-before: a job that goes on from a checkpoint commits that checkpoint's transactions once more, and Kafka refuses what it
-has closed already (transaction.version 2). So each refused transaction is looked up in the TaskManagers' logs, and Kafka
-is asked what became of it.
+before: a job that goes on from a checkpoint commits that checkpoint's transactions once more, and Kafka refuses what
+it has closed already (transaction.version 2). So each refused transaction is looked up in the TaskManagers' logs, and
+Kafka is asked what became of it.
 """
 
 import re
