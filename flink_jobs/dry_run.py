@@ -66,6 +66,7 @@ def dry_run(
     try:
         with quiet_output(settings.logs / f"dry-run-{pipeline.name}.log"):
             step("making a savepoint; the job goes on")
+            _wait_until_at_end(reader)
             savepoint = job.rest.savepoint(savepoints.as_uri())
             step("starting the new job from it in a mini-cluster here; it commits nothing (about 15 s)")
             trial = _Trial(job, before, pipeline, settings, savepoint, outputs, reader)
@@ -74,6 +75,13 @@ def dry_run(
         reader.close()
         shutil.rmtree(outputs, ignore_errors=True)
         shutil.rmtree(savepoints, ignore_errors=True)
+
+
+def _wait_until_at_end(reader: CommittedReader) -> None:
+    """Until the reader stands where the topics end: it finds that out late, and must not miss the first answers."""
+    deadline = time.monotonic() + LAST_ANSWERS_S
+    while not reader.at_end and time.monotonic() < deadline:
+        reader.read(0.1)
 
 
 class _Trial:
