@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flink_jobs.job_run import JobRun, pipeline_checkpoints
+from flink_jobs.job_run import JobRun, job_checkpoints
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.cluster import ClusterProcess, LocalCluster
 from flink_jobs.rest_client import RestError
@@ -177,7 +177,7 @@ def halt_before_commit(lab: Lab) -> tuple[list[ClusterProcess], list[str]]:
 
 def _next_checkpoint(lab: Lab) -> int:
     """Wait for a checkpoint's metadata; its number. Looks very often: the commit follows within milliseconds."""
-    folder = pipeline_checkpoints(lab.job.pipeline, lab.job.settings, lab.job.engine) / lab.job.rest.job_id
+    folder = job_checkpoints(lab.job)
     known = max(_complete(folder), default=0)
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:

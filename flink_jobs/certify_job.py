@@ -13,6 +13,7 @@ from flink_jobs.certify_readers import CommitWatch, EntityOrder, LiveReader, wai
 from flink_jobs.certify_report import CertifyReport, FaultReport
 from flink_jobs.committed_reader import read_all
 from flink_jobs.demo_traffic import Sender
+from flink_jobs.first_checkpoint import START_S, wait_until_it_works
 from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import create_topics, topic_ends
 from flink_jobs.local.broker import Broker
@@ -25,7 +26,6 @@ from flink_jobs.reconciliation import Ledger
 from flink_jobs.rest_client import RestError
 from flink_jobs.settings import Settings
 from flink_jobs.submission import submit_job
-from flink_jobs.submit_command import wait_until_it_works
 from flink_jobs.topics import group_id, topic_specs
 from flink_jobs.transactions import blocked_partitions, open_transactions
 from udfs.pipeline import Pipeline
@@ -102,7 +102,7 @@ def run_certify(
     try:
         step("submitting the job")
         lab.job = submit_job(plan.pipeline, plan.reference, settings)
-        wait_until_it_works(lab.job)
+        wait_until_it_works(lab.job, START_S)
         reasons: dict[Record, str] = {}
         sender, reader = Sender(settings, plan.pipeline.events.topic), LiveReader(plan.pipeline, settings)
         watch = CommitWatch(lab.job)

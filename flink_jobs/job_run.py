@@ -180,22 +180,19 @@ class JobRun:
         self._stopped = True
         self._wait_until_gone(timeout_s)
         self._commit(keep_offsets(path))
-        keep_definition(path, self._job_folder())
+        keep_definition(path, job_checkpoints(self))
         return path
 
     def savepoint(self) -> str:
         """Make a savepoint while the job goes on; its path."""
         path = self.rest.savepoint(self._savepoints())
-        keep_definition(path, self._job_folder())
+        keep_definition(path, job_checkpoints(self))
         return path
 
     def keep_definition(self, job: JobDefinition) -> None:
         """Note what the job is, before its first checkpoint; with SQL, Flink itself checks what it restores."""
         if self.engine != SQL:
-            write_definition(self._job_folder(), job)
-
-    def _job_folder(self) -> Path:
-        return pipeline_checkpoints(self.pipeline, self.settings, self.engine) / self.rest.job_id
+            write_definition(job_checkpoints(self), job)
 
     def _savepoints(self) -> str:
         return (pipeline_checkpoints(self.pipeline, self.settings, self.engine) / "savepoints").as_uri()
@@ -280,6 +277,11 @@ def show_start(
 def pipeline_checkpoints(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> Path:
     """Folder of a pipeline's checkpoints by one engine; its savepoints are in `savepoints` below."""
     return settings.checkpoints / run_name(pipeline, engine)
+
+
+def job_checkpoints(job: JobRun) -> Path:
+    """Folder of one job's checkpoints, below that of its pipeline."""
+    return pipeline_checkpoints(job.pipeline, job.settings, job.engine) / job.rest.job_id
 
 
 def restore_points(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> list[str]:

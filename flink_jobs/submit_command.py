@@ -1,27 +1,22 @@
 """`millrace submit`: a pipeline's job on a cluster, up to its first checkpoint."""
 
 import os
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from flink_jobs.bootstrap_command import asked_of
 from flink_jobs.change_check import changes_as_json, checked_changes
-from flink_jobs.console import CommandError, err, fetch_jars, next_steps, quiet_output, say, show, show_json
+from flink_jobs.console import CommandError, fetch_jars, next_steps, quiet_output, say, show, show_json
+from flink_jobs.first_checkpoint import START_S, RestartsError, wait_until_it_works
 from flink_jobs.job_run import JobFailedError, JobRun
-from flink_jobs.job_session import wait_until_running
 from flink_jobs.python_archive import make_archive
-from flink_jobs.rest_client import ClusterRest, RestError
+from flink_jobs.rest_client import ClusterRest
 from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.submission import cluster_address, find_job, submit_job
 from flink_jobs.topics import EARLIEST, SQL, Engine, job_name
 from udfs.pipeline import Pipeline
-
-CHECKPOINT_S = 120.0
-HOPELESS_RESTARTS = 3
 
 
 def run_submit_command(
@@ -64,7 +59,12 @@ def run_submit_command(
         )
     say(f"- job {job.rest.job_id} is at {address}; waiting for its first checkpoint")
     try:
-        wait_until_it_works(job)
+        wait_until_it_works(job, START_S)
+    except RestartsError as error:
+        raise JobFailedError(
+            f"the job failed {error.restarts} times before it ran: {error}; it goes on trying until "
+            "`millrace cancel` ends it"
+        ) from error
     except KeyboardInterrupt:
         say(f"the job stays: `millrace status {name}` tells how it is, `millrace cancel {name}` ends it")
         raise
@@ -131,41 +131,3 @@ def _start(
         raise CommandError("--from-savepoint says where the job begins: leave out --fresh, --from and --bootstrap-from")
     changes = None if engine == SQL else checked_changes(pipeline, name, settings, from_savepoint, accept_loss)
     return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None, changes)
-
-
-def wait_until_it_works(job: JobRun, timeout_s: float = CHECKPOINT_S) -> None:
-    """Wait until every task runs and a checkpoint completed.
-
-    Raises:
-        JobFailedError: It failed, or took too long; says why.
-    """
-    def raise_if_hopeless() -> None:
-        if (restarts := _restarts(job)) >= HOPELESS_RESTARTS:
-            raise JobFailedError(
-                f"the job failed {restarts} times before it ran: {job.failure()}; it goes on trying until "
-                "`millrace cancel` ends it"
-            )
-
-    with err.status("starting") if err.is_terminal else nullcontext():
-        wait_until_running(job, raise_if_hopeless)
-        deadline = time.monotonic() + timeout_s
-        while not _checkpoints(job):
-            job.raise_if_ended()
-            if time.monotonic() > deadline:
-                cause = job.failure() or "the job names no failure"
-                raise JobFailedError(f"no checkpoint completed within {timeout_s:g} s: {cause}")
-            time.sleep(0.2)
-
-
-def _restarts(job: JobRun) -> int:
-    try:
-        return job.rest.restarts()
-    except RestError:
-        return 0
-
-
-def _checkpoints(job: JobRun) -> int:
-    try:
-        return job.checkpoints().completed
-    except RestError:
-        return 0

@@ -12,20 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from flink_jobs.console import CommandError, err, quiet_output
+from flink_jobs.console import CommandError, quiet_output
 from flink_jobs.definitions import JobDefinition, definition_in
 from flink_jobs.environment import prepare_process
+from flink_jobs.first_checkpoint import wait_until_it_works
 from flink_jobs.job_control import ClusterControl
-from flink_jobs.job_run import ENDED, JobFailedError, JobRun, pipeline_checkpoints
+from flink_jobs.job_run import ENDED, JobFailedError, JobRun, job_checkpoints, restore_points
 from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.resubmit import Resubmission, ResubmitError, resubmit
 from flink_jobs.settings import Settings
 from flink_jobs.submission import cluster_address, find_job, submit_job
 from udfs.pipeline import Pipeline
 
-MOST_RESTARTS = 2
-"""A new job that failed more often before its first checkpoint is given up."""
-POLL_S = 0.2
 BACK_S = 300.0
 """How long the old job may take to work again."""
 
@@ -55,7 +53,7 @@ def definition_of_job(job: JobRun) -> JobDefinition:
     Raises:
         CommandError: It is not known, so nothing could be compared or brought back.
     """
-    folder = pipeline_checkpoints(job.pipeline, job.settings, job.engine) / job.rest.job_id
+    folder = job_checkpoints(job)
     known = definition_in(folder)
     if known is None:
         raise CommandError(
@@ -125,35 +123,6 @@ def _stopped(job: JobRun, log: Path) -> str:
         ) from error
 
 
-def wait_until_it_works(job: JobRun, limit_s: float) -> None:
-    """Wait for a job's first checkpoint: it has then taken over the state and answered from it.
-
-    Raises:
-        JobFailedError: It ended, fails again and again, or took too long; says why.
-    """
-    deadline = time.monotonic() + limit_s
-    with err.status("starting") if err.is_terminal else contextlib.nullcontext():
-        while not _works(job):
-            if time.monotonic() > deadline:
-                cause = job.failure() or f"it is {job.status()}, and names no failure"
-                raise JobFailedError(f"no checkpoint within {limit_s:g} s: {cause}")
-            time.sleep(POLL_S)
-
-
-def _works(job: JobRun) -> bool:
-    status = job.status()
-    if status in ENDED:
-        raise JobFailedError(job.failure() or f"it is {status}, and names no failure")
-    try:
-        if job.checkpoints().completed:
-            return True
-        if job.rest.restarts() > MOST_RESTARTS:
-            raise JobFailedError(job.failure() or "it restarts again and again, and names no failure")
-    except RestError:  # a JobManager that is being replaced
-        pass
-    return False
-
-
 def _brought_back(
     new: JobRun | None, before: JobDefinition, old: JobRun, savepoint: str, cause: str, log: Path
 ) -> str:
@@ -189,6 +158,6 @@ def _newest_of(job: JobRun | None) -> str | None:
     """A checkpoint that the job completed after all: its answers are committed, and nobody may give them again."""
     if job is None:
         return None
-    folder = pipeline_checkpoints(job.pipeline, job.settings, job.engine) / job.rest.job_id
-    found = sorted(folder.glob("chk-*/_metadata"), key=lambda path: path.stat().st_mtime_ns)
-    return found[-1].parent.absolute().as_uri() if found else None
+    own = job_checkpoints(job).absolute().as_uri()
+    found = [each for each in restore_points(job.pipeline, job.settings, job.engine) if each.startswith(f"{own}/")]
+    return found[-1] if found else None
