@@ -13,15 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flink_jobs.console import CommandError, say
-from flink_jobs.environment import MAX_PARALLELISM, flink_options
-from flink_jobs.job_run import pipeline_checkpoints
+from flink_jobs.environment import MAX_PARALLELISM, configuration_of, flink_options
+from flink_jobs.job_run import add_job, pipeline_checkpoints
 from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.pipelines import PipelineError, load_pipeline, model_folder
 from flink_jobs.preflight import PreflightError, check_folder, check_kafka, check_model
-from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings, SettingsError, load_settings
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
-from flink_jobs.sql_job import build_sql_job
 from flink_jobs.start_position import parse_start
 from flink_jobs.topics import EARLIEST, SQL, STREAM, Engine, job_name, parse_engine
 from udfs.errors import DefinitionError
@@ -58,8 +56,7 @@ def make_job(arguments: Sequence[str]) -> None:
     settings = load_settings(parallelism=environment.get_parallelism())
     _complete(environment, pipeline, settings, engine)
     start_from = EARLIEST if options.start_from is None else parse_start(options.start_from)
-    build = build_sql_job if engine == SQL else build_scoring_job
-    build(environment, pipeline, model_folder(pipeline), settings, start_from).attach_as_datastream()
+    add_job(environment, pipeline, model_folder(pipeline), settings, start_from, engine=engine)
     environment.execute_async(job_name(pipeline, engine))
     say(f"{job_name(pipeline, engine)} is handed over to Flink")
 
@@ -76,18 +73,15 @@ def _complete(
     environment: "StreamExecutionEnvironment", pipeline: Pipeline, settings: Settings, engine: Engine
 ) -> None:
     """Give the job the options that the cluster's own configuration leaves open."""
-    from pyflink.common import Configuration
-
     given = environment._j_stream_execution_environment.getConfiguration()
     folder = pipeline_checkpoints(pipeline, settings, engine)
     options = flink_options(settings, folder, None) | (SQL_OPTIONS if engine == SQL else {})
     if not given.containsKey("execution.checkpointing.dir"):
         check_folder(settings.checkpoints)
-    added = Configuration()
-    for name, value in options.items():
-        if name not in OF_THE_IMAGE and not given.containsKey(name):
-            added.set_string(name, value)
-    environment.configure(added)
+    left_open = {
+        name: value for name, value in options.items() if name not in OF_THE_IMAGE and not given.containsKey(name)
+    }
+    environment.configure(configuration_of(left_open))
     environment.set_max_parallelism(MAX_PARALLELISM)
 
 

@@ -102,7 +102,7 @@ def create_environment(
     from pyflink.datastream import StreamExecutionEnvironment
 
     port = str(free_port())
-    configuration = _configuration({
+    configuration = configuration_of({
         **flink_options(settings, checkpoints, restore_from),
         "taskmanager.numberOfTaskSlots": str(settings.parallelism),
         "taskmanager.memory.managed.size": "256m",
@@ -144,7 +144,7 @@ def create_remote_environment(
 
     place = urlparse(address)
     gateway: Any = get_gateway()
-    configuration = _configuration({
+    configuration = configuration_of({
         **flink_options(settings, checkpoints, restore_from),
         "python.executable": python,
         **(options or {}),
@@ -166,7 +166,8 @@ def pyflink_folder() -> Path:
     return Path(pyflink.__file__).parent
 
 
-def _configuration(options: Mapping[str, str]) -> "Configuration":
+def configuration_of(options: Mapping[str, str]) -> "Configuration":
+    """Options as Flink takes them."""
     from pyflink.common import Configuration
 
     configuration = Configuration()

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
 from flink_jobs.environment import create_environment
@@ -31,6 +32,9 @@ from flink_jobs.topics import (
     run_name,
 )
 from udfs.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from pyflink.datastream import StreamExecutionEnvironment
 
 POLL_S = 0.2
 WATERMARK_EVERY_MS = 200
@@ -246,15 +250,42 @@ def start_job(
     environment, rest_address = create_environment(
         settings, checkpoints, restore_from, SQL_OPTIONS if engine == SQL else None
     )
-    if engine == SQL:
-        statements = build_sql_job(environment, pipeline, folder, settings, start_from)
-    else:
-        statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
-    statements.attach_as_datastream()
+    add_job(environment, pipeline, folder, settings, start_from, engine=engine, state_files=state_files)
     client = environment.execute_async(job_name(pipeline, engine))
     job = JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
     job.keep_definition(JobDefinition.of(pipeline, settings))
     return job
+
+
+def add_job(
+    environment: "StreamExecutionEnvironment",
+    pipeline: Pipeline,
+    model: Path,
+    settings: Settings,
+    start_from: str,
+    *,
+    engine: Engine,
+    state_files: Sequence[StateFile] = (),
+    is_shipped: bool = False,
+) -> None:
+    """Add a pipeline's job by one engine to an environment, ready to be executed.
+
+    Args:
+        environment: A mini-cluster's, or that of a cluster.
+        pipeline: What to compute.
+        model: Its model's version folder, readable here.
+        settings: How to run it.
+        start_from: Where to begin in the topic without a checkpoint.
+        engine: What runs it.
+        state_files: States to begin with, of every shard; none are empty states.
+        is_shipped: Whether workers find the model in the code that comes with the job; otherwise in the same folder.
+    """
+    if engine == SQL:
+        statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
+    else:
+        folder = None if is_shipped else model
+        statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
+    statements.attach_as_datastream()
 
 
 def show_start(

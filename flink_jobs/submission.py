@@ -8,15 +8,13 @@ from flink_jobs.console import CommandError
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.environment import create_remote_environment
 from flink_jobs.job_control import ClusterControl
-from flink_jobs.job_run import ENDED, JobRun, pipeline_checkpoints, show_start
+from flink_jobs.job_run import ENDED, JobRun, add_job, pipeline_checkpoints, show_start
 from flink_jobs.local.home import local_cluster
 from flink_jobs.python_archive import EXECUTABLE, NAME
 from flink_jobs.rest_client import ClusterRest
-from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
 from flink_jobs.shipment import make_shipment
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
-from flink_jobs.sql_job import build_sql_job
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import EARLIEST, SQL, STREAM, Engine, job_name
 from udfs.pipeline import Pipeline
@@ -90,12 +88,10 @@ def submit_job(
     )
     if python_archive is not None:
         environment.add_python_archive(str(python_archive), NAME)
-    if engine == SQL:
-        model = shipment / "models" / pipeline.model.name / str(pipeline.model.version)
-        statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=True)
-    else:
-        statements = build_scoring_job(environment, pipeline, None, settings, start_from, state_files)
-    statements.attach_as_datastream()
+    model = shipment / "models" / pipeline.model.name / str(pipeline.model.version)
+    add_job(
+        environment, pipeline, model, settings, start_from, engine=engine, state_files=state_files, is_shipped=True
+    )
     client = environment.execute_async(job_name(pipeline, engine))
     job = JobRun(pipeline, settings, ClusterControl(address, str(client.get_job_id())), engine)
     job.keep_definition(
