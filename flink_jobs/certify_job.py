@@ -18,7 +18,7 @@ from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import create_topics, topic_ends
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.cluster import LocalCluster
-from flink_jobs.lost_commits import lost_commits
+from flink_jobs.lost_commits import lost_commits, refused_commits
 from flink_jobs.parity_comparison import Side, compare
 from flink_jobs.parity_engines import EngineRun, Said, answers_of, by_oracle
 from flink_jobs.parity_rows import EngineRows, ParityInput, Record, spool_input
@@ -121,7 +121,7 @@ def run_certify(
             step("stopping the job with a savepoint")
             if caught_up:
                 lab.job.stop()
-            lost = lost_commits(settings, lab.job.rest.cluster, group_id(plan.pipeline))
+            lost = lost_commits(settings, refused_commits(lab.job.rest.cluster, group_id(plan.pipeline)))
         finally:
             for each in (sender, watch, reader):
                 each.stop()

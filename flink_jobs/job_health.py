@@ -101,8 +101,8 @@ def health_of(job: JobRun) -> JobHealth:
 def _lost(job: JobRun, refused: int, restarts: int) -> list[str]:
     if not refused and not restarts:  # the counter has seen everything
         return []
-    named = refused_commits(job.rest.cluster)
+    named = refused_commits(job.rest.cluster, group_id(job.pipeline, job.engine))
     if refused and not named:
         return [f"{refused} that no log names"]
     prepare_process(job.settings.logs)  # asking for transactions needs Kafka's Java client
-    return lost_commits(job.settings, job.rest.cluster, group_id(job.pipeline, job.engine)) if named else []
+    return lost_commits(job.settings, named)

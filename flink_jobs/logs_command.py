@@ -10,8 +10,7 @@ def run_logs_command(settings: Settings, *, lines: int, match: str | None) -> No
     """Print the ends of all logs."""
     rest = ClusterRest(cluster_address(settings))
     places = {"JobManager": "/jobmanager/log"}
-    for each in rest.get("/taskmanagers")["taskmanagers"]:
-        places[f"TaskManager {each['id']}"] = f"/taskmanagers/{each['id']}/log"
+    places |= {f"TaskManager {name}": f"{path}/log" for name, path in rest.taskmanagers().items()}
     for name, path in places.items():
         try:
             text = rest.text(path)

@@ -7,6 +7,7 @@ Kafka is asked what became of it.
 """
 
 import re
+from collections.abc import Collection
 from urllib.parse import quote
 
 from flink_jobs.rest_client import ClusterRest, RestError
@@ -18,29 +19,32 @@ COUNTER = "failedCommittables"
 _REFUSED = re.compile(r"Unable to commit transaction .*?transactionalId='([^']+)'")
 
 
-def lost_commits(settings: Settings, rest: ClusterRest, prefix: str) -> list[str]:
-    """Transactions of a pipeline that Kafka refused to commit and that are not committed.
+def lost_commits(settings: Settings, refused: Collection[str]) -> list[str]:
+    """Those of the transactions that Kafka refused to commit that are not committed.
 
     Args:
         settings: Where Kafka is.
-        rest: The cluster, whose logs are read.
-        prefix: Of the pipeline's transactional ids.
+        refused: From `refused_commits`. Asking for any needs Flink's JVM in this process.
 
     Raises:
         KafkaAdminError: Kafka does not answer.
     """
-    refused = {name for name in refused_commits(rest) if name.rpartition("-")[0].rpartition("-")[0] == prefix}
     if not refused:
         return []
     states = states_of(settings, refused)
     return sorted(name for name in refused if states.get(name) != COMMITTED)
 
 
-def refused_commits(rest: ClusterRest) -> set[str]:
-    """Ids of all transactions of which a TaskManager's log says that Kafka refused to commit them."""
+def refused_commits(rest: ClusterRest, prefix: str) -> set[str]:
+    """Ids of a pipeline's transactions of which a TaskManager's log says that Kafka refused to commit them.
+
+    Args:
+        rest: The cluster, whose logs are read.
+        prefix: Of the pipeline's transactional ids.
+    """
     found: set[str] = set()
-    for each in rest.get("/taskmanagers")["taskmanagers"]:
-        place = f"/taskmanagers/{quote(str(each['id']), safe='')}/logs"
+    for path in rest.taskmanagers().values():
+        place = f"{path}/logs"
         try:
             names = [str(log["name"]) for log in rest.get(place)["logs"]]
             texts = [rest.text(f"{place}/{quote(name, safe='')}") for name in names if ".log" in name]
@@ -48,4 +52,4 @@ def refused_commits(rest: ClusterRest) -> set[str]:
             continue  # a TaskManager that has just gone
         for text in texts:
             found.update(_REFUSED.findall(text))
-    return found
+    return {name for name in found if name.rpartition("-")[0].rpartition("-")[0] == prefix}

@@ -66,6 +66,11 @@ class ClusterRest:
         found: list[dict[str, Any]] = self.get("/jobs/overview")["jobs"]
         return sorted(found, key=lambda job: -int(job["start-time"]))
 
+    def taskmanagers(self) -> dict[str, str]:
+        """Ids of the TaskManagers, and the path of each below which its logs are."""
+        found = [str(each["id"]) for each in self.get("/taskmanagers")["taskmanagers"]]
+        return {name: f"/taskmanagers/{urllib.parse.quote(name, safe='')}" for name in found}
+
     def get(self, path: str) -> Any:
         """An answer's JSON."""
         return json.loads(self.text(path))

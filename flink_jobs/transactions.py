@@ -176,12 +176,16 @@ def _write_abort_markers(admin: Any, hanging: OpenTransaction) -> None:
 
 def _known(admin: Any) -> list[OpenTransaction]:
     """What the coordinators know to be open."""
-    listed = [each for each in _answer(admin.listTransactions().all()) if str(each.state().toString()) in OPEN_STATES]
-    if not listed:
+    clients = _clients().clients.admin
+    open_ones = _java_set(*(clients.TransactionState.parse(state) for state in OPEN_STATES))
+    # the coordinators keep every id for a week, and a sink takes new ones with each checkpoint: they leave those out
+    listed = _answer(admin.listTransactions(clients.ListTransactionsOptions().filterStates(open_ones)).all())
+    names = [str(each.transactionalId()) for each in listed]
+    if not names:
         return []
-    described = admin.describeTransactions([str(each.transactionalId()) for each in listed])
+    described = admin.describeTransactions(names)
     found = []
-    for name in [str(each.transactionalId()) for each in listed]:
+    for name in names:
         told = _answer(described.description(name))
         started, state = told.transactionStartTimeMs(), str(told.state().toString())
         if state in OPEN_STATES:  # it may have ended since it was listed
@@ -298,6 +302,15 @@ def _answer(future: Any) -> Any:
         if cause.startswith("TimeoutException"):
             raise KafkaUnreachableError(f"Kafka did not answer within {_TIMEOUT_MS / 1_000:g} s ({cause})") from error
         raise KafkaAdminError(f"Kafka refused: {cause}") from error
+
+
+def _java_set(*objects: Any) -> Any:
+    from pyflink.java_gateway import get_gateway
+
+    found: Any = get_gateway().jvm.java.util.HashSet()
+    for each in objects:
+        found.add(each)
+    return found
 
 
 def _clients() -> Any:
