@@ -3,11 +3,11 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain, cycle, islice
+from itertools import chain, count, cycle, islice
 from pathlib import Path
 
 from flink_jobs.certify_faults import FAULTS
-from flink_jobs.certify_job import CertifyPlan, endless, run_certify
+from flink_jobs.certify_job import CertifyPlan, run_certify
 from flink_jobs.certify_report import PASSED, CertifyReport
 from flink_jobs.console import CommandError, StopSignal, fetch_jars, out, quiet_output, say, show, show_json
 from flink_jobs.event_files import file_events
@@ -98,7 +98,7 @@ def _traffic(
     if can_generate(pipeline):
         return own, _shoppers(pipeline, rate, seed), "simulated shoppers, some broken records among them"
     model = constant_model(pipeline, folder / "models")
-    hard = endless(lambda number: hard_records(pipeline, 100_000, seed + number))
+    hard = chain.from_iterable(hard_records(pipeline, 100_000, each) for each in count(seed + 1))
     return dataclasses.replace(own, model=model), hard, "hard records, scored by a constant model"
 
 

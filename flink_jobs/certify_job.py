@@ -3,9 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from flink_jobs.certify_faults import FAULTS, FaultError, Lab
@@ -20,10 +19,9 @@ from flink_jobs.local.broker import Broker
 from flink_jobs.local.cluster import LocalCluster
 from flink_jobs.lost_commits import lost_commits, refused_commits
 from flink_jobs.parity_comparison import Side, compare
-from flink_jobs.parity_engines import EngineRun, Said, answers_of, by_oracle
+from flink_jobs.parity_engines import EngineRun, by_oracle, said_by_job
 from flink_jobs.parity_rows import EngineRows, ParityInput, Record, spool_input
 from flink_jobs.reconciliation import Ledger
-from flink_jobs.rest_client import RestError
 from flink_jobs.settings import Settings
 from flink_jobs.submission import submit_job
 from flink_jobs.topics import group_id, topic_specs
@@ -186,11 +184,8 @@ def _wait_for_checkpoint(job: JobRun, timeout_s: float = 60.0) -> None:
     """Until one that began from now on is complete: the next fault strikes a job that works."""
     now_ms, deadline = time.time() * 1_000, time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        try:
-            if job.checkpoints().last_triggered_ms > now_ms:
-                return
-        except RestError:
-            pass
+        if job.has_checkpoint_since(now_ms):
+            return
         time.sleep(0.1)
 
 
@@ -282,26 +277,14 @@ def _compare(
     """Values compared, how many differ from the oracle's, and the first in words."""
     pipeline = given.pipeline
     width = len(pipeline.feature_names)
-    said = EngineRows(given.folder / "rows" / "job", given.count, width, create=True)
-    for place, features, flags, reason in answers_of(pipeline, given.bootstrap):
-        if features is None:
-            said.refuse(given.row(*place), reason)
-        else:
-            said.answer(given.row(*place), features, "late" in flags)
-    rows = EngineRows(given.folder / "rows" / "oracle", given.count, width, create=True)
-    oracle = by_oracle(EngineRun(given, settings, rows, lambda _share: None, should_stop, processes))
-    found = compare(given, Side("oracle", rows, oracle), Side("streaming", said, Said(as_json=True)), None)
+    answered, expected = (
+        EngineRows(given.folder / "rows" / name, given.count, width, create=True) for name in ("job", "oracle")
+    )
+    job = Side("streaming", answered, said_by_job(pipeline, given, answered))
+    oracle = by_oracle(EngineRun(given, settings, expected, lambda _share: None, should_stop, processes))
+    found = compare(given, Side("oracle", expected, oracle), job, None)
     wrong = [each for each in found if each.differences]
     first = None
     if wrong and wrong[0].row is not None:
         first = f"{wrong[0].feature} of the record at {given.place(wrong[0].row)} (partition, offset)"
     return sum(each.compared for each in found), sum(each.differences for each in found), first
-
-
-def endless(
-    make: Callable[[int], Iterable[tuple[bytes | None, bytes | None, str | None]]],
-) -> Iterator[tuple[bytes | None, bytes | None, str | None]]:
-    """Records of seed after seed."""
-    return chain.from_iterable(make(seed) for seed in range(1, 1_000_000))
-
-

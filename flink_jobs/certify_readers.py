@@ -5,11 +5,11 @@ import time
 
 from confluent_kafka import Message
 
-from flink_jobs.committed_reader import CommittedReader, receipt
-from flink_jobs.demo_traffic import READ_WAIT_S, Background, topics_of
+from flink_jobs.committed_reader import receipt
+from flink_jobs.demo_traffic import Background, TopicsReader
 from flink_jobs.job_run import JobRun
 from flink_jobs.lost_commits import COUNTER
-from flink_jobs.reconciliation import Ledger, Place
+from flink_jobs.reconciliation import Place
 from flink_jobs.rest_client import RestError
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
@@ -33,43 +33,30 @@ class EntityOrder:
         self._last[lane] = max(offset, self._last.get(lane, -1))
 
 
-class LiveReader(Background):
-    """Reads events and answers, committed ones only, from before the first fault to the end.
+class LiveReader(TopicsReader):
+    """Reads from before the first fault to the end.
 
     Attributes:
-        ledger: All that was read.
         order: Of the answers.
         newest_ms: Kafka's time of the newest event whose answer was seen.
     """
 
+    to_the_end = True
+
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        super().__init__()
-        self.ledger, self.order, self.newest_ms = Ledger(pipeline), EntityOrder(pipeline), 0
-        self._pipeline, self._settings = pipeline, settings
+        super().__init__(pipeline, settings)
+        self.order, self.newest_ms = EntityOrder(pipeline), 0
 
-    def start(self) -> None:
-        """Begin to read, from the first record."""
-        self._begin(self._work)
-
-    def _work(self) -> None:
-        reader = CommittedReader(self._settings.bootstrap, topics_of(self._pipeline), self._settings.kafka_properties)
-        try:
-            while not (self._stop.is_set() and reader.at_end):
-                for message in reader.read(READ_WAIT_S):
-                    self._add(message)
-        finally:
-            reader.close()
-
-    def _add(self, message: Message) -> None:
-        self.ledger.add(message, 0)
-        if message.topic() == self._pipeline.events.topic:
-            return
-        self.order.add(message)
-        told = receipt(message)
-        place: Place = (int(told["partition"]), int(told["offset"]))
-        source = self.ledger.sources.get(place)
-        if source is not None:
-            self.newest_ms = max(self.newest_ms, source.record_time_ms)
+    def _look_at(self, messages: list[Message]) -> None:
+        for message in messages:
+            if message.topic() == self._pipeline.events.topic:
+                continue
+            self.order.add(message)
+            told = receipt(message)
+            place: Place = (int(told["partition"]), int(told["offset"]))
+            source = self.ledger.sources.get(place)
+            if source is not None:
+                self.newest_ms = max(self.newest_ms, source.record_time_ms)
 
 
 class CommitWatch(Background):

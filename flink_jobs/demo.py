@@ -18,7 +18,7 @@ import numpy as np
 
 from flink_jobs.committed_reader import read_all
 from flink_jobs.console import CommandError
-from flink_jobs.demo_traffic import Sender, Watcher, topics_of
+from flink_jobs.demo_traffic import Sender, Watcher
 from flink_jobs.job_run import JobRun, start_job
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import create_topics
@@ -28,7 +28,7 @@ from flink_jobs.local.live_shop import live_events, some_broken_records, with_br
 from flink_jobs.preflight import preflight
 from flink_jobs.reconciliation import Balance, Ledger, Record
 from flink_jobs.settings import Settings
-from flink_jobs.topics import topic_specs
+from flink_jobs.topics import topic_specs, topics_of
 from flink_jobs.watch import SeenPrediction
 from udfs.pipeline import Pipeline
 

@@ -5,21 +5,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from confluent_kafka import Message
+
 from flink_jobs.committed_reader import CommittedReader
 from flink_jobs.events_producer import produce_events
 from flink_jobs.reconciliation import Ledger, Record
 from flink_jobs.settings import Settings
-from flink_jobs.topics import topic_specs
+from flink_jobs.topics import topics_of
 from flink_jobs.watch import SeenPrediction, parse_prediction
 from udfs.pipeline import Pipeline
 
 READ_WAIT_S = 0.1
 LATEST_SHOWN = 6
-
-
-def topics_of(pipeline: Pipeline) -> list[str]:
-    """The three topics of a pipeline."""
-    return [spec.name for spec in topic_specs(pipeline)]
 
 
 class Background:
@@ -93,32 +90,52 @@ class Sender(Background):
         self._now = records
 
 
-class Watcher(Background):
-    """Reads all three topics while the job runs, and notes when each prediction became visible."""
+class TopicsReader(Background):
+    """Reads all three topics of a pipeline while its job runs, committed records only, from the first one on.
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, broken: dict[Record, str]) -> None:
+    Attributes:
+        ledger: All that was read.
+    """
+
+    to_the_end = False
+    """Whether to read on, once asked to stop, to the end of what is visible."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, broken: dict[Record, str] | None = None) -> None:
         super().__init__()
-        self.ledger = Ledger(pipeline, broken)
-        self.latest: deque[SeenPrediction] = deque(maxlen=LATEST_SHOWN)
-        self.first_prediction: float | None = None
+        self.ledger = Ledger(pipeline, broken or {})
         self._pipeline, self._settings = pipeline, settings
 
     def start(self) -> None:
-        """Begin to read, from the first record."""
+        """Begin to read."""
         self._begin(self._work)
 
     def _work(self) -> None:
         reader = CommittedReader(self._settings.bootstrap, topics_of(self._pipeline), self._settings.kafka_properties)
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() or (self.to_the_end and not reader.at_end):
                 messages = reader.read(READ_WAIT_S)
                 seen_at_ms = time.time_ns() // 1_000_000
                 for message in messages:
                     self.ledger.add(message, seen_at_ms)
-                predictions = [message for message in messages if message.topic() == self._pipeline.predictions]
-                if predictions and self.first_prediction is None:
-                    self.first_prediction = time.monotonic()
-                shown = (parse_prediction(message, self._pipeline) for message in predictions[-LATEST_SHOWN:])
-                self.latest.extend(each for each in shown if each is not None)
+                self._look_at(messages)
         finally:
             reader.close()
+
+    def _look_at(self, messages: list[Message]) -> None:
+        """What is done with records beyond entering them."""
+
+
+class Watcher(TopicsReader):
+    """What the demo shows: the latest predictions, and when the first one became visible."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, broken: dict[Record, str]) -> None:
+        super().__init__(pipeline, settings, broken)
+        self.latest: deque[SeenPrediction] = deque(maxlen=LATEST_SHOWN)
+        self.first_prediction: float | None = None
+
+    def _look_at(self, messages: list[Message]) -> None:
+        predictions = [message for message in messages if message.topic() == self._pipeline.predictions]
+        if predictions and self.first_prediction is None:
+            self.first_prediction = time.monotonic()
+        shown = (parse_prediction(message, self._pipeline) for message in predictions[-LATEST_SHOWN:])
+        self.latest.extend(each for each in shown if each is not None)

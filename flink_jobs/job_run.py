@@ -138,10 +138,15 @@ class JobRun:
         through_ms = time.time_ns() // 1_000_000 + self._longest_wait_ms()
         while True:
             self.raise_if_ended()
-            with contextlib.suppress(RestError):
-                if self.checkpoints().last_triggered_ms > through_ms:
-                    return
+            if self.has_checkpoint_since(through_ms):
+                return
             time.sleep(POLL_S)
+
+    def has_checkpoint_since(self, moment_ms: float) -> bool:
+        """Whether a checkpoint that began after a moment is complete; False while Flink does not answer."""
+        with contextlib.suppress(RestError):
+            return self.checkpoints().last_triggered_ms > moment_ms
+        return False
 
     def wait_until_read(
         self, progress: Callable[[int, int], None] | None = None, *, ends: dict[int, int] | None = None

@@ -189,11 +189,16 @@ def by_streaming(run: EngineRun) -> Said:
         with contextlib.suppress(Exception):
             job.cancel()
         raise
+    return said_by_job(pipeline, given, run.rows)
+
+
+def said_by_job(pipeline: Pipeline, given: ParityInput, rows: EngineRows) -> Said:
+    """Fill in what a job answered."""
     for place, features, flags, reason in answers_of(pipeline, given.bootstrap):
         if features is None:
-            run.rows.refuse(given.row(*place), reason)
+            rows.refuse(given.row(*place), reason)
         else:
-            run.rows.answer(given.row(*place), features, "late" in flags)
+            rows.answer(given.row(*place), features, "late" in flags)
     return Said(as_json=True)
 
 

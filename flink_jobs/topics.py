@@ -51,6 +51,11 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
     return [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
 
 
+def topics_of(pipeline: Pipeline) -> list[str]:
+    """The three topics of a pipeline: events, predictions, dead letters."""
+    return [spec.name for spec in topic_specs(pipeline)]
+
+
 def quote_text(text: str) -> str:
     """A text as a constant of SQL."""
     return "'" + text.replace("'", "''") + "'"

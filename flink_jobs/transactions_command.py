@@ -15,7 +15,7 @@ from flink_jobs.console import CommandError, fetch_jars, next_steps, out, say, s
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.state_reading import flink_ready
-from flink_jobs.topics import SQL, STREAM, run_name
+from flink_jobs.topics import SQL, STREAM, run_name, topics_of
 from flink_jobs.transaction_owners import (
     COMPLETED,
     FOREIGN,
@@ -80,7 +80,7 @@ def run_transactions_command(
 
 def _look(pipeline: Pipeline | None, settings: Settings) -> _Look:
     """Look twice where something seems to be nobody's: what moves is a job's, wherever that runs."""
-    topics = [] if pipeline is None else _topics_of(pipeline)
+    topics = [] if pipeline is None else topics_of(pipeline)
     first = _chosen(pipeline, settings, topics)
     found = owned(settings, first)
     if any(each.owner == ORPHANED and each.transaction.prefix is not None for each in found):
@@ -99,10 +99,6 @@ def _chosen(pipeline: Pipeline | None, settings: Settings, topics: Sequence[str]
     mine = [each for each in found if (run := run_of(each)) is not None and (runs is None or run in runs)]
     around = {*topics, *_topics_in(mine)}
     return [each for each in found if each in mine or around.intersection(_topics_in([each]))]
-
-
-def _topics_of(pipeline: Pipeline) -> list[str]:
-    return [pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)]
 
 
 def _topics_in(transactions: Sequence[OpenTransaction]) -> set[str]:
