@@ -4,18 +4,16 @@ Everything of it is in one folder: `server.properties`, `data/`, `broker.log` (K
 machine said), `broker.json` (process and ports, by which another shell finds it).
 """
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flink_jobs import kafka_admin
+from flink_jobs.documents import write_document
 from flink_jobs.local import processes
 from flink_jobs.local.broker_files import (
     HEAP_MAX,
@@ -78,7 +76,7 @@ class Broker:
         """
         folder = Path(folder).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with processes.locked(folder / "broker.lock"):
             found = cls.find(folder)
             if found and found.alive:
                 if port not in (None, found.state.port):
@@ -173,14 +171,6 @@ class _PortTakenError(Exception):
     pass
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One start at a time in a folder, over all processes."""
-    with (folder / "broker.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_with_parent: bool) -> BrokerState:
     java = java_command(folder, port, controller_port)
     log_start = size(folder / "broker.log")
@@ -197,9 +187,7 @@ def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_wi
     if identity is None:
         raise BrokerError(f"the broker ended at once: {explanation(folder, log_start)}")
     state = BrokerState(process.pid, identity, port, controller_port)
-    temporary = folder / "broker.json.new"
-    temporary.write_text(json.dumps(asdict(state)) + "\n", "utf-8")
-    temporary.replace(folder / "broker.json")
+    write_document(folder / "broker.json", asdict(state))
     try:
         _wait_until_it_answers(process, folder, f"{HOST}:{port}", wait_s, log_start)
     except BaseException:

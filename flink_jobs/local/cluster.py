@@ -5,14 +5,12 @@ one folder: `conf/`, `lib/`, `log/`, `ha/` (what a new JobManager knows its jobs
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flink_jobs.local import processes
@@ -23,6 +21,8 @@ START_WAIT_S = 120.0
 START_ATTEMPTS = 3
 STOP_WAIT_S = 30.0
 DEFAULT_REST_PORT = 8081
+STATE = "cluster.json"
+"""Written by the supervisor alone, whenever it has started a process."""
 _PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -84,7 +84,7 @@ class LocalCluster:
         """
         folder = Path(folder).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with processes.locked(folder / "cluster.lock"):
             found = cls.find(folder)
             if found is not None and found.alive:
                 asked = taskmanagers, slots, rest_port or found.state.rest_port
@@ -109,7 +109,7 @@ class LocalCluster:
         """The cluster last started in the folder, alive or not; None when there never was one."""
         folder = Path(folder).expanduser().resolve()
         try:
-            document = json.loads((folder / "cluster.json").read_text("utf-8"))
+            document = json.loads((folder / STATE).read_text("utf-8"))
             processes_of = [ClusterProcess(**each) for each in document.pop("processes")]
             return cls(folder, ClusterState(**document, processes=processes_of))
         except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
@@ -196,12 +196,11 @@ def _launch(folder: Path, rest_port: int, taskmanagers: int, slots: int, die_wit
             port = processes.free_port()
         ports[name] = port
     write_files(folder, ports, slots)
-    order = {"rest_port": rest_port, "taskmanagers": taskmanagers, "slots": slots}
-    (folder / "cluster.json").unlink(missing_ok=True)
-    (folder / "order.json").write_text(json.dumps(order), "utf-8")
+    (folder / STATE).unlink(missing_ok=True)
+    order = [str(number) for number in (rest_port, taskmanagers, slots)]
     with (folder / "log" / "supervisor.log").open("wb") as log:
         process = processes.launch(
-            [sys.executable, "-m", "flink_jobs.local.cluster_supervisor", str(folder)],
+            [sys.executable, "-m", "flink_jobs.local.cluster_supervisor", str(folder), *order],
             _PROJECT_ROOT,
             log,
             die_with_parent=die_with_parent,
@@ -209,21 +208,4 @@ def _launch(folder: Path, rest_port: int, taskmanagers: int, slots: int, die_wit
     identity = processes.identity(process.pid)
     if identity is None:
         raise ClusterError(f"the cluster's supervisor ended at once: see {folder / 'log'}")
-    state = ClusterState(process.pid, identity, rest_port, taskmanagers, slots)
-    write_state(folder, state)
-    return state
-
-
-def write_state(folder: Path, state: ClusterState) -> None:
-    """Write `cluster.json`, all of it or nothing."""
-    temporary = folder / f"cluster.json.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(state)) + "\n", "utf-8")
-    temporary.replace(folder / "cluster.json")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One start at a time in a folder, over all processes."""
-    with (folder / "cluster.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return ClusterState(process.pid, identity, rest_port, taskmanagers, slots)

@@ -1,10 +1,11 @@
 """The supervisor of a local cluster: starts its processes, and starts again what dies, until it is told to end.
 
-`python -m flink_jobs.local.cluster_supervisor FOLDER`. When it is killed the kernel kills its processes with it.
+`python -m flink_jobs.local.cluster_supervisor FOLDER REST_PORT TASKMANAGERS SLOTS`. When it is killed the kernel kills
+its processes with it.
 """
 
 import contextlib
-import json
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from flink_jobs.documents import write_document
 from flink_jobs.local import processes
-from flink_jobs.local.cluster import ClusterProcess, ClusterState, write_state
+from flink_jobs.local.cluster import STATE, ClusterProcess, ClusterState
 from flink_jobs.local.cluster_files import java_command
 
 POLL_S = 0.2
@@ -26,16 +28,18 @@ class Supervisor:
     """Keeps the processes of one cluster running.
 
     Args:
-        folder: The cluster's, with `order.json` and all configuration in it.
+        folder: The cluster's, with all configuration in it.
+        rest_port: Of the JobManager.
+        taskmanagers: How many.
+        slots: Of each.
     """
 
-    def __init__(self, folder: Path) -> None:
-        order = json.loads((folder / "order.json").read_text("utf-8"))
-        self._folder, self._slots = folder, int(order["slots"])
+    def __init__(self, folder: Path, rest_port: int, taskmanagers: int, slots: int) -> None:
         own = processes.identity(os.getpid())
         assert own is not None
-        self._state = ClusterState(os.getpid(), own, **order)
-        self._names = ["zookeeper", "jobmanager", *(f"taskmanager-{n + 1}" for n in range(order["taskmanagers"]))]
+        self._folder = folder
+        self._state = ClusterState(os.getpid(), own, rest_port, taskmanagers, slots)
+        self._names = ["zookeeper", "jobmanager", *(f"taskmanager-{n + 1}" for n in range(taskmanagers))]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._records: dict[str, ClusterProcess] = {}
         self._ended = False
@@ -61,7 +65,7 @@ class Supervisor:
         log = self._folder / "log" / f"{name}.out"
         with log.open("ab") as out:
             process = processes.launch(
-                java_command(self._folder, role, name, self._slots),
+                java_command(self._folder, role, name, self._state.slots),
                 self._folder,
                 out,
                 die_with_parent=True,
@@ -70,7 +74,8 @@ class Supervisor:
         self._running[name] = process
         starts = self._records[name].starts + 1 if name in self._records else 1
         self._records[name] = ClusterProcess(name, process.pid, processes.identity(process.pid) or "", starts)
-        write_state(self._folder, ClusterState(**{**vars(self._state), "processes": list(self._records.values())}))
+        state = dataclasses.replace(self._state, processes=list(self._records.values()))
+        write_document(self._folder / STATE, dataclasses.asdict(state))
 
     def _end(self, _number: int, _frame: FrameType | None) -> None:
         self._ended = True
@@ -99,4 +104,4 @@ def _end_group(group: int) -> None:
 
 
 if __name__ == "__main__":
-    Supervisor(Path(sys.argv[1])).run()
+    Supervisor(Path(sys.argv[1]), *map(int, sys.argv[2:])).run()

@@ -1,13 +1,15 @@
 """Processes we start beside ours, and ports for them: told apart from later ones with the same number (Linux)."""
 
 import ctypes
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +53,14 @@ def launch(
     )
     _children[process.pid] = process
     return process
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """One at a time, over all processes; the others wait. The lock goes with its process, however that ends."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def identity(pid: int) -> str | None:
