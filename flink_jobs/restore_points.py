@@ -1,5 +1,6 @@
 """A checkpoint or savepoint on this machine: where it is, and Flink's own reading of its metadata."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -57,6 +58,13 @@ def load_metadata(restore_point: str) -> Any:
             stream.close()
     except Py4JJavaError as error:
         raise RestorePointError(f"{folder}/_metadata cannot be read: {java_cause(error)}") from error
+
+
+def operator_handles(metadata: Any) -> Iterator[Any]:
+    """Java handles of what operators themselves keep (not by key), of all operators and subtasks."""
+    for operator in metadata.getOperatorStates().toArray():
+        for subtask in operator.getStates().toArray():
+            yield from subtask.getManagedOperatorState().toArray()
 
 
 def java_cause(error: Any) -> str:

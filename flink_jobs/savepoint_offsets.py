@@ -6,7 +6,7 @@ Offsets committed to Kafka lag behind: a stopped source ends before its last com
 import struct
 
 from flink_jobs.documents import read_document, write_document
-from flink_jobs.restore_points import all_bytes, folder_of, load_metadata
+from flink_jobs.restore_points import all_bytes, folder_of, load_metadata, operator_handles
 
 _READER_STATE = "SourceReaderState"
 _FILE = "offsets.json"
@@ -28,13 +28,11 @@ def kept_offsets(restore_point: str) -> dict[int, int] | None:
 def source_offsets(restore_point: str) -> dict[int, int]:
     """The offset of the next record of each partition; needs Flink's JVM in this process."""
     found: dict[int, int] = {}
-    for operator in load_metadata(restore_point).getOperatorStates().toArray():
-        for subtask in operator.getStates().toArray():
-            for handle in subtask.getManagedOperatorState().toArray():
-                places = handle.getStateNameToPartitionOffsets().get(_READER_STATE)
-                if places is not None:
-                    content = all_bytes(handle)
-                    found.update(_split(content, offset) for offset in places.getOffsets())
+    for handle in operator_handles(load_metadata(restore_point)):
+        places = handle.getStateNameToPartitionOffsets().get(_READER_STATE)
+        if places is not None:
+            content = all_bytes(handle)
+            found.update(_split(content, offset) for offset in places.getOffsets())
     return found
 
 

@@ -58,7 +58,10 @@ def run_state_command(
         state = read_newest(pipeline, name, settings) if savepoint is None else read_state(savepoint)
     plan = FeaturePlan.build(pipeline)
     if entity is not None:
-        document = {**_place(state), **_described(plan, state, entity, at_ms)}
+        described = _described(plan, state, entity, at_ms)
+        if described is None:
+            raise CommandError(_unknown(state, entity))
+        document = {**_place(state), **described}
         show_json(document) if as_json else show_entity(document, plan)
         return
     with reading(state):
@@ -78,7 +81,7 @@ def run_state_diff_command(
     document: dict[str, Any] = {"pipeline": pipeline.name, "first": _place(states[0]), "second": _place(states[1])}
     document["layout_changes"] = _layout_changes(*states)
     if entity is not None:
-        told = [_described_or_none(plan, state, entity) for state in states]
+        told = [_described(plan, state, entity, None) for state in states]
         if told == [None, None]:
             raise CommandError(_unknown(states[0], entity))
         document |= {"entity": entity, "before": told[0], "after": told[1], "changes": entity_changes(*told)}
@@ -125,10 +128,11 @@ def _largest_share(summary: StateSummary) -> float | None:
     return max(shard.bytes for shard in summary.shards) * len(summary.shards) / total if total else None
 
 
-def _described(plan: FeaturePlan, state: ReadState, name: str, at_ms: int | None) -> dict[str, Any]:
+def _described(plan: FeaturePlan, state: ReadState, name: str, at_ms: int | None) -> dict[str, Any] | None:
+    """What is kept of an entity, and its features as of its newest event or another time; None if nothing is."""
     found = kept_entity(plan, state, name)
     if found is None:
-        raise CommandError(_unknown(state, name))
+        return None
     shard, entity, clocks = found
     described = describe_entity(plan, entity, clocks)
     answers = kept_answers(plan, entity, clocks, at_ms)
@@ -138,10 +142,6 @@ def _described(plan: FeaturePlan, state: ReadState, name: str, at_ms: int | None
         "features_as_of_ms": described["newest_event_ms"] if at_ms is None else at_ms,
         "features": {each: _as_json(value) for each, value in answers.items()},
     }
-
-
-def _described_or_none(plan: FeaturePlan, state: ReadState, name: str) -> dict[str, Any] | None:
-    return None if kept_entity(plan, state, name) is None else _described(plan, state, name, None)
 
 
 def _as_json(value: float | None) -> Any:

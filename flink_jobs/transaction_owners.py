@@ -12,7 +12,7 @@ from pathlib import Path
 from flink_jobs.console import CommandError
 from flink_jobs.job_run import ENDED, restore_points_in
 from flink_jobs.rest_client import ClusterRest
-from flink_jobs.restore_points import all_bytes, folder_of, load_metadata
+from flink_jobs.restore_points import all_bytes, folder_of, load_metadata, operator_handles
 from flink_jobs.running_mark import running_process
 from flink_jobs.settings import Settings
 from flink_jobs.submission import cluster_address
@@ -119,12 +119,7 @@ def _newest_checkpoint(folder: Path) -> tuple[str, bytes] | None:
     points = restore_points_in(folder)
     if not points:
         return None
-    content = [
-        all_bytes(handle)
-        for operator in load_metadata(points[-1]).getOperatorStates().toArray()
-        for subtask in operator.getStates().toArray()
-        for handle in subtask.getManagedOperatorState().toArray()
-    ]
+    content = [all_bytes(handle) for handle in operator_handles(load_metadata(points[-1]))]
     return str(folder_of(points[-1])), b"\0".join(content)
 
 
