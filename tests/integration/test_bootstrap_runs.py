@@ -26,7 +26,7 @@ from answers import (
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from jobs import kill_all
-from workloads import START_MS, make_topics, shoppers
+from workloads import START_MS, make_topics, shipped_as, shoppers
 
 from flink_jobs.answer_comparison import EARLIER_JOB
 from flink_jobs.bootstrap_command import Asked, begin_bootstrap, build, start_with
@@ -47,17 +47,6 @@ from udfs.wire_formats import EventDecoder, Refused
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-PIPELINE = """
-import dataclasses
-from flink_jobs.pipelines import load_pipeline
-from udfs.pipeline import Count, Sum
-shipped = load_pipeline("purchase")
-pipeline = dataclasses.replace(
-    shipped, name="{name}", predictions="{name}-predictions", dead_letters="{name}-dead-letters",
-    events=dataclasses.replace(shipped.events, topic="{name}-events"), include_features=True,
-    max_record_bytes=100_000, features=(*shipped.features, {more})
-)
-"""
 
 
 class Runs:
@@ -71,7 +60,9 @@ class Runs:
         make_topics(broker, self.pipeline)
 
     def define(self, more):
-        self.file.write_text(PIPELINE.format(name=self.name, more=more))
+        self.file.write_text(
+            shipped_as(self.name, f"include_features=True, features=(*shipped.features, {more})")
+        )
         self.pipeline = load_pipeline(str(self.file))
 
     @property

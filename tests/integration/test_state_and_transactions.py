@@ -14,7 +14,7 @@ import pytest
 from answers import read_events
 from jobs import JobProcess
 from typer.testing import CliRunner
-from workloads import make_topics, shoppers
+from workloads import make_topics, shipped_as, shoppers
 
 from flink_jobs.cli import app
 from flink_jobs.committed_reader import read_all
@@ -36,18 +36,10 @@ from udfs.wire_formats import EventDecoder, Refused
 
 pytestmark = pytest.mark.integration
 
-PIPELINE = """
-import dataclasses
-from flink_jobs.pipelines import load_pipeline
-from udfs.pipeline import Distinct, Mean
-shipped = load_pipeline("purchase")
-pipeline = dataclasses.replace(
-    shipped, name="{name}", predictions="{name}-predictions", dead_letters="{name}-dead-letters",
-    events=dataclasses.replace(shipped.events, topic="{name}-events"), max_record_bytes=100_000,
-    features=(*shipped.features, Mean("dwell_time_sec", window="2h", tile="10m"),
-              Distinct("page_id", window="2h", tile="10m")), model=dataclasses.replace(shipped.model),
-)
-"""
+CHANGES = """features=(
+        *shipped.features, Mean("dwell_time_sec", window="2h", tile="10m"),
+        Distinct("page_id", window="2h", tile="10m"),
+    ), model=dataclasses.replace(shipped.model),"""
 LEAVER = """
 import sys, time
 from confluent_kafka import Producer
@@ -70,7 +62,7 @@ class Looked:
     def __init__(self, broker, folder, name):
         self.broker, self.folder = broker, folder
         self.file = folder / f"{name}.py"
-        self.file.write_text(PIPELINE.format(name=name))
+        self.file.write_text(shipped_as(name, CHANGES))
         self.pipeline = load_pipeline(str(self.file))
         self.plan = FeaturePlan.build(self.pipeline)
         make_topics(broker, self.pipeline)

@@ -30,6 +30,27 @@ def named(pipeline, name, **changes):
     return dataclasses.replace(pipeline, name=name, events=events, include_features=True, **settings)
 
 
+def shipped_as(name, changes, imports=""):
+    """The text of a user's pipeline file: the shipped pipeline under a name and with topics of its own.
+
+    Args:
+        name: Its name.
+        changes: Further arguments of `dataclasses.replace`.
+        imports: Further lines above the definition.
+    """
+    return f"""
+import dataclasses
+from flink_jobs.pipelines import load_pipeline
+from udfs.pipeline import *
+{imports}
+shipped = load_pipeline("purchase")
+pipeline = dataclasses.replace(
+    shipped, name="{name}", predictions="{name}-predictions", dead_letters="{name}-dead-letters",
+    events=dataclasses.replace(shipped.events, topic="{name}-events"), max_record_bytes=100_000, {changes}
+)
+"""
+
+
 def settings_of(broker, folder, **changes):
     """Settings of a job that fails at its first failure, unless told otherwise."""
     return Settings(**{"bootstrap": broker.bootstrap, "home": folder, "restart_attempts": 0, **changes})
