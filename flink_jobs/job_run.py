@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
-from flink_jobs.environment import create_environment
+from flink_jobs.environment import create_environment, planning
 from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
@@ -285,12 +285,13 @@ def add_job(
         state_files: States to begin with, of every shard; none are empty states.
         is_shipped: Whether workers find the model in the code that comes with the job; otherwise in the same folder.
     """
-    if engine == SQL:
-        statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
-    else:
-        folder = None if is_shipped else model
-        statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
-    statements.attach_as_datastream()
+    with planning():
+        if engine == SQL:
+            statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
+        else:
+            folder = None if is_shipped else model
+            statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
+        statements.attach_as_datastream()
 
 
 def show_start(
