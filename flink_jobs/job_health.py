@@ -8,7 +8,7 @@ from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.lost_commits import COUNTER, lost_commits, refused_commits
 from flink_jobs.rest_client import CheckpointStats
-from flink_jobs.topics import sink_ids
+from flink_jobs.topics import group_id
 
 RUNNING = "RUNNING"
 
@@ -108,7 +108,7 @@ def _lag(job: JobRun, topic: str | None) -> list[PartitionLag]:
 def _lost(job: JobRun, refused: int, restarts: int) -> list[str]:
     if not refused and not restarts:  # the counter has seen everything
         return []
-    named = refused_commits(job.rest.cluster, sink_ids(job.pipeline, job.engine))
+    named = refused_commits(job.rest.cluster, group_id(job.pipeline, job.engine))
     if refused and not named:
         return [f"{refused} that no log names"]
     prepare_process(job.settings.logs)  # asking for transactions needs Kafka's Java client

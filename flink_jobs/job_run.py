@@ -12,7 +12,6 @@ from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
 from flink_jobs.rest_client import CheckpointStats, RestError
-from flink_jobs.route_job import build_route, events_start, route_start
 from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
@@ -317,12 +316,8 @@ def add_job(
             statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
         else:
             folder = None if is_shipped else model
-            begin = events_start(pipeline, settings, start_from)
-            statements = build_scoring_job(environment, pipeline, folder, settings, begin, state_files)
+            statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
         statements.attach_as_datastream()
-        if has_route(pipeline, engine):
-            begin = route_start(pipeline, settings, start_from)
-            build_route(environment, pipeline, settings, begin).attach_as_datastream()
 
 
 def show_start(

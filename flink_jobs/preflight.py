@@ -33,6 +33,7 @@ def preflight(pipeline: Pipeline, settings: Settings) -> None:
         PreflightError: Naming what is wrong and what to do.
     """
     check_model(pipeline)
+    check_guarantee(pipeline, settings)
     check_folder(settings.checkpoints)
     check_kafka(pipeline, settings)
 
@@ -71,6 +72,16 @@ def check_model(pipeline: Pipeline) -> OnnxModel:
         return open_model(pipeline, folder)
     except (ModelMismatchError, ModelRefusedError) as error:
         raise PreflightError(str(error)) from error
+
+
+def check_guarantee(pipeline: Pipeline, settings: Settings) -> None:
+    """Whether events that come from sources are in their topic once."""
+    if pipeline.events.sources and settings.guarantee != "exactly-once":
+        raise PreflightError(
+            f"setting guarantee is {settings.guarantee}, and {pipeline.name} has sources: after a failure their "
+            "records would be in its events' topic twice, and count twice; leave it at exactly-once, and lower "
+            "checkpoint_interval_ms to see answers sooner"
+        )
 
 
 def check_folder(folder: Path) -> None:

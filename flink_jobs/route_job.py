@@ -1,6 +1,6 @@
 """The hop before the scoring of a pipeline with sources, in the same job.
 
-    Kafka source  -> gather (JVM) -> route (Python)    -> Kafka sink
+    Kafka source  -> gather (JVM) -> route (Python)    -> the job's Kafka sink
     all sources      in order of     decode, pick the     the events' topic, keyed by the entity;
                      arrival         fields, encode       dead letters
 
@@ -10,7 +10,7 @@ What it writes is seen, by the scoring too, with the next checkpoint. It has no 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flink_jobs.jvm_operators import gathered_batches, output_rows
+from flink_jobs.jvm_operators import gathered_batches
 from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends, topic_starts
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
@@ -20,7 +20,6 @@ from flink_jobs.topics import (
     LATEST,
     is_offsets,
     offsets_text,
-    route_ddl,
     route_id,
     routed_sources_ddl,
 )
@@ -30,39 +29,37 @@ from udfs.wire_formats import HEADER
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
-    from pyflink.datastream import StreamExecutionEnvironment
-    from pyflink.table import StatementSet
+    from pyflink.datastream import DataStream
+    from pyflink.table import StreamTableEnvironment
 
 ROUTE_UID = "route-v1"
-_SOURCES, _ROUTED, _EVENTS = "millrace_sources", "millrace_routed", "millrace_routed_events"
+_SOURCES = "millrace_sources"
 STEP_OFFSETS = 1_000
 Place = tuple[str, int]
 """Topic and partition."""
 
 
-def build_route(
-    environment: "StreamExecutionEnvironment", pipeline: Pipeline, settings: Settings, start_from: str
-) -> "StatementSet":
-    """Add the hop to the environment, behind the job: so that has the same uids with the hop and without.
+def routed_batches(
+    tables: "StreamTableEnvironment", pipeline: Pipeline, settings: Settings, start_from: str
+) -> "DataStream":
+    """The records of a pipeline's sources as batches of output records: events and dead letters.
+
+    They leave by the sink of the predictions. So the hop and the scoring fail and start again together, as they must:
+    PyFlink gives the subtasks in a slot one Python process, which a restart of some of them does not replace.
 
     Args:
-        environment: Has the scoring job, attached.
+        tables: Of the job.
         pipeline: Its events have sources.
         settings: How to run it.
-        start_from: Where to begin in the sources without a checkpoint, from `route_start`.
-
-    Returns:
-        The statement set, to be attached.
+        start_from: Where the job begins without a checkpoint.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream
-    from pyflink.table import StreamTableEnvironment
 
     from flink_jobs.operators import RouteRecords
 
-    tables = StreamTableEnvironment.create(environment)
-    tables.execute_sql(routed_sources_ddl(_SOURCES, pipeline, settings, start_from))
-    tables.execute_sql(route_ddl(_EVENTS, pipeline, settings))
+    begin = route_start(pipeline, settings, start_from)
+    tables.execute_sql(routed_sources_ddl(_SOURCES, pipeline, settings, begin))
     numbers = " ".join(
         f"WHEN '{source.topic}' THEN {number * SOURCE_STEP}" for number, source in enumerate(pipeline.events.sources)
     )
@@ -71,10 +68,7 @@ def build_route(
     # one shard: records of all sources stay in the order in which they came
     batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1)
     routed = DataStream(batches).process(RouteRecords(pipeline), Types.PRIMITIVE_ARRAY(Types.BYTE()))
-    output_rows(tables, routed.uid(ROUTE_UID).name("route"), "route-records", _EVENTS, _ROUTED)
-    statements = tables.create_statement_set()
-    statements.add_insert_sql(f"INSERT INTO {_EVENTS} SELECT * FROM {_ROUTED}")  # noqa: S608  # names of our own
-    return statements
+    return routed.uid(ROUTE_UID).name("route")
 
 
 def events_start(pipeline: Pipeline, settings: Settings, start_from: str) -> str:

@@ -5,7 +5,7 @@
                     array, every batch_ms      one byte array a batch            taken apart in the JVM
 
 The SQL at both ends is frozen and generic: its operators have counters for uids, so every later change happens in
-Python or in operators with uids of their own.
+Python or in operators with uids of their own. A pipeline with sources has a hop before this: `route_job`.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import gathered_batches, output_rows
+from flink_jobs.route_job import events_start, routed_batches
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
@@ -54,9 +55,12 @@ def build_scoring_job(
     Returns:
         The statement set, to be attached to the environment before `execute_async`.
     """
-    tables, scored = scored_batches(environment, pipeline, model_folder, settings, start_from, state_files)
+    begin = events_start(pipeline, settings, start_from)
+    tables, outputs = scored_batches(environment, pipeline, model_folder, settings, begin, state_files)
+    if pipeline.events.sources:
+        outputs = outputs.union(routed_batches(tables, pipeline, settings, start_from))
     tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
-    return _write(tables, scored)
+    return _write(tables, outputs)
 
 
 def scored_batches(
@@ -124,9 +128,9 @@ def _score(batches: "KeyedStream", score: "ScoreBatches") -> "DataStream":
     return scored.uid(SCORE_UID).name("score")
 
 
-def _write(tables: "StreamTableEnvironment", scored: "DataStream") -> "StatementSet":
+def _write(tables: "StreamTableEnvironment", outputs: "DataStream") -> "StatementSet":
     """Output records, one by one, into the sink."""
-    output_rows(tables, scored, "records", _OUTPUTS, _SCORED)
+    output_rows(tables, outputs, "records", _OUTPUTS, _SCORED)
     statements = tables.create_statement_set()
     statements.add_insert_sql(f"INSERT INTO {_OUTPUTS} SELECT * FROM {_SCORED}")  # noqa: S608  # names of our own
     return statements

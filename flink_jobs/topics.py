@@ -33,8 +33,6 @@ def parse_engine(text: str) -> Engine:
     return SQL if text == SQL else STREAM
 
 
-ROUTE = ".route"
-"""What follows a run's name in ids of the hop before it; no pipeline's name has a dot."""
 JOBS = "millrace-"
 """What names of jobs, consumer groups and transactional ids begin with; the run's name follows."""
 
@@ -55,18 +53,13 @@ def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
 
 
 def route_id(pipeline: Pipeline) -> str:
-    """Consumer group, and prefix of transactional ids, of the hop that takes sources to the events' topic."""
-    return f"{group_id(pipeline)}{ROUTE}"
+    """The consumer group of the hop that takes sources to the events' topic."""
+    return f"{group_id(pipeline)}.route"  # no pipeline's name has a dot
 
 
 def has_route(pipeline: Pipeline, engine: Engine = STREAM) -> bool:
     """Whether a job takes records of sources to the events' topic: one job of a pipeline does, that of DataStream."""
     return engine == STREAM and len(pipeline.events.sources) > 0
-
-
-def sink_ids(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
-    """The prefixes of a job's transactional ids."""
-    return [group_id(pipeline, engine), *([route_id(pipeline)] if has_route(pipeline, engine) else [])]
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
@@ -199,35 +192,26 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
 
 def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
-    prefix = group_id(pipeline, engine) if settings.guarantee == "exactly-once" else None
-    return _sink_ddl(table, pipeline.predictions, prefix, pipeline, settings)
-
-
-def route_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
-    """The table of the events that come from sources. It is transactional always: one twice would be counted twice."""
-    return _sink_ddl(table, pipeline.events.topic, route_id(pipeline), pipeline, settings)
-
-
-def _sink_ddl(table: str, topic: str, id_prefix: str | None, pipeline: Pipeline, settings: Settings) -> str:
+    routed = [pipeline.events.topic] if has_route(pipeline, engine) else []
     options = {
         "connector": "kafka",
-        "topic": f"{topic};{pipeline.dead_letters}",
+        "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed]),
         **_client_options(settings),
         "key.format": "raw",
         "key.fields": "key",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
-        "sink.delivery-guarantee": "at-least-once" if id_prefix is None else "exactly-once",
+        "sink.delivery-guarantee": settings.guarantee,
         # exactly-once records are seen at the next checkpoint, however long the producer gathers them
-        "properties.linger.ms": "2" if id_prefix is None else "20",
+        "properties.linger.ms": "20" if settings.guarantee == "exactly-once" else "2",
         "properties.batch.size": "131072",
         "properties.compression.type": "lz4",
         # the event limit, its dead letter's headers, and room for the envelope
         "properties.max.request.size": str(pipeline.max_record_bytes + 65_536),
     }
-    if id_prefix is not None:
+    if settings.guarantee == "exactly-once":
         # stable over restarts, so that what a killed run left open is aborted by the next
-        options["sink.transactional-id-prefix"] = id_prefix
+        options["sink.transactional-id-prefix"] = group_id(pipeline, engine)
         options["properties.transaction.timeout.ms"] = str(settings.transaction_timeout_ms)
     return f"""CREATE TABLE {table} (
     `topic` STRING NOT NULL METADATA,
