@@ -21,7 +21,7 @@ from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncod
 
 Features = npt.NDArray[np.float64]
 
-DECODE, FEATURES, MODEL, ENCODE = "decode", "features", "model", "encode"
+DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
 """Where on its way a record became a dead letter."""
 _NO_SCORES = np.empty(0)
 

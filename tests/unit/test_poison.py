@@ -5,35 +5,16 @@ import dataclasses
 import msgspec
 import numpy as np
 import pytest
+from fragile_shop import fragile
 from wire_records import PURCHASE, Shard, batch_of, encoder_of, headers_of, shopper_records, value_of
 
 from flink_jobs.training import compute_features
 from udfs.naive_features import NaiveFeatures
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Count, Custom, Value
 from udfs.wire_formats import ENVELOPE_BYTES, EventDecoder, PredictionEncoder, Refused
 
 
-class LongestLook(Custom):
-    """The longest look of the window; it cannot stand an unlucky number among them."""
-
-    def init(self):
-        return []
-
-    def add(self, state, value, event_time_ms):
-        if value == 13.0:
-            raise ZeroDivisionError("unlucky")
-        return [*state, value]
-
-    def value(self, state):
-        return max(state)
-
-
-FRAGILE = dataclasses.replace(
-    PURCHASE,
-    features=[LongestLook("dwell_time_sec", window="1m"), Count(window="1h"), Value("dwell_time_sec")],
-    include_features=True,
-)
+FRAGILE = fragile("fragile")
 
 
 class Any:
