@@ -36,7 +36,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
     public OutputRecords(
             Object[] references, StreamTask task, StreamConfig config, Output output, ProcessingTimeService timers)
             throws Exception {
-        deadLetters = StringData.fromString((String) references[0]);
+        deadLetters = BinaryStringData.fromString((String) references[0]);
         limit = new DeadLetterLimit(((Integer) references[1]).intValue(), ((Integer) references[2]).intValue());
         this.setup(task, config, output);
         this.setProcessingTimeService(timers);
@@ -106,7 +106,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
     }
 
     private static String text(Map headers, String name) {
-        return new String((byte[]) headers.get(StringData.fromString(name)), StandardCharsets.UTF_8);
+        return new String((byte[]) headers.get(BinaryStringData.fromString(name)), StandardCharsets.UTF_8);
     }
 
     private static int placeOf(String name, StringData[] names) {

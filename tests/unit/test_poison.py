@@ -13,7 +13,6 @@ from udfs.naive_features import NaiveFeatures
 from udfs.output_batch import read_outputs
 from udfs.wire_formats import ENVELOPE_BYTES, EventDecoder, PredictionEncoder, Refused
 
-
 FRAGILE = fragile("fragile")
 
 
