@@ -93,8 +93,7 @@ def read_marks(pipeline: Pipeline, settings: Settings, letters_id: str) -> Marks
 def _marks(messages: Iterable[Message], letters_id: str) -> Iterable[Mark]:
     for message in messages:
         key: Any = message.key() or b""
-        name, _, place = bytes(key).decode("utf-8", "replace").partition("/")
-        partition, _, offset = place.partition("/")
+        name, partition, offset = bytes(key).decode("utf-8", "replace").rsplit("/", 2)  # the id may have slashes, too
         if name != letters_id:
             continue
         value: Any = message.value() or b""

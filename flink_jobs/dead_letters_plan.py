@@ -27,11 +27,13 @@ class Replayable:
         source: Its place in the events topic.
         letters: Places of its dead letters: several where a job with at-least-once repeated itself.
         size_bytes: Of key and value as the first letter has them.
+        time_ms: When it came, as it will say again.
     """
 
     source: Place
     letters: list[Place]
     size_bytes: int
+    time_ms: int
 
 
 @dataclass
@@ -75,7 +77,7 @@ def plan_replay(
                 plan.left_out[why] += 1
                 continue
             size = len(letter.key or b"") + len(letter.value or b"")
-            known[same] = Replayable(letter.source, [letter.place], size)
+            known[same] = Replayable(letter.source, [letter.place], size, letter.time_ms)
             plan.reasons[letter.reason] += 1
     plan.records = sorted(known.values(), key=lambda record: record.source)
     return plan

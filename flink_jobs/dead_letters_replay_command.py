@@ -1,6 +1,7 @@
 """`millrace dead-letters replay`: what would be fed again and what not, the question, the replay."""
 
 import sys
+import time
 
 import typer
 
@@ -10,6 +11,7 @@ from flink_jobs.dead_letters_command import reading
 from flink_jobs.dead_letters_plan import COUNTED, REFUSED, ReplayPlan, plan_replay
 from flink_jobs.dead_letters_reading import LetterBox, open_letter_box
 from flink_jobs.dead_letters_replay import Replay, replay
+from flink_jobs.kafka_admin import retention_ms
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
@@ -38,6 +40,7 @@ def run_replay_command(
         plan = plan_replay(box, wanted, also_refused=also_refused, also_counted=also_counted, looked=looked)
     if not as_json:
         _show_plan(plan, pipeline)
+        _warn_of_retention(plan, pipeline, settings)
     done = Replay()
     if plan.records and not dry_run:
         if not yes and not typer.confirm(f"feed {len(plan.records):,} records to {pipeline.events.topic}?", err=True):
@@ -67,6 +70,19 @@ def _show_plan(plan: ReplayPlan, pipeline: Pipeline) -> None:
     for why, count in plan.left_out.most_common():
         option = f" ({_OPTIONS[why]})" if why in _OPTIONS else ""
         show(f"{count:,} left out: {why}{option}")
+
+
+def _warn_of_retention(plan: ReplayPlan, pipeline: Pipeline, settings: Settings) -> None:
+    """Kafka deletes by a record's own timestamp, which a record that is fed again has from then."""
+    kept_ms = retention_ms(settings.bootstrap, pipeline.events.topic, settings.kafka_properties)
+    oldest_ms = time.time_ns() // 1_000_000 - kept_ms
+    old = sum(record.time_ms < oldest_ms for record in plan.records)
+    if kept_ms >= 0 and old:
+        say(
+            f"{old:,} came longer ago than {pipeline.events.topic} keeps records: have the job run meanwhile, or Kafka "
+            "may delete them again before they are read",
+            style="yellow",
+        )
 
 
 def _show_done(done: Replay, name: str, pipeline: Pipeline, *, planned: bool, dry_run: bool) -> None:

@@ -185,12 +185,12 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
                 counts[gone]--;
                 dead--;
             }
-            byte came = refused ? numberOf(reason) : 0;
-            if (came != 0) {
-                counts[came]++;
+            last[next] = 0;
+            if (refused) {
+                last[next] = numberOf(reason);
+                counts[last[next]]++;
                 dead++;
             }
-            last[next] = came;
             next++;
             if (next == last.length) {
                 next = 0;

@@ -193,18 +193,19 @@ def test_records_are_fed_in_the_order_in_which_they_came():
 @examples(50)
 @given(st.lists(st.integers(0, 50)), st.integers(1, 5), st.integers(1, 100))
 def test_chunks_hold_all_records_in_order_and_are_bounded(sizes, most, most_bytes):
-    records = [Replayable((0, number), [], size) for number, size in enumerate(sizes)]
+    records = [Replayable((0, number), [], size, START_MS) for number, size in enumerate(sizes)]
     found = list(chunks(records, most, most_bytes))
     assert [each for chunk in found for each in chunk] == records
     assert all(len(chunk) <= most for chunk in found)
     assert all(len(chunk) == 1 or sum(each.size_bytes for each in chunk) <= most_bytes for chunk in found)
 
 
-def test_a_mark_reads_as_it_was_written_and_only_for_the_topic_it_is_of():
+@pytest.mark.parametrize("topic_id", ["AAAAAAAAAAEAAAAAAAAAAg", "+/AA/AA/AAE//AAAAAAAA/"])
+def test_a_mark_reads_as_it_was_written_and_only_for_the_topic_it_is_of(topic_id):
     mark = Mark((3, 7), (2, 99), 2, START_MS)
-    key, value = mark_record(mark, "topic-id", "user-events")
+    key, value = mark_record(mark, topic_id, "user-events")
     message = Message((0, 0), key, value, None, START_MS)
-    assert list(_marks([message], "topic-id")) == [mark]
+    assert list(_marks([message], topic_id)) == [mark]
     assert list(_marks([message], "another-id")) == []
     known = Marks()
     known.add(mark)
