@@ -24,7 +24,7 @@ from flink_jobs.parity_rows import EngineRows, ParityInput, Record, spool_input
 from flink_jobs.reconciliation import Ledger
 from flink_jobs.settings import Settings
 from flink_jobs.submission import submit_job
-from flink_jobs.topics import group_id, topic_specs
+from flink_jobs.topics import group_id, sink_ids, topic_specs
 from flink_jobs.transactions import blocked_partitions, open_transactions
 from udfs.pipeline import Pipeline
 
@@ -119,7 +119,7 @@ def run_certify(
             step("stopping the job with a savepoint")
             if caught_up:
                 lab.job.stop()
-            lost = lost_commits(settings, refused_commits(lab.job.rest.cluster, group_id(plan.pipeline)))
+            lost = lost_commits(settings, refused_commits(lab.job.rest.cluster, sink_ids(plan.pipeline)))
         finally:
             for each in (sender, watch, reader):
                 each.stop()

@@ -169,7 +169,7 @@ def wanted_of(
     Raises:
         CommandError: One of them is none; names it.
     """
-    for given, known, option in ((reasons, REASONS, "--reason"), (stages, STAGES, "--stage")):
+    for given, known, option in ((reasons, REASONS, "--reason"), (stages, ("route", *STAGES), "--stage")):
         for each in given or ():
             if each not in known:
                 raise CommandError(f"{option} is {each!r}: it is one of {', '.join(known)}")

@@ -15,6 +15,7 @@ from udfs.wire_formats import Refused
 REPLAYED = "replayed before"
 COUNTED = "in the state already: fed again, later events would count them twice"
 REFUSED = "refused by today's decoder, too"
+ROUTED = "refused on their way to the events topic: they are fed to their own topics by whoever writes those"
 GONE = "cut, and their records are no longer in the events topic"
 _BLOCK = 1_000
 
@@ -88,6 +89,8 @@ def _left_out(
 ) -> str | None:
     if letter.place in box.marks.by_letter:
         return REPLAYED
+    if letter.stage == "route":
+        return ROUTED
     if letter.is_counted and not also_counted:
         return COUNTED
     if letter.cut and original is None:

@@ -107,7 +107,7 @@ class _Trial:
     def run(self, minutes: float, step: Callable[[str], None]) -> DryRunComparison:
         try:
             wait_until_running(self._trial, self._read)
-            begins = source_offsets(self._savepoint)
+            begins = source_offsets(self._savepoint, self._pipeline.events.topic)
             step(f"both run; comparing their answers for {minutes:g} min")
             self._read_until(time.monotonic() + 60.0 * minutes, {})
             ends = self._ends()

@@ -1,8 +1,10 @@
 """Flink's environment and configuration, in one place: the JVM, the mini-cluster, checkpoints, the Python worker."""
 
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -199,3 +201,20 @@ def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> 
     environment.set_max_parallelism(MAX_PARALLELISM)
     environment.add_jars(connector_jar().absolute().as_uri())
     return environment
+
+
+@contextlib.contextmanager
+def planning() -> Iterator[None]:
+    """While a job is planned, only the planning thread speaks to the JVM.
+
+    The planner keeps what it needs in the Java thread that serves it. Python's cyclic collector, in whatever thread it
+    strikes, tells the JVM of freed objects over a second connection, and the two may be swapped: the planner then fails
+    with a NullPointerException (FLINK-23020).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -12,6 +12,8 @@ MOST_RESTARTS = 2
 START_S = 420.0
 """How long a job may take where no limit is asked for."""
 POLL_S = 0.2
+NAMED_WITHIN_S = 10.0
+"""Flink counts a restart at once, but shows why only when it looks at the job anew, every three seconds."""
 
 
 class RestartsError(JobFailedError):
@@ -50,7 +52,14 @@ def _works(job: JobRun) -> bool:
         if job.checkpoints().completed:
             return True
         if (restarts := job.rest.restarts()) > MOST_RESTARTS:
-            raise RestartsError(job.failure() or "it restarts again and again, and names no failure", restarts)
+            raise RestartsError(_why_it_restarts(job), restarts)
     except RestError:  # a JobManager that is being replaced
         pass
     return False
+
+
+def _why_it_restarts(job: JobRun) -> str:
+    deadline = time.monotonic() + NAMED_WITHIN_S
+    while (cause := job.failure()) is None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return cause or "it restarts again and again, and names no failure"

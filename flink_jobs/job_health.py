@@ -8,28 +8,30 @@ from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.lost_commits import COUNTER, lost_commits, refused_commits
 from flink_jobs.rest_client import CheckpointStats
-from flink_jobs.topics import group_id
+from flink_jobs.topics import sink_ids
 
 RUNNING = "RUNNING"
 
 
 @dataclass(frozen=True)
 class PartitionLag:
-    """One partition of the events topic.
+    """One partition of a topic that the job reads.
 
     Attributes:
+        topic: Of the events, or a source of them.
         partition: Its number.
         end: Offset behind its last committed record.
         done: Offset up to which a completed checkpoint covers it.
     """
 
+    topic: str
     partition: int
     end: int
     done: int
 
     @property
     def lag(self) -> int:
-        """Events that no checkpoint covers yet."""
+        """Records that no checkpoint covers yet."""
         return max(0, self.end - self.done)
 
 
@@ -46,7 +48,7 @@ class JobHealth:
         checkpoints: Its checkpoints.
         checkpoint_age_s: Since the last complete one began; None before the first.
         events_per_s: Read by the source, a mean over the last minute.
-        lag: By partition; None where Kafka does not answer.
+        lag: By partition, of sources first if there are any; None where Kafka does not answer.
         refused_commits: Transactions that Kafka refused to commit since the last restart, by Flink's counter.
         lost_commits: Those refused that are not committed: their answers are lost. All that were refused, where no log
             names them.
@@ -79,8 +81,7 @@ def health_of(job: JobRun) -> JobHealth:
     rest, now_ms = job.rest, time.time() * 1_000
     state, stats, restarts, refused = rest.status(), rest.checkpoints(), rest.restarts(), rest.total(COUNTER)
     try:
-        done, ends = job.offsets()
-        lag = [PartitionLag(partition, end, max(0, done.get(partition, 0))) for partition, end in sorted(ends.items())]
+        lag = [each for topic in (*job.sources, None) for each in _lag(job, topic)]
     except KafkaAdminError:
         lag = None
     return JobHealth(
@@ -98,10 +99,16 @@ def health_of(job: JobRun) -> JobHealth:
     )
 
 
+def _lag(job: JobRun, topic: str | None) -> list[PartitionLag]:
+    done, ends = job.offsets(topic)
+    name = topic or job.pipeline.events.topic
+    return [PartitionLag(name, number, end, max(0, done.get(number, 0))) for number, end in sorted(ends.items())]
+
+
 def _lost(job: JobRun, refused: int, restarts: int) -> list[str]:
     if not refused and not restarts:  # the counter has seen everything
         return []
-    named = refused_commits(job.rest.cluster, group_id(job.pipeline, job.engine))
+    named = refused_commits(job.rest.cluster, sink_ids(job.pipeline, job.engine))
     if refused and not named:
         return [f"{refused} that no log names"]
     prepare_process(job.settings.logs)  # asking for transactions needs Kafka's Java client

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
-from flink_jobs.environment import create_environment
+from flink_jobs.environment import create_environment, planning
 from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
 from flink_jobs.pipelines import model_folder
 from flink_jobs.rest_client import CheckpointStats, RestError
+from flink_jobs.route_job import build_route, events_start, route_start
 from flink_jobs.savepoint_offsets import keep_offsets
 from flink_jobs.scoring_job import build_scoring_job
 from flink_jobs.settings import Settings
@@ -19,6 +20,7 @@ from flink_jobs.sql_job import BUNDLE_MS as SQL_BUNDLE_MS
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
 from flink_jobs.sql_job import build_sql_job
 from flink_jobs.state_files import StateFile
+from flink_jobs.topic_scan import record_ends
 from flink_jobs.topics import (
     COMMITTED,
     EARLIEST,
@@ -26,9 +28,11 @@ from flink_jobs.topics import (
     STREAM,
     Engine,
     group_id,
+    has_route,
     is_offsets,
     job_name,
     parse_offsets,
+    route_id,
     run_name,
 )
 from udfs.pipeline import Pipeline
@@ -86,22 +90,35 @@ class JobRun:
         return self.rest.checkpoints()
 
     def lag(self) -> int:
-        """Events in the topic that no completed checkpoint has covered yet."""
-        return _distance(*self.offsets())
+        """Events in the topic, and records of sources, that no completed checkpoint has covered yet."""
+        return sum(_distance(*self.offsets(topic)) for topic in (*self.sources, None))
 
-    def offsets(self) -> tuple[dict[int, int], dict[int, int]]:
-        """By partition, up to where a completed checkpoint has come, and where the topic ends."""
-        return self._committed(), self._ends()
+    @property
+    def sources(self) -> list[str]:
+        """Topics whose records this job takes to the events' topic."""
+        routed = has_route(self.pipeline, self.engine)
+        return [source.topic for source in self.pipeline.events.sources] if routed else []
 
-    def _ends(self) -> dict[int, int]:
+    def offsets(self, topic: str | None = None) -> tuple[dict[int, int], dict[int, int]]:
+        """By partition, up to where a completed checkpoint has come, and where the topic ends.
+
+        Args:
+            topic: One of `sources`; None means that of the events.
+        """
+        return self._committed(topic), self._ends(topic)
+
+    def _ends(self, topic: str | None = None) -> dict[int, int]:
         kafka = self.settings
-        return topic_ends(
-            kafka.bootstrap, self.pipeline.events.topic, kafka.kafka_properties, isolation="read_committed"
-        )
+        topic = topic or self.pipeline.events.topic
+        return topic_ends(kafka.bootstrap, topic, kafka.kafka_properties, isolation="read_committed")
 
-    def _committed(self) -> dict[int, int]:
-        settings, topic = self.settings, self.pipeline.events.topic
-        group = group_id(self.pipeline, self.engine)
+    def _record_ends(self, topic: str) -> dict[int, int]:
+        return record_ends(self.settings.bootstrap, self.settings.kafka_properties, topic)
+
+    def _committed(self, topic: str | None = None) -> dict[int, int]:
+        settings = self.settings
+        group = group_id(self.pipeline, self.engine) if topic is None else route_id(self.pipeline)
+        topic = topic or self.pipeline.events.topic
         return committed_offsets(settings.bootstrap, group, topic, settings.kafka_properties)
 
     def raise_if_ended(self) -> None:
@@ -132,14 +149,28 @@ class JobRun:
 
         Args:
             progress: Told (events done, events in all).
-            ends: Offsets to reach; by default the ends of the topic now.
+            ends: Offsets to reach; by default the ends of the topic now, and what is in its sources.
         """
+        if ends is None:
+            self._wait_until_routed()
         self.wait_until_read(progress, ends=ends)
+        self._wait_until_through()
+
+    def _wait_until_routed(self) -> None:
+        """Wait until all that is in the sources now is in the events' topic."""
+        for topic in self.sources:
+            goal = self._record_ends(topic)
+            while _distance(self._committed(topic), goal):
+                self.raise_if_ended()
+                time.sleep(POLL_S)
+        if self.sources:
+            self._wait_until_through()
+
+    def _wait_until_through(self) -> None:
+        """Wait until what the sources of the job have read is committed by its sinks."""
         through_ms = time.time_ns() // 1_000_000 + self._longest_wait_ms()
-        while True:
+        while not self.has_checkpoint_since(through_ms):
             self.raise_if_ended()
-            if self.has_checkpoint_since(through_ms):
-                return
             time.sleep(POLL_S)
 
     def has_checkpoint_since(self, moment_ms: float) -> bool:
@@ -152,7 +183,7 @@ class JobRun:
         self, progress: Callable[[int, int], None] | None = None, *, ends: dict[int, int] | None = None
     ) -> None:
         """Wait until a checkpoint covers all that is in the topic now; arguments as of `wait_until_caught_up`."""
-        goal = ends or self._ends()
+        goal = ends or self._record_ends(self.pipeline.events.topic)
         total = _distance(self._committed(), goal)
         left = total
         while left:
@@ -188,7 +219,7 @@ class JobRun:
         path = self.control.stop(folder or self._savepoints(), drain=drain)
         self._stopped = True
         self._wait_until_gone(timeout_s)
-        self._commit(keep_offsets(path))
+        self._commit(keep_offsets(path, self.pipeline.events.topic))
         keep_definition(path, job_checkpoints(self))
         return path
 
@@ -285,12 +316,17 @@ def add_job(
         state_files: States to begin with, of every shard; none are empty states.
         is_shipped: Whether workers find the model in the code that comes with the job; otherwise in the same folder.
     """
-    if engine == SQL:
-        statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
-    else:
-        folder = None if is_shipped else model
-        statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
-    statements.attach_as_datastream()
+    with planning():
+        if engine == SQL:
+            statements = build_sql_job(environment, pipeline, model, settings, start_from, model_by_name=is_shipped)
+        else:
+            folder = None if is_shipped else model
+            begin = events_start(pipeline, settings, start_from)
+            statements = build_scoring_job(environment, pipeline, folder, settings, begin, state_files)
+        statements.attach_as_datastream()
+        if has_route(pipeline, engine):
+            begin = route_start(pipeline, settings, start_from)
+            build_route(environment, pipeline, settings, begin).attach_as_datastream()
 
 
 def show_start(

@@ -238,16 +238,15 @@ class _Gauge:
         return self._last
 
     def _read(self) -> JobProgress:
-        job, settings = self._job, self._job.settings
+        job = self._job
         status, stats = job.status(), job.checkpoints()
         if self._failed_at_first is None:  # while tasks start, Flink declines checkpoints and calls that failed
             self._failed_at_first = stats.failed
         events, lag = self._last.events, None
         with contextlib.suppress(KafkaAdminError):
             lag = job.lag()
-            topic = job.pipeline.events.topic
-            ends = topic_ends(settings.bootstrap, topic, settings.kafka_properties, isolation="read_committed")
-            events = max(events, sum(ends.values()) - lag - self._begin)
+            done, _ = job.offsets()
+            events = max(events, sum(done.values()) - self._begin)
         return JobProgress(
             status=status,
             events=events,

@@ -5,9 +5,79 @@ as text, which the task compiles when it starts. So there is no jar of ours to b
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from flink_jobs.environment import MAX_PARALLELISM
+from flink_jobs.settings import Settings
+from udfs.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from pyflink.datastream import DataStream
+    from pyflink.table import StreamTableEnvironment
 
 JVM_SOURCES = Path(__file__).resolve().parent / "jvm"
+
+
+def gathered_batches(
+    tables: "StreamTableEnvironment", query: str, name: str, shard_keys: list[int], batch_ms: int, parallelism: int
+) -> Any:
+    """Raw records -> batches for the subtasks of the next operator.
+
+    Args:
+        tables: Have the records' table.
+        query: Gives key, value, partition, offset and timestamp.
+        name: The operator's.
+        shard_keys: Of the next operator.
+        batch_ms: How long records wait for others.
+        parallelism: Of the next operator.
+
+    Returns:
+        Java `DataStream` of (shard key, bytes).
+    """
+    from pyflink.common import Types
+    from pyflink.java_gateway import get_gateway
+
+    jvm: Any = get_gateway().jvm
+    records = tables.sql_query(query)
+    row_type = records._j_table.getResolvedSchema().toPhysicalRowDataType()
+    internal = jvm.org.apache.flink.table.types.utils.DataTypeUtils.toInternalDataType(row_type)
+    raw = tables._j_tenv.toDataStream(records._j_table, internal)
+    keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
+    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism
+    return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
+
+
+def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int]:
+    """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them."""
+    last = settings.dead_letter_limit_records
+    return str(pipeline.dead_letters), last, int(settings.dead_letter_limit_share * last)
+
+
+def output_rows(
+    tables: "StreamTableEnvironment",
+    outputs: "DataStream",
+    name: str,
+    sink: str,
+    view: str,
+    limit: tuple[str, int, int],
+) -> None:
+    """Batches of output records -> rows for a sink, as a view.
+
+    Args:
+        tables: Have the sink's table.
+        outputs: As `udfs.output_batch` packs them.
+        name: The operator's.
+        sink: The table.
+        view: Its name.
+        limit: From `dead_letter_limit`.
+    """
+    from pyflink.java_gateway import get_gateway
+
+    row_type = tables.from_path(sink)._j_table.getResolvedSchema().toSinkRowDataType()
+    jvm: Any = get_gateway().jvm
+    internal = jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type.getLogicalType())
+    records = add_operator(outputs._j_data_stream, name, "OutputRecords", internal, *limit)
+    tables._j_tenv.createTemporaryView(view, records)
 
 
 def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *references: Any) -> Any:

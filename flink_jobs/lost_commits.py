@@ -35,12 +35,12 @@ def lost_commits(settings: Settings, refused: Collection[str]) -> list[str]:
     return sorted(name for name in refused if states.get(name) != COMMITTED)
 
 
-def refused_commits(rest: ClusterRest, prefix: str) -> set[str]:
+def refused_commits(rest: ClusterRest, prefixes: Collection[str]) -> set[str]:
     """Ids of a pipeline's transactions of which a TaskManager's log says that Kafka refused to commit them.
 
     Args:
         rest: The cluster, whose logs are read.
-        prefix: Of the pipeline's transactional ids.
+        prefixes: Of the pipeline's transactional ids, from `sink_ids`.
     """
     found: set[str] = set()
     for path in rest.taskmanagers().values():
@@ -52,4 +52,4 @@ def refused_commits(rest: ClusterRest, prefix: str) -> set[str]:
             continue  # a TaskManager that has just gone
         for text in texts:
             found.update(_REFUSED.findall(text))
-    return {name for name in found if name.rpartition("-")[0].rpartition("-")[0] == prefix}
+    return {name for name in found if name.rpartition("-")[0].rpartition("-")[0] in prefixes}

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pyflink.common import Types
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
@@ -19,10 +19,13 @@ from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RECORDS, WRITE, RecordBatch
+from udfs.routing import Router
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
 
 STATE_LOG = "shard-state-log"
+PASSED_OVER = "recordsPassedOver"
+"""Counts records of sources that are neither events nor dead letters."""
 
 
 class ScoreBatches(KeyedProcessFunction):
@@ -92,3 +95,31 @@ class ScoreBatches(KeyedProcessFunction):
             self._log.put(number, entry)
         for number in removed:
             self._log.remove(number)
+
+
+class RouteRecords(ProcessFunction):
+    """(shard key, batch of raw records of sources) -> the batch's events and dead letters, both as bytes.
+
+    Args:
+        pipeline: Whose sources they are.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Prepare for the records of all sources."""
+        end_with_taskmanager()
+        stop_sampling_bundles()
+        self._router = Router(self._pipeline)
+        self._passed_over = runtime_context.get_metrics_group().counter(PASSED_OVER)
+
+    def process_element(self, value: Row, ctx: ProcessFunction.Context) -> Iterator[bytes]:
+        """Route a batch of records."""
+        records = RecordBatch(value[1])
+        if records.command != RECORDS:
+            return  # about the state of shards, of which there is none here
+        routed = self._router.route(records)
+        self._passed_over.inc(routed.passed_over)
+        if routed.outputs:
+            yield routed.outputs

@@ -97,7 +97,8 @@ def send_input(
         seed_text: Says to people how to repeat it.
         should_stop: Called often; raises to end.
     """
-    own = dataclasses.replace(pipeline, events=dataclasses.replace(pipeline.events, topic=f"{pipeline.name}-{TOPIC}"))
+    events = dataclasses.replace(pipeline.events, topic=f"{pipeline.name}-{TOPIC}", sources=())
+    own = dataclasses.replace(pipeline, events=events)
     topic, partitions = own.events.topic, own.events.partitions
     create_topics(bootstrap, [TopicSpec(topic, partitions)])
     reasons: dict[Record, str] = {}

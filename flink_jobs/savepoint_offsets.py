@@ -12,9 +12,9 @@ _READER_STATE = "SourceReaderState"
 _FILE = "offsets.json"
 
 
-def keep_offsets(savepoint: str) -> dict[int, int]:
+def keep_offsets(savepoint: str, topic: str) -> dict[int, int]:
     """Read the offset of the next record of each partition from a savepoint, and write them beside its metadata."""
-    offsets = source_offsets(savepoint)
+    offsets = source_offsets(savepoint, topic)
     write_document(folder_of(savepoint) / _FILE, offsets)
     return offsets
 
@@ -25,18 +25,24 @@ def kept_offsets(restore_point: str) -> dict[int, int] | None:
     return None if document is None else {int(partition): offset for partition, offset in document.items()}
 
 
-def source_offsets(restore_point: str) -> dict[int, int]:
-    """The offset of the next record of each partition; needs Flink's JVM in this process."""
+def source_offsets(restore_point: str, topic: str | None) -> dict[int, int]:
+    """The offset of the next record of each partition of a topic; needs Flink's JVM in this process.
+
+    Args:
+        restore_point: Checkpoint or savepoint.
+        topic: Which of those that the job reads; None takes any, of jobs that read one.
+    """
     found: dict[int, int] = {}
     for handle in operator_handles(load_metadata(restore_point)):
         places = handle.getStateNameToPartitionOffsets().get(_READER_STATE)
         if places is not None:
             content = all_bytes(handle)
-            found.update(_split(content, offset) for offset in places.getOffsets())
+            splits = [_split(content, offset) for offset in places.getOffsets()]
+            found.update({partition: offset for name, partition, offset in splits if topic in (name, None)})
     return found
 
 
-def _split(content: bytes, at: int) -> tuple[int, int]:
+def _split(content: bytes, at: int) -> tuple[str, int, int]:
     """A split of the Kafka source as its reader's state holds it.
 
     Length of the element, version and length of the split; then Java's UTF of the topic, the partition, the next
@@ -47,5 +53,6 @@ def _split(content: bytes, at: int) -> tuple[int, int]:
         raise ValueError(f"a Kafka source's split has version {version}, and 0 is read")
     at += 12
     (topic_bytes,) = struct.unpack_from(">H", content, at)
+    topic = content[at + 2 : at + 2 + topic_bytes].decode()
     partition, offset = struct.unpack_from(">iq", content, at + 2 + topic_bytes)
-    return partition, offset
+    return topic, partition, offset

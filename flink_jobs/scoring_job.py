@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import MAX_PARALLELISM
-from flink_jobs.jvm_operators import add_operator, int_array
+from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
@@ -94,18 +94,12 @@ def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: li
 
     jvm: Any = get_gateway().jvm
     columns = "`key`, `value`, `partition`, `offset`, `timestamp`"
-    records = tables.sql_query(f"SELECT {columns} FROM {_EVENTS}")  # noqa: S608  # names of our own
-    row_type = records._j_table.getResolvedSchema().toPhysicalRowDataType()
-    internal = jvm.org.apache.flink.table.types.utils.DataTypeUtils.toInternalDataType(row_type)
-    raw = tables._j_tenv.toDataStream(records._j_table, internal)
-    batch = Types.PRIMITIVE_ARRAY(Types.BYTE())
-    keyed_batch = Types.ROW([Types.INT(), batch])
-    references = int_array(shard_keys), settings.batch_ms, MAX_PARALLELISM, settings.parallelism
-    gathered = add_operator(raw, "gather", "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
+    query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
+    gathered = gathered_batches(tables, query, "gather", shard_keys, settings.batch_ms, settings.parallelism)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())
-    return KeyedStream(keyed, batch, DataStream(gathered))
+    return KeyedStream(keyed, Types.PRIMITIVE_ARRAY(Types.BYTE()), DataStream(gathered))
 
 
 def _shard_keys(shards: int) -> list[int]:
@@ -134,15 +128,7 @@ def _write(
     tables: "StreamTableEnvironment", scored: "DataStream", pipeline: Pipeline, settings: Settings
 ) -> "StatementSet":
     """Output records, one by one, into the sink."""
-    from pyflink.java_gateway import get_gateway
-
-    row_type = tables.from_path(_OUTPUTS)._j_table.getResolvedSchema().toSinkRowDataType()
-    jvm: Any = get_gateway().jvm
-    internal = jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type.getLogicalType())
-    last = settings.dead_letter_limit_records
-    limit = str(pipeline.dead_letters), last, int(settings.dead_letter_limit_share * last)
-    records = add_operator(scored._j_data_stream, "records", "OutputRecords", internal, *limit)
-    tables._j_tenv.createTemporaryView(_SCORED, records)
+    output_rows(tables, scored, "records", _OUTPUTS, _SCORED, dead_letter_limit(pipeline, settings))
     statements = tables.create_statement_set()
     statements.add_insert_sql(f"INSERT INTO {_OUTPUTS} SELECT * FROM {_SCORED}")  # noqa: S608  # names of our own
     return statements

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flink_jobs.console import CommandError, quiet_output
+from flink_jobs.definitions import definition_of_restore_point
 from flink_jobs.environment import prepare_process
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.restore_points import RestorePointError, folder_of
@@ -53,8 +54,9 @@ def read_state(restore_point: str) -> ReadState:
     Raises:
         RestorePointError: It cannot be read.
     """
-    kept = read_kept_state(restore_point)
-    return ReadState(str(folder_of(restore_point)), kept, dict(sorted(source_offsets(restore_point).items())))
+    kept, job = read_kept_state(restore_point), definition_of_restore_point(restore_point)
+    offsets = source_offsets(restore_point, None if job is None else job.definition.settings["topic"])
+    return ReadState(str(folder_of(restore_point)), kept, dict(sorted(offsets.items())))
 
 
 def read_newest(pipeline: Pipeline, name: str, settings: Settings) -> ReadState:

@@ -85,8 +85,12 @@ def _view(title: str, health: JobHealth) -> Table:
     if health.lag is None:
         table.add_row("lag", "unknown: Kafka does not answer")
     else:
-        parts = ", ".join(f"{each.partition}: {each.lag:,}" for each in health.lag)
-        table.add_row("lag", f"{sum(each.lag for each in health.lag):,} events (by partition {parts})")
+        topics = dict.fromkeys(each.topic for each in health.lag)
+        for topic in topics:
+            of_topic = [each for each in health.lag if each.topic == topic]
+            parts = ", ".join(f"{each.partition}: {each.lag:,}" for each in of_topic)
+            where = f" in {topic}" if len(topics) > 1 else ""
+            table.add_row("lag", f"{sum(each.lag for each in of_topic):,} events{where} (by partition {parts})")
     lost = f"[{'red' if health.lost_commits else 'default'}]{len(health.lost_commits)}[/]"
     again = health.refused_commits - len(health.lost_commits)
     table.add_row("lost commits", lost + (f" ({again} refused that had happened before)" if again > 0 else ""))

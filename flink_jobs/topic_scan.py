@@ -100,6 +100,28 @@ def records_at(
     return found
 
 
+def record_ends(bootstrap: str, properties: Properties | None, topic: str) -> dict[int, int]:
+    """Offset after the last committed record of each partition.
+
+    Not the partition's end where a transaction wrote last: its marker has an offset, but no consumer ever gets there.
+    """
+    starts = topic_starts(bootstrap, topic, properties)
+    ends = topic_ends(bootstrap, topic, properties, isolation="read_committed")
+    found = {partition: starts.get(partition, 0) for partition in ends}
+    consumer = span_consumer(bootstrap, properties)
+    try:
+        for partition, end in ends.items():
+            step, begin = 1, end
+            while begin > starts.get(partition, 0) and found[partition] == starts.get(partition, 0):
+                begin, step = max(starts.get(partition, 0), end - step), 8 * step
+                consumer.assign([TopicPartition(topic, partition, begin)])
+                for messages in _span(consumer, topic, begin, end):
+                    found[partition] = int(messages[-1].offset() or 0) + 1 if messages else found[partition]
+    finally:
+        consumer.close()
+    return found
+
+
 def _stretches(
     places: Iterable[tuple[int, int]], starts: Mapping[int, int], ends: Mapping[int, int]
 ) -> Iterator[tuple[int, Span]]:

@@ -10,6 +10,13 @@ from udfs.pipeline import Pipeline
 from udfs.wire_formats import ENVELOPE_BYTES
 
 EARLIEST, COMMITTED, LATEST = "earliest", "committed", "latest"
+SOURCES_DRIFT_MS = 1_000
+"""How far one partition of a pipeline's sources is read ahead of the others."""
+_RAW_RECORD = """`key` BYTES,
+    `value` BYTES,
+    `partition` INT METADATA VIRTUAL,
+    `offset` BIGINT METADATA VIRTUAL,
+    `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL"""
 Engine = Literal["stream", "sql"]
 """What runs a pipeline: the DataStream job or the Table job."""
 STREAM: Engine = "stream"
@@ -27,6 +34,8 @@ def parse_engine(text: str) -> Engine:
     return SQL if text == SQL else STREAM
 
 
+ROUTE = ".route"
+"""What follows a run's name in ids of the hop before it; no pipeline's name has a dot."""
 JOBS = "millrace-"
 """What names of jobs, consumer groups and transactional ids begin with; the run's name follows."""
 
@@ -46,14 +55,34 @@ def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
     return f"{JOBS}{run_name(pipeline, engine)}"
 
 
+def route_id(pipeline: Pipeline) -> str:
+    """Consumer group, and prefix of transactional ids, of the hop that takes sources to the events' topic."""
+    return f"{group_id(pipeline)}{ROUTE}"
+
+
+def has_route(pipeline: Pipeline, engine: Engine = STREAM) -> bool:
+    """Whether a job takes records of sources to the events' topic: one job of a pipeline does, that of DataStream."""
+    return engine == STREAM and len(pipeline.events.sources) > 0
+
+
+def sink_ids(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
+    """The prefixes of a job's transactional ids."""
+    return [group_id(pipeline, engine), *([route_id(pipeline)] if has_route(pipeline, engine) else [])]
+
+
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
-    """The pipeline's topics; the outputs have as many partitions as the events."""
-    names = (pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters))
+    """The pipeline's topics: sources, events, predictions, dead letters; all with as many partitions."""
+    names = (
+        *(source.topic for source in pipeline.events.sources),
+        pipeline.events.topic,
+        pipeline.predictions,
+        str(pipeline.dead_letters),
+    )
     return [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
 
 
 def topics_of(pipeline: Pipeline) -> list[str]:
-    """The three topics of a pipeline: events, predictions, dead letters."""
+    """The topics of a pipeline: its sources if it has any, events, predictions, dead letters."""
     return [spec.name for spec in topic_specs(pipeline)]
 
 
@@ -115,11 +144,15 @@ def source_options(
         engine: Says the consumer group.
         key: Name of the key's column.
     """
+    return _source_options([pipeline.events.topic], group_id(pipeline, engine), settings, start_from, key)
+
+
+def _source_options(topics: list[str], group: str, settings: Settings, start_from: str, key: str) -> dict[str, str]:
     return {
         "connector": "kafka",
-        "topic": pipeline.events.topic,
+        "topic": ";".join(topics),
         **_client_options(settings),
-        "properties.group.id": group_id(pipeline, engine),
+        "properties.group.id": group,
         # a Java consumer reads uncommitted records unless told otherwise
         "properties.isolation.level": "read_committed",
         "scan.topic-partition-discovery.interval": "30 s",
@@ -135,12 +168,31 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
     """The table of raw event records, as the DataStream job reads it; see `source_options`."""
     options = source_options(pipeline, settings, start_from)
     return f"""CREATE TABLE {table} (
-    `key` BYTES,
-    `value` BYTES,
-    `partition` INT METADATA VIRTUAL,
-    `offset` BIGINT METADATA VIRTUAL,
-    `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL,
+    {_RAW_RECORD},
     `arrival` AS PROCTIME()
+) WITH (
+    {with_options(options)}
+)"""
+
+
+def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
+    """The table of the raw records of a pipeline's sources.
+
+    Partitions are read in step by their records' timestamps, so that after an outage one topic is not read hours ahead
+    of another; a partition without records for some seconds holds up nothing.
+    """
+    topics = [source.topic for source in pipeline.events.sources]
+    options = {
+        **_source_options(topics, route_id(pipeline), settings, start_from, "key"),
+        "scan.watermark.alignment.group": "sources",
+        "scan.watermark.alignment.max-drift": f"{SOURCES_DRIFT_MS} ms",
+        "scan.watermark.alignment.update-interval": "100 ms",
+        "scan.watermark.idle-timeout": "2 s",
+    }
+    return f"""CREATE TABLE {table} (
+    {_RAW_RECORD},
+    `topic` STRING METADATA VIRTUAL,
+    WATERMARK FOR `timestamp` AS `timestamp`
 ) WITH (
     {with_options(options)}
 )"""
@@ -148,25 +200,35 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
 
 def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
+    prefix = group_id(pipeline, engine) if settings.guarantee == "exactly-once" else None
+    return _sink_ddl(table, pipeline.predictions, prefix, pipeline, settings)
+
+
+def route_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
+    """The table of the events that come from sources. It is transactional always: one twice would be counted twice."""
+    return _sink_ddl(table, pipeline.events.topic, route_id(pipeline), pipeline, settings)
+
+
+def _sink_ddl(table: str, topic: str, id_prefix: str | None, pipeline: Pipeline, settings: Settings) -> str:
     options = {
         "connector": "kafka",
-        "topic": f"{pipeline.predictions};{pipeline.dead_letters}",
+        "topic": f"{topic};{pipeline.dead_letters}",
         **_client_options(settings),
         "key.format": "raw",
         "key.fields": "key",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
-        "sink.delivery-guarantee": settings.guarantee,
+        "sink.delivery-guarantee": "at-least-once" if id_prefix is None else "exactly-once",
         # exactly-once records are seen at the next checkpoint, however long the producer gathers them
-        "properties.linger.ms": "20" if settings.guarantee == "exactly-once" else "2",
+        "properties.linger.ms": "2" if id_prefix is None else "20",
         "properties.batch.size": "131072",
         "properties.compression.type": "lz4",
         # what is larger is made a dead letter, or cut, before it gets here: the sink would fail on it for ever
         "properties.max.request.size": str(pipeline.max_record_bytes + ENVELOPE_BYTES),
     }
-    if settings.guarantee == "exactly-once":
+    if id_prefix is not None:
         # stable over restarts, so that what a killed run left open is aborted by the next
-        options["sink.transactional-id-prefix"] = group_id(pipeline, engine)
+        options["sink.transactional-id-prefix"] = id_prefix
         options["properties.transaction.timeout.ms"] = str(settings.transaction_timeout_ms)
     return f"""CREATE TABLE {table} (
     `topic` STRING NOT NULL METADATA,

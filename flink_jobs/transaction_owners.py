@@ -16,7 +16,7 @@ from flink_jobs.restore_points import all_bytes, folder_of, load_metadata, opera
 from flink_jobs.running_mark import running_process
 from flink_jobs.settings import Settings
 from flink_jobs.submission import cluster_address
-from flink_jobs.topics import JOBS
+from flink_jobs.topics import JOBS, ROUTE
 from flink_jobs.transactions import COMPLETING, HANGING, OpenTransaction
 
 RUNNING, PENDING, COMPLETED, FOREIGN, ORPHANED = "running", "pending", "completing", "foreign", "orphaned"
@@ -64,9 +64,11 @@ def owned(
 
 
 def run_of(transaction: OpenTransaction) -> str | None:
-    """The run whose sink has this transaction."""
+    """The run one of whose sinks has this transaction."""
     prefix = transaction.prefix
-    return prefix.removeprefix(JOBS) if prefix is not None and prefix.startswith(JOBS) else None
+    if prefix is None or not prefix.startswith(JOBS):
+        return None
+    return prefix.removeprefix(JOBS).removesuffix(ROUTE)
 
 
 def _owned(
@@ -98,7 +100,7 @@ def _running(run: str, settings: Settings, jobs: Mapping[str, str], moving: set[
     process = running_process(settings.checkpoints / run)
     if process is not None:
         return f"process {process} runs it"
-    return "it moves: a job runs somewhere" if name in moving else None
+    return "it moves: a job runs somewhere" if {name, f"{name}{ROUTE}"} & moving else None
 
 
 def _jobs_of(settings: Settings) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Laboratory:
         name = f"trial-{self._trials}"
         pipeline = dataclasses.replace(
             self._pipeline,
-            events=dataclasses.replace(self._pipeline.events, topic=f"{name}-events"),
+            events=dataclasses.replace(self._pipeline.events, topic=f"{name}-events", sources=()),
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
         )

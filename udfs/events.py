@@ -4,16 +4,19 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
 from udfs.errors import DefinitionError
 
+if TYPE_CHECKING:
+    from udfs.sources import Source
+
 Kind = Literal["str", "int", "float", "bool"]
 _KINDS: dict[type, Kind] = {str: "str", int: "int", float: "float", bool: "bool"}
-_TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 MAX_EVENT_TIME_MS = 253_402_300_799_999
@@ -83,6 +86,8 @@ class Events:
         time_unit: Unit of `time` since 1970: "s", "ms", "us" or "ns"; a float keeps its fraction, down to the ms.
         renamed: Old name by new name of fields that were renamed: states written before are read with it. It may stay
             for as long as such a state is restored.
+        sources: Topics that the events come from, when none is keyed by the entity alone: their records are taken to
+            `topic` first, which then is the pipeline's own. None means that `topic` is written by others.
         schema: The fields in order (derived).
     """
 
@@ -94,6 +99,7 @@ class Events:
     id: str = field(kw_only=True)
     time_unit: str = field(default="ms", kw_only=True)
     renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
+    sources: "Sequence[Source]" = field(default=(), kw_only=True)
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,14 +116,21 @@ class Events:
         check_topic(self.topic, "Events: topic")
         if not isinstance(self.partitions, int) or self.partitions < 1:
             raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
-        if self.time_unit not in _TIME_UNITS_NS:
-            raise DefinitionError(f"Events: time_unit is {self.time_unit!r}; write one of {', '.join(_TIME_UNITS_NS)}")
+        if self.time_unit not in TIME_UNITS_NS:
+            raise DefinitionError(f"Events: time_unit is {self.time_unit!r}; write one of {', '.join(TIME_UNITS_NS)}")
         self._check_renamed()
         for role, kinds in (("entity", ("str", "int")), ("time", ("int", "float")), ("id", ("str", "int"))):
             found = self.field(getattr(self, role), f"Events: {role}")
             if found.kind not in kinds or found.nullable:
                 wanted = " or ".join(kinds)
                 raise DefinitionError(f"Events: {role} field {found.name!r} must be {wanted} and not optional")
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        from udfs.sources import check_sources
+
+        object.__setattr__(self, "sources", tuple(self.sources))
+        check_sources(self.sources, self.topic, self.schema)
 
     def _check_renamed(self) -> None:
         names = [found.name for found in self.schema]
@@ -157,7 +170,7 @@ class Events:
         if self.time_unit == "ms":
             times = np.array(values)
             return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
-        unit_ns = _TIME_UNITS_NS[self.time_unit]
+        unit_ns = TIME_UNITS_NS[self.time_unit]
         if unit_ns >= 1_000_000:
             factor = unit_ns // 1_000_000
             # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms

@@ -33,10 +33,12 @@ from udfs.conditions import Condition, field
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic
+from udfs.sources import Debezium, Source
 
 __all__ = [
-    "Condition", "Count", "Custom", "DefinitionError", "Distinct", "EventField", "Events", "Ewma", "Last", "Max",
-    "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Ratio", "SinceLast", "Std", "Sum", "Value", "field",
+    "Condition", "Count", "Custom", "Debezium", "DefinitionError", "Distinct", "EventField", "Events", "Ewma", "Last",
+    "Max", "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Ratio", "SinceLast", "Source", "Std", "Sum",
+    "Value", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -111,7 +113,8 @@ class Pipeline:
             object.__setattr__(self, "dead_letters", f"{self.name}-dead-letters")
         check_topic(self.predictions, f"pipeline {self.name}: predictions")
         check_topic(self.dead_letters or "", f"pipeline {self.name}: dead_letters")
-        if len({self.events.topic, self.predictions, self.dead_letters}) < 3:
+        topics = [self.events.topic, *(source.topic for source in self.events.sources)]
+        if len({*topics, self.predictions, self.dead_letters}) < len(topics) + 2:
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions and dead_letters need three different topics"
             )
@@ -242,6 +245,7 @@ class Pipeline:
         return {
             "name": self.name,
             "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
+            "sources": [source.topic for source in self.events.sources],
             "entity": self.events.entity,
             "features": features,
             "feature_set_hash": self.feature_set_hash(),

@@ -22,7 +22,7 @@ from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncod
 Features = npt.NDArray[np.float64]
 
 DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
-"""Where on its way a record became a dead letter."""
+"""Where on its way a record became a dead letter; `route` comes before them, where events have sources."""
 _NO_SCORES = np.empty(0)
 
 FLAG_NAMES = (

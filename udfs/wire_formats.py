@@ -101,7 +101,7 @@ class EventDecoder:
         events = pipeline.events
         self._max_bytes = pipeline.max_record_bytes
         self._entity, self._time = events.entity, events.time
-        self._struct = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False, kw_only=True)
+        self._struct = msgspec.defstruct("Event", [struct_field(one) for one in events.schema], gc=False, kw_only=True)
         decoder = msgspec.json.Decoder(self._struct)
         self._decode: Callable[[bytes], Any] = decoder.decode
         self._decode_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
@@ -158,12 +158,9 @@ class EventDecoder:
             return Refused("null_value", "the record has no value")
         if len(value) > self._max_bytes:
             return Refused("too_large", f"{len(value)} bytes; the limit is {self._max_bytes}")
-        try:
-            event = self._decode(value)
-        except msgspec.ValidationError as error:
-            return Refused(_validation_reason(str(error)), str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Refused("not_json", str(error))
+        event = decoded_json(value, self._decode)
+        if isinstance(event, Refused):
+            return event
         time = getattr(event, self._time)
         if not 0 <= time <= self._last_time:
             return Refused("invalid_time", f"{self._time} is {time}; it must lie between 1970 and the year 9999")
@@ -180,10 +177,21 @@ def _are_keys(entities: list[str], keys: Lines) -> bool:
     return text.isascii() and list(map(len, entities)) == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
 
 
-def _struct_field(one: EventField) -> Any:
+def struct_field(one: EventField) -> Any:
+    """A field of an event as one of a struct: name, type, and None as default where it may be absent."""
     kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
     kind = kinds[one.kind] if one.categories is None else Literal[one.categories]
     return (one.name, kind | None, None) if one.nullable else (one.name, kind)
+
+
+def decoded_json(value: bytes, decode: Callable[[bytes], Any]) -> Any:
+    """What a JSON decoder makes of a value, or `Refused`."""
+    try:
+        return decode(value)
+    except msgspec.ValidationError as error:
+        return Refused(_validation_reason(str(error)), str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Refused("not_json", str(error))
 
 
 def _validation_reason(message: str) -> str:
@@ -229,12 +237,7 @@ class PredictionEncoder:
         self._flagged_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, flags)
         warming = [*flags, f"{HEADER}warming"]
         self._warming_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, warming)
-        self._dead_letter_group = OutputGroup(
-            str(pipeline.dead_letters),
-            _headers({"pipeline": pipeline.name, "topic": events.topic}),
-            [*place, f"{HEADER}record-time"],
-            [f"{HEADER}{name}" for name in _LETTER_TEXTS],
-        )
+        self.dead_letters = DeadLetters(pipeline, events.topic).pack
 
     def predictions(
         self,
@@ -282,13 +285,39 @@ class PredictionEncoder:
         group = self._flagged_group if warming is None else self._warming_group
         return group.pack(keys, values, numbers, texts)
 
-    def dead_letters(self, records: RecordBatch, refused: Mapping[int, Refused], *, stage: str) -> bytes:
+
+class DeadLetters:
+    """Refused records of one topic to records.
+
+    Args:
+        pipeline: Says where they go, and the largest record.
+        topic: Where the refused records are from.
+    """
+
+    def __init__(self, pipeline: Pipeline, topic: str) -> None:
+        self._max_bytes = pipeline.max_record_bytes
+        self._group = OutputGroup(
+            str(pipeline.dead_letters),
+            _headers({"pipeline": pipeline.name, "topic": topic}),
+            [f"{HEADER}{name}" for name in ("partition", "offset", "record-time")],
+            [f"{HEADER}{name}" for name in _LETTER_TEXTS],
+        )
+
+    def pack(
+        self,
+        records: RecordBatch,
+        refused: Mapping[int, Refused],
+        *,
+        stage: str,
+        partitions: npt.NDArray[np.int32] | None = None,
+    ) -> bytes:
         """The original bytes of refused records, with headers that say why and where from; cut when over the limit.
 
         Args:
             records: The batch.
             refused: Why, by row.
             stage: Where in the job.
+            partitions: (n,) int32, where the batch's are not those of the topic.
         """
         rows = list(refused)
         keys, values = [records.keys[row] for row in rows], [records.values[row] for row in rows]
@@ -301,10 +330,11 @@ class PredictionEncoder:
             [_size_over(key, most_key) for key in keys],
             [_NULLS[key is None, value is None] for key, value in zip(keys, values, strict=True)],
         )
-        return self._dead_letter_group.pack(
+        partitions = records.partitions if partitions is None else partitions
+        return self._group.pack(
             Lines.of([(key or b"")[:most_key] for key in keys]),
             Lines.of([(value or b"")[: self._max_bytes] for value in values]),
-            (records.partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
+            (partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
             [Lines.of(column) for column in columns],
         )
 

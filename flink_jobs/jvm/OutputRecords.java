@@ -106,7 +106,8 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
     }
 
     private static String text(Map headers, String name) {
-        return new String((byte[]) headers.get(BinaryStringData.fromString(name)), StandardCharsets.UTF_8);
+        Object found = headers.get(BinaryStringData.fromString(name));
+        return found == null ? "?" : new String((byte[]) found, StandardCharsets.UTF_8);
     }
 
     private static int placeOf(String name, StringData[] names) {

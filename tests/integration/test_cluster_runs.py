@@ -125,11 +125,11 @@ def test_a_job_is_submitted_watched_stopped_and_goes_on_with_another_parallelism
 
 def test_a_job_that_cannot_start_says_why_in_one_line(home):
     failed = home.run("submit", home.file, status=1, MILLRACE_WORKER_PYTHON="/no/such/python")
+    home.run("cancel", home.file)
     line = failed.err.strip().splitlines()[-1]
     assert line.startswith("error: the job failed")
     assert "/no/such/python" in line
     assert "Traceback" not in failed.err
-    home.run("cancel", home.file)
 
 
 def test_too_few_slots_and_no_cluster_are_said_before_anything_starts(home):

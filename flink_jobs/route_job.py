@@ -1,0 +1,144 @@
+"""The hop before the scoring of a pipeline with sources, in the same job.
+
+    Kafka source  -> gather (JVM) -> route (Python)    -> Kafka sink
+    all sources      in order of     decode, pick the     the events' topic, keyed by the entity;
+                     arrival         fields, encode       dead letters
+
+What it writes is seen, by the scoring too, with the next checkpoint. It has no state but its positions.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
+from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends, topic_starts
+from flink_jobs.settings import Settings
+from flink_jobs.topic_scan import scan
+from flink_jobs.topics import (
+    COMMITTED,
+    EARLIEST,
+    LATEST,
+    is_offsets,
+    offsets_text,
+    route_ddl,
+    route_id,
+    routed_sources_ddl,
+)
+from udfs.pipeline import Pipeline
+from udfs.routing import ORIGIN, SOURCE_STEP
+from udfs.wire_formats import HEADER
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.table import StatementSet
+
+ROUTE_UID = "route-v1"
+_SOURCES, _ROUTED, _EVENTS = "millrace_sources", "millrace_routed", "millrace_routed_events"
+STEP_OFFSETS = 1_000
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+def build_route(
+    environment: "StreamExecutionEnvironment", pipeline: Pipeline, settings: Settings, start_from: str
+) -> "StatementSet":
+    """Add the hop to the environment, behind the job: so that has the same uids with the hop and without.
+
+    Args:
+        environment: Has the scoring job, attached.
+        pipeline: Its events have sources.
+        settings: How to run it.
+        start_from: Where to begin in the sources without a checkpoint, from `route_start`.
+
+    Returns:
+        The statement set, to be attached.
+    """
+    from pyflink.common import Types
+    from pyflink.datastream import DataStream
+    from pyflink.table import StreamTableEnvironment
+
+    from flink_jobs.operators import RouteRecords
+
+    tables = StreamTableEnvironment.create(environment)
+    tables.execute_sql(routed_sources_ddl(_SOURCES, pipeline, settings, start_from))
+    tables.execute_sql(route_ddl(_EVENTS, pipeline, settings))
+    numbers = " ".join(
+        f"WHEN '{source.topic}' THEN {number * SOURCE_STEP}" for number, source in enumerate(pipeline.events.sources)
+    )
+    columns = f"`key`, `value`, CASE `topic` {numbers} END + `partition`, `offset`, `timestamp`"
+    query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
+    # one shard: records of all sources stay in the order in which they came
+    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1)
+    routed = DataStream(batches).process(RouteRecords(pipeline), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+    limit = dead_letter_limit(pipeline, settings)
+    output_rows(tables, routed.uid(ROUTE_UID).name("route"), "route-records", _EVENTS, _ROUTED, limit)
+    statements = tables.create_statement_set()
+    statements.add_insert_sql(f"INSERT INTO {_EVENTS} SELECT * FROM {_ROUTED}")  # noqa: S608  # names of our own
+    return statements
+
+
+def events_start(pipeline: Pipeline, settings: Settings, start_from: str) -> str:
+    """Where the scoring begins without a checkpoint: `latest` as offsets, for the hop may write before it looks."""
+    if start_from != LATEST or not pipeline.events.sources:
+        return start_from
+    return offsets_text(topic_ends(settings.bootstrap, pipeline.events.topic, settings.kafka_properties))
+
+
+def route_start(pipeline: Pipeline, settings: Settings, start_from: str) -> str:
+    """Where the hop begins without a checkpoint: behind what was ever routed, for nothing may be twice in the topic.
+
+    The offsets it committed lag behind what it wrote, by at most what a job that was killed wrote last. That is read
+    back from the topic's end, and the commits are mended.
+
+    Args:
+        pipeline: Its events have sources.
+        settings: Where Kafka is.
+        start_from: Where to begin in sources of which nothing was routed yet.
+
+    Raises:
+        KafkaAdminError: Kafka does not answer.
+    """
+    group, properties = route_id(pipeline), settings.kafka_properties
+    done: dict[Place, int] = {}
+    for source in pipeline.events.sources:
+        committed = committed_offsets(settings.bootstrap, group, source.topic, properties)
+        done.update({(source.topic, partition): offset for partition, offset in committed.items()})
+    routed = _routed_after(pipeline, settings, done)
+    if not done and not routed:
+        return EARLIEST if is_offsets(start_from) else start_from
+    behind = {place: offset for place, offset in routed.items() if offset > done.get(place, 0)}
+    for topic in {topic for topic, _ in behind}:
+        ends = {partition: offset for (name, partition), offset in {**done, **behind}.items() if name == topic}
+        reset_committed_offsets(settings.bootstrap, group, topic, properties, to=ends)
+    return COMMITTED
+
+
+def _routed_after(pipeline: Pipeline, settings: Settings, done: Mapping[Place, int]) -> dict[Place, int]:
+    """The offset behind the last routed record of each partition of a source, as far back as `done` does not reach.
+
+    A transaction's records stand together at the end: where none of a whole step is new, none before is.
+    """
+    kafka, topic = (settings.bootstrap, settings.kafka_properties), pipeline.events.topic
+    starts = topic_starts(kafka[0], topic, kafka[1])
+    found: dict[Place, int] = {}
+    for partition, end in topic_ends(kafka[0], topic, kafka[1], isolation="read_committed").items():
+        is_new = True
+        while is_new and end > starts[partition]:
+            begin, is_new = max(starts[partition], end - STEP_OFFSETS), False
+            for messages in scan(*kafka, topic, {partition: (begin, end)}):
+                for source, offset in filter(None, map(_origin, messages)):
+                    is_new |= offset >= done.get(source, 0)
+                    found[source] = max(found.get(source, 0), offset + 1)
+            end = begin
+    return found
+
+
+def _origin(message: "Message") -> tuple[Place, int] | None:
+    """Which record of a source an event was."""
+    told: dict[str, Any] = dict(message.headers() or ())
+    try:
+        topic, partition, offset = (told[f"{HEADER}{name}"].decode() for name in ORIGIN)
+        return (topic, int(partition)), int(offset)
+    except (KeyError, ValueError, AttributeError):  # somebody else's
+        return None

@@ -1,0 +1,173 @@
+"""Records of several topics become events of one: where fields come from, change events, and what is refused."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import examples
+from shop_sources import ShopEvent, shop_pipeline
+
+from udfs.output_batch import read_outputs
+from udfs.pipeline import Debezium, DefinitionError, Events, Source
+from udfs.record_batch import RecordBatch, pack_records
+from udfs.routing import SOURCE_STEP, RawRecord, Router, SourceReader
+from udfs.wire_formats import REASONS, EventDecoder, Refused
+
+SHOP = shop_pipeline("shop")
+CLICKS, ORDERS, ADDRESSES = range(3)
+AT = 1_700_000_000_000
+CLICK = {"user": {"id": "ann", "tags": [1, {}]}, "at": AT, "page": "home", "more": None}
+ORDER = {"order_id": "o1", "time_s": 1_700_000_001, "amount": 12}
+ROW = {"id": "a7", "customer_id": "ann", "street": "Elm"}
+
+
+def change(op, *, wrapped=False, **parts):
+    envelope = {"op": op, "ts_ms": 9, "source": {"ts_ms": AT + 2_000, "db": "shop"}, **parts}
+    return {"schema": {"type": "struct"}, "payload": envelope} if wrapped else envelope
+
+
+def routed(*records, pipeline=SHOP):
+    """(source, key, document or bytes) of each -> outputs and how many were passed over."""
+    values = [value if isinstance(value, bytes | None) else msgspec.json.encode(value) for _, _, value in records]
+    places = [source * SOURCE_STEP + 1 for source, _, _ in records]
+    batch = pack_records([key for _, key, _ in records], values, places, list(range(len(records))), [AT] * len(records))
+    found = Router(pipeline).route(RecordBatch(batch))
+    return SimpleNamespace(outputs=read_outputs(found.outputs), passed_over=found.passed_over)
+
+
+def event_of(*records):
+    (output,) = routed(*records).outputs
+    assert output.topic == SHOP.events.topic, output
+    event = EventDecoder(SHOP).decode(output.key, output.value)
+    assert not isinstance(event, Refused), event
+    return {name: getattr(event, name) for name in msgspec.json.decode(output.value)}
+
+
+def refusal_of(*records):
+    (output,) = routed(*records).outputs
+    assert output.topic == SHOP.dead_letters, output
+    return output
+
+
+def test_a_field_is_found_in_an_object_and_a_record_without_id_is_known_by_its_place():
+    assert event_of((CLICKS, None, CLICK)) == {
+        "event_id": "shop-clicks/1/0", "customer": "ann", "kind": "click", "at": AT, "page": "home", "amount": None,
+    }  # fmt: skip
+
+
+def test_the_entity_is_taken_from_the_key_and_seconds_become_milliseconds():
+    assert event_of((ORDERS, b"ann", ORDER)) == {
+        "event_id": "o1", "customer": "ann", "kind": "order", "at": AT + 1_000, "page": None, "amount": 12.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("op", "side"), [("c", "after"), ("u", "after"), ("d", "before")])
+def test_a_changed_row_is_an_event_at_the_time_of_the_change(op, side, wrapped):
+    other = {"before" if side == "after" else "after": {"id": None, "customer_id": 5}}
+    rest = {} if op == "c" else other if op == "u" else {"after": None}
+    event = event_of((ADDRESSES, b'{"id":"a7"}', change(op, wrapped=wrapped, **{side: ROW}, **rest)))
+    assert (event["event_id"], event["customer"], event["kind"], event["at"]) == ("a7", "ann", "address", AT + 2_000)
+
+
+def test_tombstones_and_changes_that_nobody_asked_for_are_passed_over():
+    found = routed(
+        (ADDRESSES, b"a7", None), (ADDRESSES, b"a7", change("r", after=ROW)), (ADDRESSES, b"a7", change("t"))
+    )
+    assert (found.outputs, found.passed_over) == ([], 3)
+
+
+def test_an_event_says_where_it_comes_from_and_all_keep_their_order():
+    found = routed((ORDERS, b"ann", ORDER), (CLICKS, b"x", CLICK), (ORDERS, b"ann", {**ORDER, "order_id": "o2"}))
+    assert [record.key for record in found.outputs] == [b"ann"] * 3
+    assert [record.headers["millrace-source-topic"] for record in found.outputs] == [
+        "shop-orders", "shop-clicks", "shop-orders",
+    ]  # fmt: skip
+    assert [record.headers["millrace-source-offset"] for record in found.outputs] == ["0", "1", "2"]
+    assert {record.headers["millrace-source-partition"] for record in found.outputs} == {"1"}
+
+
+REFUSED = [
+    (CLICKS, None, None, "null_value"),
+    (CLICKS, None, b"{", "not_json"),
+    (CLICKS, None, {**CLICK, "user": {}}, "missing_field"),
+    (CLICKS, None, {**CLICK, "user": None}, "wrong_type"),
+    (CLICKS, None, {**CLICK, "user": {"id": 5}}, "wrong_type"),
+    (CLICKS, None, {**CLICK, "at": -1}, "invalid_time"),
+    (CLICKS, None, b" " * (SHOP.max_record_bytes + 1), "too_large"),
+    (ORDERS, None, ORDER, "missing_field"),
+    (ORDERS, b"\xff", ORDER, "wrong_type"),
+    (ADDRESSES, None, {"id": "a7"}, "missing_field"),
+    (ADDRESSES, None, change("c", after=None), "missing_field"),
+    (ADDRESSES, None, change("c", after={**ROW, "id": 7}), "wrong_type"),
+    (ADDRESSES, None, change("c", after=ROW, source=None, ts_ms=None), "missing_field"),
+    (ADDRESSES, None, change("c", after="text"), "wrong_type"),
+]
+
+
+@pytest.mark.parametrize(("source", "key", "value", "reason"), REFUSED)
+def test_a_record_that_is_no_event_is_a_dead_letter_with_its_own_bytes_and_place(source, key, value, reason):
+    letter = refusal_of((source, key, value))
+    headers = {name.removeprefix("millrace-"): text for name, text in letter.headers.items()}
+    assert (headers["reason"], headers["stage"]) == (reason, "route"), headers
+    assert (headers["topic"], headers["partition"], headers["offset"]) == (SHOP.events.sources[source].topic, "1", "0")
+    value = value if isinstance(value, bytes | None) else msgspec.json.encode(value)
+    assert letter.value == (value or b"")[: SHOP.max_record_bytes]
+    assert letter.key == (key or b"")
+
+
+def test_good_records_beside_refused_ones_are_events():
+    found = routed((CLICKS, None, b"{"), (CLICKS, None, CLICK), (ORDERS, None, ORDER), (ORDERS, b"bob", ORDER))
+    assert [record.topic for record in found.outputs] == [SHOP.events.topic] * 2 + [SHOP.dead_letters] * 2
+
+
+@examples(60)
+@given(st.sampled_from([CLICKS, ORDERS, ADDRESSES]), st.none() | st.binary(max_size=9), st.binary(max_size=99))
+def test_arbitrary_bytes_are_refused_and_never_raise(source, key, value):
+    found = SourceReader(SHOP, SHOP.events.sources[source]).read(RawRecord(key, value, 0, 0, AT))
+    assert isinstance(found, Refused)
+    assert found.reason in REASONS
+
+
+def test_a_float_time_keeps_its_fraction_of_another_unit():
+    class Measured(ShopEvent):
+        at: float
+
+    source = Source("m", fields={"event_id": "@place", "customer": "@key"}, constants={"kind": "click"}, time_unit="ms")
+    events = Events(Measured, topic="e", entity="customer", time="at", id="event_id", time_unit="s", sources=[source])
+    reader = SourceReader(dataclasses.replace(SHOP, events=events), source)
+    assert reader.read(RawRecord(b"k", b'{"at": 1500}', 0, 0, AT))["at"] == 1.5
+
+
+WRONG = [
+    ({"fields": {"customer": "@op"}}, "only change events"),
+    ({"fields": {"customer": "@nothing"}}, "there are @key"),
+    ({"fields": {"at": "@key", "customer": "@timestamp"}}, "customer is str"),
+    ({"fields": {"nobody": "x"}}, "no field 'nobody'"),
+    ({"fields": {"customer": "a..b"}}, "name of a field"),
+    ({"fields": {"customer": "u", "page": "u.page"}}, "as a value and as an object"),
+    ({"constants": {"kind": "other"}}, "cannot have"),
+    ({"constants": {"amount": True}}, "cannot have"),
+    ({"fields": {"page": "p"}, "constants": {"page": "x"}}, "leave it in one"),
+    ({"time_unit": "min"}, "time_unit"),
+    ({"topic": "shop-events"}, "events' own topic"),
+    ({"changes": "debezium"}, "changes=Debezium()"),
+]
+
+
+@pytest.mark.parametrize(("given_", "says"), WRONG)
+def test_a_source_that_cannot_give_the_fields_is_refused_where_it_is_defined(given_, says):
+    with pytest.raises(DefinitionError, match=says):
+        dataclasses.replace(SHOP.events, sources=[Source(**{"topic": "s", **given_})])
+
+
+def test_two_sources_of_one_topic_and_unknown_operations_are_refused():
+    with pytest.raises(DefinitionError, match="two sources"):
+        dataclasses.replace(SHOP.events, sources=[Source("s"), Source("s")])
+    with pytest.raises(DefinitionError, match="some of create"):
+        Debezium(operations=("insert",))
+    with pytest.raises(DefinitionError, match="different topics"):
+        dataclasses.replace(SHOP, predictions="shop-clicks")
