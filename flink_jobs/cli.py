@@ -29,11 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
-app.add_typer(topics_app, name="topics")
-app.add_typer(dead_letters_app, name="dead-letters")
-app.add_typer(state_app, name="state")
-app.add_typer(cluster_app, name="cluster")
-app.add_typer(deploy_app, name="deploy")
+_GROUPS = {"topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app}
+for _name, _group in (_GROUPS | {"deploy": deploy_app}).items():
+    app.add_typer(_group, name=_name)
 
 DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0

@@ -14,7 +14,7 @@ dead_letters_app = typer.Typer(
 )
 
 Reason = Annotated[list[str] | None, typer.Option(help="Only this reason, like wrong_type; repeatable.")]
-Stage = Annotated[list[str] | None, typer.Option(help="Only this stage: route, decode, features, model, encode; repeatable.")]
+Stage = Annotated[list[str] | None, typer.Option(help="Only this stage: route, decode, features, model or encode.")]
 Partition = Annotated[
     list[int] | None, typer.Option(help="Only records of this partition of the events topic; repeatable.")
 ]
