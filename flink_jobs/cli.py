@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
+from flink_jobs.cli_dead_letters import dead_letters_app
 from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
@@ -28,10 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
-app.add_typer(topics_app, name="topics")
-app.add_typer(state_app, name="state")
-app.add_typer(cluster_app, name="cluster")
-app.add_typer(deploy_app, name="deploy")
+_GROUPS = {"topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app}
+for _name, _group in (_GROUPS | {"deploy": deploy_app}).items():
+    app.add_typer(_group, name=_name)
 
 DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0

@@ -19,6 +19,7 @@ from flink_jobs.sql_job import BUNDLE_MS as SQL_BUNDLE_MS
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
 from flink_jobs.sql_job import build_sql_job
 from flink_jobs.state_files import StateFile
+from flink_jobs.topic_scan import record_ends
 from flink_jobs.topics import (
     COMMITTED,
     EARLIEST,
@@ -110,6 +111,9 @@ class JobRun:
         topic = topic or self.pipeline.events.topic
         return topic_ends(kafka.bootstrap, topic, kafka.kafka_properties, isolation="read_committed")
 
+    def _record_ends(self, topic: str) -> dict[int, int]:
+        return record_ends(self.settings.bootstrap, self.settings.kafka_properties, topic)
+
     def _committed(self, topic: str | None = None) -> dict[int, int]:
         settings = self.settings
         group = group_id(self.pipeline, self.engine) if topic is None else route_id(self.pipeline)
@@ -154,7 +158,7 @@ class JobRun:
     def _wait_until_routed(self) -> None:
         """Wait until all that is in the sources now is in the events' topic."""
         for topic in self.sources:
-            goal = self._ends(topic)
+            goal = self._record_ends(topic)
             while _distance(self._committed(topic), goal):
                 self.raise_if_ended()
                 time.sleep(POLL_S)
@@ -178,7 +182,7 @@ class JobRun:
         self, progress: Callable[[int, int], None] | None = None, *, ends: dict[int, int] | None = None
     ) -> None:
         """Wait until a checkpoint covers all that is in the topic now; arguments as of `wait_until_caught_up`."""
-        goal = ends or self._ends()
+        goal = ends or self._record_ends(self.pipeline.events.topic)
         total = _distance(self._committed(), goal)
         left = total
         while left:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import MAX_PARALLELISM
+from flink_jobs.settings import Settings
+from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from pyflink.datastream import DataStream
@@ -45,7 +47,20 @@ def gathered_batches(
     return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
 
 
-def output_rows(tables: "StreamTableEnvironment", outputs: "DataStream", name: str, sink: str, view: str) -> None:
+def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int]:
+    """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them."""
+    last = settings.dead_letter_limit_records
+    return str(pipeline.dead_letters), last, int(settings.dead_letter_limit_share * last)
+
+
+def output_rows(
+    tables: "StreamTableEnvironment",
+    outputs: "DataStream",
+    name: str,
+    sink: str,
+    view: str,
+    limit: tuple[str, int, int],
+) -> None:
     """Batches of output records -> rows for a sink, as a view.
 
     Args:
@@ -54,13 +69,15 @@ def output_rows(tables: "StreamTableEnvironment", outputs: "DataStream", name: s
         name: The operator's.
         sink: The table.
         view: Its name.
+        limit: From `dead_letter_limit`.
     """
     from pyflink.java_gateway import get_gateway
 
     row_type = tables.from_path(sink)._j_table.getResolvedSchema().toSinkRowDataType()
     jvm: Any = get_gateway().jvm
     internal = jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type.getLogicalType())
-    tables._j_tenv.createTemporaryView(view, add_operator(outputs._j_data_stream, name, "OutputRecords", internal))
+    records = add_operator(outputs._j_data_stream, name, "OutputRecords", internal, *limit)
+    tables._j_tenv.createTemporaryView(view, records)
 
 
 def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *references: Any) -> Any:

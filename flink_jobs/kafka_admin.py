@@ -29,8 +29,8 @@ from flink_jobs.kafka_client import (
 __all__ = [
     "KafkaAdminError", "KafkaUnreachableError", "Properties", "TopicMissingError", "TopicOutcome",
     "TopicSpec", "client_config", "committed_offsets", "create_topics", "delete_topics", "offsets_for_time",
-    "reset_committed_offsets", "topic_ends", "topic_partitions", "topic_starts", "transaction_max_timeout_ms",
-    "wait_for_broker",
+    "reset_committed_offsets", "retention_ms", "topic_ends", "topic_partitions", "topic_starts",
+    "transaction_max_timeout_ms", "wait_for_broker",
 ]  # fmt: skip
 
 TIMEOUT_S = 15.0
@@ -216,6 +216,13 @@ def transaction_max_timeout_ms(
     resource = ConfigResource(ResourceType.BROKER, str(broker_id))
     settings = admin.call(admin.client.describe_configs([resource])[resource])
     return int(settings["transaction.max.timeout.ms"].value)
+
+
+def retention_ms(
+    bootstrap: str, topic: str, properties: Properties | None = None, *, timeout_s: float = TIMEOUT_S
+) -> int:
+    """How long a topic keeps records, by their timestamps; -1 is for ever."""
+    return int(Admin(bootstrap, properties, timeout_s).topic_settings([topic])[topic]["retention.ms"])
 
 
 def wait_for_broker(

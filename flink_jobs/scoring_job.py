@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.environment import MAX_PARALLELISM
-from flink_jobs.jvm_operators import gathered_batches, output_rows
+from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
 from flink_jobs.route_job import events_start, routed_batches
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
@@ -60,7 +60,7 @@ def build_scoring_job(
     if pipeline.events.sources:
         outputs = outputs.union(routed_batches(tables, pipeline, settings, start_from))
     tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
-    return _write(tables, outputs)
+    return _write(tables, outputs, pipeline, settings)
 
 
 def scored_batches(
@@ -128,9 +128,11 @@ def _score(batches: "KeyedStream", score: "ScoreBatches") -> "DataStream":
     return scored.uid(SCORE_UID).name("score")
 
 
-def _write(tables: "StreamTableEnvironment", outputs: "DataStream") -> "StatementSet":
+def _write(
+    tables: "StreamTableEnvironment", outputs: "DataStream", pipeline: Pipeline, settings: Settings
+) -> "StatementSet":
     """Output records, one by one, into the sink."""
-    output_rows(tables, outputs, "records", _OUTPUTS, _SCORED)
+    output_rows(tables, outputs, "records", _OUTPUTS, _SCORED, dead_letter_limit(pipeline, settings))
     statements = tables.create_statement_set()
     statements.add_insert_sql(f"INSERT INTO {_OUTPUTS} SELECT * FROM {_SCORED}")  # noqa: S608  # names of our own
     return statements

@@ -203,6 +203,6 @@ def test_a_split_of_the_source_is_read_as_flink_writes_it():
     topic = "ereignisse-ü".encode()
     split = struct.pack(">H", len(topic)) + topic + struct.pack(">iqq", 3, 2**40, -(2**63))
     element = struct.pack(">iii", 8 + len(split), 0, len(split)) + split
-    assert savepoint_offsets._split(b"other" + element, 5) == (3, 2**40)
+    assert savepoint_offsets._split(b"other" + element, 5) == ("ereignisse-ü", 3, 2**40)
     with pytest.raises(ValueError, match="version 1"):
         savepoint_offsets._split(struct.pack(">iii", 8, 1, 0), 0)
