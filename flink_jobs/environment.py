@@ -107,6 +107,9 @@ def create_environment(
         **flink_options(settings, checkpoints, restore_from),
         "taskmanager.numberOfTaskSlots": str(settings.parallelism),
         "taskmanager.memory.managed.size": "256m",
+        # where the JVM keeps what it hands to its own parts; on all interfaces by default
+        "jobmanager.bind-host": "127.0.0.1",
+        "taskmanager.bind-host": "127.0.0.1",
         "rest.address": "127.0.0.1",
         "rest.bind-address": "127.0.0.1",
         "rest.port": port,

@@ -24,6 +24,12 @@ Result = TypeVar("Result")
 SILENT_LOG_LEVEL = 0  # librdkafka writes to stderr on its own; what matters reaches the error callback
 REFUSED_CODES = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 """Who says so was reached, and will say it again."""
+ACL_CODES = frozenset({
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    # whoever may not read a group is never told who coordinates it
+    KafkaError._WAIT_COORD,
+})  # fmt: skip
 UNREACHABLE_CODES = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
 )
@@ -173,7 +179,10 @@ class Admin:
                 f"no Kafka broker answers at {self.bootstrap} within {self.timeout_s:g} s{reason}: "
                 "is it running (`millrace up` starts a local one), are the address and the client properties right?"
             )
-        return KafkaAdminError(f"Kafka at {self.bootstrap} refused: {_text(kafka_error)}")
+        hint = ""
+        if kafka_error.code() in ACL_CODES:
+            hint = "; `millrace doctor --acls PIPELINE` says what must be allowed"
+        return KafkaAdminError(f"Kafka at {self.bootstrap} refused: {_text(kafka_error)}{hint}")
 
 
 def error_code(error: BaseException) -> int | None:
