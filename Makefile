@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := flink_jobs udfs models
 
-.PHONY: help setup demo test unit integration check format bench bench-quick lock jars-lock clean
+.PHONY: help setup demo test unit integration check format bench bench-quick sbom lock jars-lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json
 
 bench-quick: $(VENV)/.ready ## Run the benchmarks that give the ratios, in a few minutes
 	@$(BIN)/python -m tests.benchmarks --quick
+
+sbom: $(VENV)/.ready ## Write build/sbom.json: every locked package and jar with its digest (CycloneDX)
+	@$(BIN)/python -m flink_jobs.bill_of_materials build/sbom.json
 
 lock: ## Resolve pyproject.toml again into requirements.lock, and the image's part of it (needs uv)
 	@uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate --no-emit-index-url \

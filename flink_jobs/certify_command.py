@@ -16,6 +16,7 @@ from flink_jobs.local.broken_records import broken_records
 from flink_jobs.local.live_shop import can_generate, live_events
 from flink_jobs.local.own_broker import own_broker
 from flink_jobs.parity_engines import constant_model
+from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 
@@ -51,7 +52,7 @@ def run_certify_command(
         own.keep_logs = True
         job_settings = settings.model_copy(update={
             "bootstrap": own.bootstrap, "home": own.folder / "job", "checkpoint_folder": None, "cluster": None,
-            "kafka_properties": {}, "guarantee": "exactly-once", "checkpoint_interval_ms": 1_000,
+            **OPEN, "guarantee": "exactly-once", "checkpoint_interval_ms": 1_000,
         })  # fmt: skip
         certified, records, text = _traffic(pipeline, own.folder, rate, seed, data)
         plan = CertifyPlan(

@@ -13,10 +13,10 @@ from flink_jobs.cli_dead_letters import dead_letters_app
 from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.cli_proofs import certify, explain, parity, verify
+from flink_jobs.cli_proofs import certify, doctor, explain, parity, verify
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
-from flink_jobs.console import CommandError, bar, command, fetch_jars, next_steps, out, say, show, show_json
+from flink_jobs.console import bar, command, fetch_jars, next_steps, out, say, show, show_json
 from flink_jobs.settings import load_settings
 
 app = typer.Typer(
@@ -313,7 +313,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify, transactions):
+for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify, transactions, doctor):
     app.command()(each)
 
 
@@ -371,29 +371,6 @@ def tune(
     run_tune_command(
         load_pipeline(name), name, _settings(), file=events, rate=rate, most_latency_ms=latency, as_json=as_json
     )
-
-
-@app.command()
-@command
-def doctor(as_json: AsJson = False) -> None:
-    """Look whether everything is here: versions, Java, jars, ports, broker, folders. Changes nothing.
-
-    Example: millrace doctor
-    """
-    from flink_jobs.doctor import examine
-
-    findings = examine(load_settings())
-    broken = sum(finding.state == "broken" for finding in findings)
-    if as_json:
-        show_json({"ok": not broken, "findings": [vars(finding) for finding in findings]})
-    else:
-        marks = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "broken": ("broken ", "red")}
-        for finding in findings:
-            mark, style = marks[finding.state]
-            advice = f" -> {finding.advice}" if finding.advice else ""
-            show(f"{mark} {finding.what:<15} {finding.found}{advice}", style=None if finding.state == "ok" else style)
-    if broken:
-        raise CommandError(f"{broken} of {len(findings)} checks found something broken")
 
 
 if __name__ == "__main__":

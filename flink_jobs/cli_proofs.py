@@ -7,7 +7,7 @@ import typer
 
 from flink_jobs.cli_options import AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.console import command
+from flink_jobs.console import CommandError, command, show, show_json
 from flink_jobs.settings import load_settings
 
 
@@ -123,3 +123,38 @@ def certify(
         load_pipeline(name), name, _settings(), events=events, rate=rate, faults=faults or (), times=times, seed=seed,
         data=data, freeze_s=freeze, full_s=full, target=target, as_json=as_json,
     )  # fmt: skip
+
+
+@command
+def doctor(
+    name: Annotated[str, typer.Argument(metavar="[PIPELINE]", help="With --acls: whose permissions.")] = "purchase",
+    acls: Annotated[
+        bool, typer.Option("--acls", help="Print what each command must be allowed in Kafka, and no more.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look whether everything is here: versions, Java, jars, ports, broker, folders. Changes nothing.
+
+    Example: millrace doctor --acls purchase
+    """
+    if acls:
+        from flink_jobs.acls import show_acls
+        from flink_jobs.pipelines import load_pipeline
+
+        settings = load_settings()
+        show_acls(load_pipeline(name), settings.bootstrap, settings.kafka_username, as_json=as_json)
+        return
+    from flink_jobs.doctor import examine
+
+    findings = examine(load_settings())
+    broken = sum(finding.state == "broken" for finding in findings)
+    if as_json:
+        show_json({"ok": not broken, "findings": [vars(finding) for finding in findings]})
+    else:
+        marks = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "broken": ("broken ", "red")}
+        for finding in findings:
+            mark, style = marks[finding.state]
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            show(f"{mark} {finding.what:<15} {finding.found}{advice}", style=None if finding.state == "ok" else style)
+    if broken:
+        raise CommandError(f"{broken} of {len(findings)} checks found something broken")

@@ -10,13 +10,14 @@ from typing import Any
 
 from flink_jobs.documents import read_document, write_document
 from flink_jobs.restore_points import folder_of
+from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 from udfs.state_changes import Definition
 
 FILE, FORMAT = "definition.json", 1
-_NOT_KEPT = {"bootstrap", "kafka_properties", "home", "checkpoint_folder", "cluster"}
-"""Settings of a place, and secrets."""
+_NOT_KEPT = {"bootstrap", *OPEN, "home", "checkpoint_folder", "cluster"}
+"""Settings of a place, and of who we are there."""
 
 
 @dataclass(frozen=True)

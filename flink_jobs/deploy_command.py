@@ -9,6 +9,7 @@ from flink_jobs.console import CommandError, next_steps, say, show
 from flink_jobs.kubernetes_manifests import IMAGE_PIPELINES, Deployment, manifests
 from flink_jobs.kubernetes_schema import faults
 from flink_jobs.preflight import check_model
+from flink_jobs.security_settings import FILE_SETTINGS
 from flink_jobs.settings import Settings
 from flink_jobs.topics import Engine
 from udfs.pipeline import Pipeline
@@ -47,11 +48,7 @@ def run_deploy_kubernetes_command(
             f"`COPY {Path(name).name} {IMAGE_PIPELINES}/` and the models' folder beside it"
         )
     _check_reachable(settings)
-    if settings.kafka_properties and not places["secret"]:
-        raise CommandError(
-            "kafka_properties are set and may be secret, so they are not written down: put them into a Secret as "
-            "MILLRACE_KAFKA_PROPERTIES (JSON) and name it with --secret"
-        )
+    _check_secret(settings, places["secret"])
     check_model(pipeline)
     deployment = Deployment(
         pipeline=str(IMAGE_PIPELINES / Path(name).name) if own else name,
@@ -85,6 +82,23 @@ def _check_reachable(settings: Settings) -> None:
                 f"bootstrap is {settings.bootstrap}, which in a pod is the pod itself: "
                 "name Kafka as pods reach it with --bootstrap"
             )
+
+
+def _check_secret(settings: Settings, secret: str | None) -> None:
+    if secret is not None:
+        return
+    if "kafka_properties" in settings.model_fields_set and settings.kafka_properties:
+        raise CommandError(
+            "kafka_properties are set and name things of this machine, so they are not written down: put them into a "
+            "Secret as MILLRACE_KAFKA_PROPERTIES (JSON) and name it with --secret"
+        )
+    files = [name for name in FILE_SETTINGS if getattr(settings, name) is not None]
+    if files:
+        made = " ".join(f"--from-file={name}={getattr(settings, name)}" for name in files)
+        raise CommandError(
+            f"{', '.join(files)}: the pods need these files; make a Secret of them, `kubectl create secret generic "
+            f"millrace {made}`, and name it with --secret"
+        )
 
 
 def _check(documents: list[dict[str, Any]], schema: Path) -> None:

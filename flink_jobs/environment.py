@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from flink_jobs.local.jars import connector_jar, java_home
+from flink_jobs.kafka_security import ALLOWED_TOKEN_URLS
+from flink_jobs.local.jars import connector_jar, java_home, login_jars
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
 
@@ -108,6 +109,8 @@ def create_environment(
         **flink_options(settings, checkpoints, restore_from),
         "taskmanager.numberOfTaskSlots": str(settings.parallelism),
         "taskmanager.memory.managed.size": "256m",
+        "jobmanager.bind-host": "127.0.0.1",
+        "taskmanager.bind-host": "127.0.0.1",
         "rest.address": "127.0.0.1",
         "rest.bind-address": "127.0.0.1",
         "rest.port": port,
@@ -195,11 +198,26 @@ def _number_operators_anew() -> None:
     reset.invoke(None, gateway.new_array(gateway.jvm.java.lang.Object, 0))
 
 
+def kafka_jars(settings: Settings) -> list[Path]:
+    """What Kafka's Java clients are in."""
+    return [connector_jar(), *(login_jars() if settings.kafka_sasl_mechanism == "OAUTHBEARER" else [])]
+
+
+def allow_token_urls(settings: Settings) -> None:
+    """Let Kafka's clients in this process's JVM ask the identity provider of the settings."""
+    from pyflink.java_gateway import get_gateway
+
+    if settings.kafka_token_url is not None:
+        jvm: Any = get_gateway().jvm
+        jvm.java.lang.System.setProperty(ALLOWED_TOKEN_URLS, settings.kafka_token_url)
+
+
 def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> "StreamExecutionEnvironment":
     _number_operators_anew()
+    allow_token_urls(settings)
     environment.set_parallelism(settings.parallelism)
     environment.set_max_parallelism(MAX_PARALLELISM)
-    environment.add_jars(connector_jar().absolute().as_uri())
+    environment.add_jars(*(jar.absolute().as_uri() for jar in kafka_jars(settings)))
     return environment
 
 

@@ -15,11 +15,21 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its own re-
     ResourceType,
 )
 
+from flink_jobs.kafka_security import SecretError, check_files, with_secrets
+
 Properties = Mapping[str, str]
 Isolation = Literal["read_committed", "read_uncommitted"]
 Result = TypeVar("Result")
 
 SILENT_LOG_LEVEL = 0  # librdkafka writes to stderr on its own; what matters reaches the error callback
+REFUSED_CODES = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+"""Who says so was reached, and will say it again."""
+ACL_CODES = frozenset({
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    # whoever may not read a group is never told who coordinates it
+    KafkaError._WAIT_COORD,
+})  # fmt: skip
 UNREACHABLE_CODES = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
 )
@@ -35,6 +45,10 @@ class KafkaUnreachableError(KafkaAdminError):
     """No broker answered in time."""
 
 
+class KafkaLoginError(KafkaAdminError):
+    """The broker does not let us in, or is not who it should be."""
+
+
 class TopicMissingError(KafkaAdminError):
     """A topic does not exist."""
 
@@ -44,7 +58,8 @@ def client_config(bootstrap: str, properties: Properties | None = None, **settin
 
     Args:
         bootstrap: `host:port[,host:port...]`.
-        properties: Security and other client properties by librdkafka's names; they win.
+        properties: Security and other client properties by librdkafka's names; they win. References to secrets in
+            them are followed.
         **settings: Further properties with `_` for `.`.
     """
     return {
@@ -53,7 +68,7 @@ def client_config(bootstrap: str, properties: Properties | None = None, **settin
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,
         **{name.replace("_", "."): value for name, value in settings.items()},
-        **(properties or {}),
+        **with_secrets(properties or {}),
     }
 
 
@@ -64,10 +79,12 @@ class Admin:
         self.bootstrap = bootstrap
         self.timeout_s = timeout_s
         self.last_error: KafkaError | None = None
-        config = client_config(bootstrap, properties)
-        config["error_cb"] = self._remember
         try:
+            check_files(properties or {})
+            config = {**client_config(bootstrap, properties), "error_cb": self._remember}
             self.client = AdminClient(config)
+        except SecretError as error:
+            raise KafkaLoginError(str(error)) from error
         except KafkaException as error:
             raise KafkaAdminError(f"the Kafka client properties are not valid: {_text(error.args[0])}") from error
 
@@ -155,18 +172,28 @@ class Admin:
         kafka_error = error.args[0] if isinstance(error, KafkaException) else None
         if kafka_error is None or kafka_error.code() in UNREACHABLE_CODES:
             self.client.poll(0)
+            if self.last_error is not None and _is_refusal(self.last_error):
+                return KafkaLoginError(f"Kafka at {self.bootstrap} cannot be logged in to: {_text(self.last_error)}")
             reason = f" ({_text(self.last_error)})" if self.last_error else ""
             return KafkaUnreachableError(
                 f"no Kafka broker answers at {self.bootstrap} within {self.timeout_s:g} s{reason}: "
                 "is it running (`millrace up` starts a local one), are the address and the client properties right?"
             )
-        return KafkaAdminError(f"Kafka at {self.bootstrap} refused: {_text(kafka_error)}")
+        hint = ""
+        if kafka_error.code() in ACL_CODES:
+            hint = "; `millrace doctor --acls PIPELINE` says what must be allowed"
+        return KafkaAdminError(f"Kafka at {self.bootstrap} refused: {_text(kafka_error)}{hint}")
 
 
 def error_code(error: BaseException) -> int | None:
     """Kafka's code of the error this one was raised from; None when it was no error of Kafka's."""
     cause = error.__cause__
     return cause.args[0].code() if isinstance(cause, KafkaException) else None
+
+
+def _is_refusal(error: KafkaError) -> bool:
+    # with TLS 1.3 a client learns only after the handshake that its certificate was not taken
+    return error.code() in REFUSED_CODES or "SSL alert" in error.str()
 
 
 def _text(error: KafkaError | None) -> str:

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from flink_jobs.application import DRIVER, MODULE
 from flink_jobs.console import CommandError
+from flink_jobs.kafka_security import java_options
+from flink_jobs.security_settings import FILE_SETTINGS
 from flink_jobs.settings import ENVIRONMENT_PREFIX, Settings
 from flink_jobs.topics import SQL, Engine, run_name
 from udfs.pipeline import Pipeline
@@ -23,6 +25,8 @@ IMAGE_PIPELINES = PurePosixPath("/opt/millrace/pipelines")
 IMAGE_PYTHON = "/opt/millrace/venv/bin/python"
 IMAGE_USER = 9999  # flink, in Flink's image
 STATE_MOUNT = "/var/lib/millrace"
+SECRET_MOUNT = "/var/run/secrets/millrace"  # noqa: S105  # a folder
+"""Where the files of the Secret are, each by the name of its setting, like kafka_password_file."""
 JOBMANAGER_MB = 1_600
 TASKMANAGER_MB = 800
 SLOT_MB = 900
@@ -59,7 +63,8 @@ class Deployment:
         checkpoints: URI of the folder for checkpoints; None is a claim for a shared volume.
         storage: Size of that claim.
         storage_class: Of that claim; None is the cluster's default. It must allow ReadWriteMany.
-        secret: Secret whose keys become environment variables, like MILLRACE_KAFKA_PROPERTIES.
+        secret: Secret whose keys become environment variables, like MILLRACE_KAFKA_PROPERTIES, and files by the names
+            of their settings, like kafka_password_file, if any of those is set.
         service_account: That may make pods; the operator's chart makes `flink`.
         slots: Subtasks a TaskManager.
     """
@@ -133,7 +138,7 @@ def _spec(name: str, settings: Settings, deployment: Deployment) -> dict[str, An
         "flinkVersion": "v" + "_".join(version("apache-flink").split(".")[:2]),
         "mode": "native",
         "serviceAccount": deployment.service_account,
-        "flinkConfiguration": _flink_configuration(name, deployment),
+        "flinkConfiguration": _flink_configuration(name, settings, deployment),
         "podTemplate": _pod_template(name, settings, deployment),
         "jobManager": {"replicas": 1, "resource": {"cpu": 1, "memory": f"{JOBMANAGER_MB}m"}},
         "taskManager": {"resource": {"cpu": slots, "memory": f"{TASKMANAGER_MB + slots * SLOT_MB}m"}},
@@ -148,7 +153,8 @@ def _spec(name: str, settings: Settings, deployment: Deployment) -> dict[str, An
     }
 
 
-def _flink_configuration(name: str, deployment: Deployment) -> dict[str, str]:
+def _flink_configuration(name: str, settings: Settings, deployment: Deployment) -> dict[str, str]:
+    options = " ".join(java_options(settings.kafka_properties))
     folder = (deployment.checkpoints or f"file://{STATE_MOUNT}").rstrip("/") + f"/{name}"
     return {
         "execution.checkpointing.dir": f"{folder}/checkpoints",
@@ -161,6 +167,7 @@ def _flink_configuration(name: str, deployment: Deployment) -> dict[str, str]:
         "taskmanager.memory.task.off-heap.size": f"{deployment.slots * PYTHON_WORKER_MB}m",
         "taskmanager.numberOfTaskSlots": str(deployment.slots),
         "web.submit.enable": "false",
+        **({"env.java.opts.jobmanager": options, "env.java.opts.taskmanager": options} if options else {}),
     }
 
 
@@ -182,16 +189,28 @@ def _pod_template(name: str, settings: Settings, deployment: Deployment) -> dict
         },
         "containers": [container],
     }
+    mounts: list[dict[str, Any]] = []
+    volumes: list[dict[str, Any]] = []
     if not deployment.checkpoints:
-        container["volumeMounts"] = [{"name": "state", "mountPath": STATE_MOUNT}]
-        pod["volumes"] = [{"name": "state", "persistentVolumeClaim": {"claimName": name}}]
+        mounts.append({"name": "state", "mountPath": STATE_MOUNT})
+        volumes.append({"name": "state", "persistentVolumeClaim": {"claimName": name}})
+    if settings.model_fields_set & set(FILE_SETTINGS):
+        mounts.append({"name": "secrets", "mountPath": SECRET_MOUNT, "readOnly": True})
+        volumes.append({"name": "secrets", "secret": {"secretName": deployment.secret, "defaultMode": 0o440}})
+    if mounts:
+        container["volumeMounts"], pod["volumes"] = mounts, volumes
     return {"spec": pod}
 
 
 def _environment(settings: Settings, deployment: Deployment) -> dict[str, str]:
     """What the job's settings are in the pod: those that somebody set here, and Kafka's address."""
     chosen: Mapping[str, object] = settings.model_dump(include=settings.model_fields_set - set(NOT_FOR_PODS))
-    environment = {"bootstrap": deployment.bootstrap, **{name: str(value) for name, value in sorted(chosen.items())}}
+    said = {
+        name: f"{SECRET_MOUNT}/{name}" if name in FILE_SETTINGS else str(value)
+        for name, value in sorted(chosen.items())
+        if value is not None
+    }
+    environment = {"bootstrap": deployment.bootstrap, **said}
     plugin = _plugin(deployment.checkpoints)
     # Flink's image puts it in place at the start; a plugin is not loaded from opt/
     enabled = {"ENABLE_BUILT_IN_PLUGINS": f"{plugin}-{version('apache-flink')}.jar"} if plugin else {}

@@ -17,6 +17,7 @@ from flink_jobs.parity_comparison import Comparison, Side, compare, replayed
 from flink_jobs.parity_engines import Engine, EngineRun, by_backfill, by_oracle, by_streaming
 from flink_jobs.parity_rows import FEATURES, EngineRows, ParityInput, Record, spool_input, spooled
 from flink_jobs.parity_sql import by_sql, without_refused
+from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.aggregates import Aggregate, Ratio
 from udfs.pipeline import Pipeline
@@ -138,7 +139,7 @@ def run_engines(
         step: Told what is being done and the share that is done.
     """
     own = settings.model_copy(update={
-        "bootstrap": given.bootstrap, "kafka_properties": {}, "restart_attempts": 0, "checkpoint_folder": None,
+        "bootstrap": given.bootstrap, **OPEN, "restart_attempts": 0, "checkpoint_folder": None,
         "shards": given.shards, "guarantee": "exactly-once",
     })  # fmt: skip
     sides: list[Side] = []

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from functools import cache
 from pathlib import Path
 
 from flink_jobs.kafka_admin import (
@@ -15,8 +16,9 @@ from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
 from models.json_document import ModelRefusedError
-from models.manifest import ModelMismatchError
+from models.manifest import MODEL_FILE, ModelMismatchError
 from models.onnx_model import OnnxModel
+from models.trial import try_out
 from udfs.pipeline import Pipeline
 
 BROKER_WAIT_S = 10.0
@@ -69,6 +71,7 @@ def check_model(pipeline: Pipeline) -> OnnxModel:
             f"train it with `millrace train {pipeline.name}` or name another version in the pipeline"
         )
     try:
+        _try_out_once(folder, (folder / MODEL_FILE).stat().st_mtime_ns if (folder / MODEL_FILE).is_file() else 0)
         return open_model(pipeline, folder)
     except (ModelMismatchError, ModelRefusedError) as error:
         raise PreflightError(str(error)) from error
@@ -82,6 +85,11 @@ def check_guarantee(pipeline: Pipeline, settings: Settings) -> None:
             "records would be in its events' topic twice, and count twice; leave it at exactly-once, and lower "
             "checkpoint_interval_ms to see answers sooner"
         )
+
+
+@cache
+def _try_out_once(folder: Path, _changed_ns: int) -> None:
+    try_out(folder)
 
 
 def check_folder(folder: Path) -> None:

@@ -11,6 +11,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from flink_jobs.security_settings import KafkaSecuritySettings
+
 SETTINGS_FILE = "millrace.toml"
 ENVIRONMENT_PREFIX = "MILLRACE_"
 
@@ -24,17 +26,15 @@ def _checkpoint_interval_ms(given: dict[str, Any]) -> int:
     return 1_000 if given.get("guarantee") == "exactly-once" else 10_000
 
 
-class Settings(BaseSettings):
+class Settings(KafkaSecuritySettings):
     """How jobs are run. What is computed is said by the pipeline, not here."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, toml_file=SETTINGS_FILE, extra="forbid", frozen=True, validate_default=True
+        env_prefix=ENVIRONMENT_PREFIX, toml_file=SETTINGS_FILE, extra="forbid", frozen=True, validate_default=True,
+        hide_input_in_errors=True,  # what is refused may be a secret
     )
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers")
-    kafka_properties: dict[str, str] = Field(
-        default_factory=dict, description="further Kafka client properties of the job's source and sink"
-    )
     home: Path = Field(Path(".millrace"), description="folder of the local broker, checkpoints, savepoints and logs")
     checkpoint_folder: Path | None = Field(None, description="where checkpoints go; default: <home>/checkpoints")
     cluster: str | None = Field(
@@ -139,8 +139,10 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "?"
         text = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # settings that do not go together
+            raise SettingsError(f"settings: {text}") from error
+        name = str(first["loc"][0])
         raise SettingsError(
             f"setting {name}: {text} (set by {ENVIRONMENT_PREFIX}{name.upper()} or {SETTINGS_FILE})"
         ) from error

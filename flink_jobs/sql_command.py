@@ -10,14 +10,12 @@ from flink_jobs.topics import EARLIEST
 from udfs.pipeline import Pipeline
 from udfs.sql_features import compile_features
 
-_SECRETS = ("password", "secret", "jaas", "token", "credential", "key")
-
 
 def run_sql_command(pipeline: Pipeline, name: str, settings: Settings, *, as_json: bool) -> None:
-    """Print the SQL; secrets among the Kafka properties are left out."""
+    """Print the SQL; secrets are in it by the names of their files only."""
     compile_features(pipeline)  # what SQL cannot express is told even if there is no model yet
     check_model(pipeline)
-    statements = sql_of(pipeline, model_folder(pipeline), without_secrets(settings), EARLIEST)
+    statements = sql_of(pipeline, model_folder(pipeline), settings, EARLIEST)
     if as_json:
         show_json([vars(statement) for statement in statements])
         return
@@ -28,12 +26,3 @@ def run_sql_command(pipeline: Pipeline, name: str, settings: Settings, *, as_jso
     )
     show(f"{heading}\n{script(statements)}".rstrip())
     say(f"{len(statements)} statements; `millrace run {name} --engine sql` runs them")
-
-
-def without_secrets(settings: Settings) -> Settings:
-    """The settings with a hint in place of every Kafka property that may hold a secret."""
-    shown = {
-        key: f"<your {key}>" if any(word in key.lower() for word in _SECRETS) else value
-        for key, value in settings.kafka_properties.items()
-    }
-    return settings.model_copy(update={"kafka_properties": shown})

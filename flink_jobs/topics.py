@@ -5,6 +5,7 @@ from typing import Literal
 
 from flink_jobs.console import CommandError
 from flink_jobs.kafka_admin import TopicSpec
+from flink_jobs.kafka_security import java_properties
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import ENVELOPE_BYTES
@@ -90,7 +91,7 @@ def with_options(options: Mapping[str, str]) -> str:
 
 
 def _client_options(settings: Settings) -> dict[str, str]:
-    properties = {"bootstrap.servers": settings.bootstrap, **settings.kafka_properties}
+    properties = {"bootstrap.servers": settings.bootstrap, **java_properties(settings.kafka_properties)}
     return {f"properties.{name}": value for name, value in properties.items()}
 
 

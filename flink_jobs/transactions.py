@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flink_jobs.kafka_admin import KafkaAdminError, KafkaUnreachableError, TopicMissingError, topic_ends
+from flink_jobs.kafka_security import SHADED, java_properties
 from flink_jobs.restore_points import java_cause
 from flink_jobs.settings import Settings
 
@@ -22,7 +23,6 @@ Partition = tuple[str, int]
 ONGOING, HANGING = "Ongoing", "Hanging"
 COMPLETING = ("PrepareCommit", "PrepareAbort")
 OPEN_STATES = (ONGOING, *COMPLETING)
-_CLIENTS = "org.apache.flink.kafka.shaded.org.apache.kafka"
 _TIMEOUT_MS = 15_000
 _IDS = re.compile(r"(.+)-\d+-\d+")
 """A transactional id of Flink's sink: its prefix, a subtask's number, a checkpoint's number."""
@@ -273,14 +273,17 @@ def _admin(settings: Settings) -> Iterator[Any]:
     from pyflink.java_gateway import get_gateway
     from pyflink.util.java_utils import add_jars_to_context_class_loader
 
-    from flink_jobs.local.jars import connector_jar
+    from flink_jobs.environment import allow_token_urls, kafka_jars
 
+    allow_token_urls(settings)
     # each Python thread has a thread of its own in the JVM, with a class loader of its own
-    add_jars_to_context_class_loader([connector_jar().absolute().as_uri()])
+    add_jars_to_context_class_loader([jar.absolute().as_uri() for jar in kafka_jars(settings)])
     jvm: Any = get_gateway().jvm
     properties = jvm.java.util.Properties()
     limits = {"default.api.timeout.ms": str(_TIMEOUT_MS), "request.timeout.ms": str(_TIMEOUT_MS // 2)}
-    for name, value in {"bootstrap.servers": settings.bootstrap, **limits, **settings.kafka_properties}.items():
+    for name, value in {
+        "bootstrap.servers": settings.bootstrap, **limits, **java_properties(settings.kafka_properties)
+    }.items():  # fmt: skip
         properties.put(name, value)
     try:
         admin = _clients().clients.admin.Admin.create(properties)
@@ -317,6 +320,6 @@ def _clients() -> Any:
     from pyflink.java_gateway import get_gateway
 
     found: Any = get_gateway().jvm
-    for name in _CLIENTS.split("."):
+    for name in SHADED.split("."):
         found = getattr(found, name)
     return found

@@ -20,6 +20,7 @@ from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import JobFailedError, JobRun, start_job
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import KafkaAdminError, TopicSpec, create_topics, topic_ends
+from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from flink_jobs.tune import Setting, Trial
 from flink_jobs.tune_sample import Record
@@ -75,7 +76,7 @@ class Laboratory:
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
         )
-        own = {"bootstrap": self._bootstrap, "kafka_properties": {}, "home": self._folder / name, "restart_attempts": 0}
+        own = {"bootstrap": self._bootstrap, **OPEN, "home": self._folder / name, "restart_attempts": 0}
         checkpoint_ms = min(self._settings.checkpoint_interval_ms, CHECKPOINT_MS)
         more = {"checkpoint_folder": None, "checkpoint_interval_ms": checkpoint_ms, **setting}
         try:

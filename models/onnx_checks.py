@@ -116,6 +116,7 @@ def describe_bytes(model_bytes: bytes, where: str) -> ModelDescription:
         message = f"{where} is not an ONNX model ({error}): export the model again"
         raise ModelRefusedError(message) from error
     _refuse_what_is_not_self_contained(model, where)
+    _refuse_unknown_opsets(model, where)
     initialised = {each.name for each in model.graph.initializer}
     initialised |= {each.values.name for each in model.graph.sparse_initializer}
     return ModelDescription(
@@ -166,6 +167,19 @@ def _refuse_what_is_not_self_contained(model: onnx.ModelProto, where: str) -> No
                     f"export the model with operators of {' and '.join(DOMAINS)} only"
                 )
                 raise ModelRefusedError(refusal)
+
+
+def _refuse_unknown_opsets(model: onnx.ModelProto, where: str) -> None:
+    """An opset that is newer than the `onnx` package: its operators may mean something else than ours."""
+    newest = {"": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
+    for each in model.opset_import:
+        domain = "" if each.domain == "ai.onnx" else each.domain
+        if domain in newest and not 1 <= each.version <= newest[domain]:
+            message = (
+                f"{where}: it is written in opset {each.version} of {domain or 'ai.onnx'}, which is not known here "
+                f"(1 to {newest[domain]}): export the model with one of those"
+            )
+            raise ModelRefusedError(message)
 
 
 def _messages(message: Message) -> Iterator[Message]:

@@ -26,6 +26,7 @@ from flink_jobs.local.broker_files import (
     java_command,
     size,
 )
+from flink_jobs.local.broker_listeners import LockedListeners
 
 START_ATTEMPTS = 3  # a free port that we chose may be taken before Kafka binds it
 STOP_WAIT_S = 30.0
@@ -54,14 +55,28 @@ class BrokerStatus:
 class Broker:
     """A local broker that runs, or ran; made by `Broker.start` or found by `Broker.find`."""
 
-    def __init__(self, folder: Path, state: BrokerState, *, die_with_parent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: BrokerState,
+        *,
+        die_with_parent: bool = False,
+        listeners: LockedListeners | None = None,
+    ) -> None:
         self.folder = folder
+        self.listeners = listeners
         self.state = state
         self._die_with_parent = die_with_parent
 
     @classmethod
     def start(
-        cls, folder: Path | str, port: int | None = None, *, wait_s: float = 60.0, die_with_parent: bool = False
+        cls,
+        folder: Path | str,
+        port: int | None = None,
+        *,
+        wait_s: float = 60.0,
+        die_with_parent: bool = False,
+        listeners: LockedListeners | None = None,
     ) -> "Broker":
         """Start the broker of a folder, or return the one that already runs there.
 
@@ -70,6 +85,7 @@ class Broker:
             port: Port for clients. By default the one it had last time in this folder, or a free one.
             wait_s: How long it may take until it answers.
             die_with_parent: End it (SIGKILL) when the thread that called this ends, for tests that die.
+            listeners: More listeners, with TLS and passwords.
 
         Raises:
             BrokerError: It does not answer, or another port is asked for than the running one has.
@@ -95,12 +111,12 @@ class Broker:
                 chosen = port or processes.free_port()
                 controller_port = processes.free_port(avoid=chosen)
                 try:
-                    state = _launch(folder, chosen, controller_port, wait_s, die_with_parent)
+                    state = _launch(folder, chosen, controller_port, wait_s, die_with_parent, listeners)
                 except _PortTakenError as error:
                     if attempt == START_ATTEMPTS:
                         raise BrokerError(f"ports {chosen} and {controller_port} were not free: {error}") from error
                 else:
-                    return cls(folder, state, die_with_parent=die_with_parent)
+                    return cls(folder, state, die_with_parent=die_with_parent, listeners=listeners)
         raise AssertionError("unreachable")
 
     @classmethod
@@ -145,7 +161,11 @@ class Broker:
         """Start it again on the same data and port; one that runs is stopped first."""
         self.stop()
         self.state = Broker.start(
-            self.folder, self.state.port, wait_s=wait_s, die_with_parent=self._die_with_parent
+            self.folder,
+            self.state.port,
+            wait_s=wait_s,
+            die_with_parent=self._die_with_parent,
+            listeners=self.listeners,
         ).state
 
     def freeze(self) -> None:
@@ -171,8 +191,15 @@ class _PortTakenError(Exception):
     pass
 
 
-def _launch(folder: Path, port: int, controller_port: int, wait_s: float, die_with_parent: bool) -> BrokerState:
-    java = java_command(folder, port, controller_port)
+def _launch(
+    folder: Path,
+    port: int,
+    controller_port: int,
+    wait_s: float,
+    die_with_parent: bool,
+    listeners: LockedListeners | None,
+) -> BrokerState:
+    java = java_command(folder, port, controller_port, listeners)
     log_start = size(folder / "broker.log")
     if not (folder / "data" / "meta.properties").exists():
         format_data(folder, java)

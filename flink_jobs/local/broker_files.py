@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from flink_jobs.local import jars, processes
+from flink_jobs.local.broker_listeners import LockedListeners
 
 HOST = "127.0.0.1"
 FORMAT_WAIT_S = 60.0
@@ -86,16 +87,24 @@ class BrokerError(RuntimeError):
     """The local broker could not be started or stopped; the message names its log and the line that explains."""
 
 
-def java_command(folder: Path, port: int, controller_port: int) -> list[str]:
+def java_command(folder: Path, port: int, controller_port: int, locked: LockedListeners | None) -> list[str]:
     """Write the settings into the folder, and return the Java command up to the class to run."""
     classpath = os.pathsep.join(map(str, jars.broker_classpath()))
     names = {"host": HOST, "port": port, "controller_port": controller_port, "data": folder / "data"}
-    (folder / "server.properties").write_text(SERVER_PROPERTIES.format(**names), "utf-8")
+    text, more_options = SERVER_PROPERTIES.format(**names), []
+    if locked is not None:
+        more = locked.server_properties(HOST, port, controller_port)
+        more_options = [locked.java_option]
+        kept = [line for line in text.splitlines() if line.partition("=")[0] not in more]
+        text = "".join(f"{line}\n" for line in (*kept, *(f"{name}={value}" for name, value in more.items())))
+    properties = folder / "server.properties"
+    properties.touch(mode=0o600)
+    properties.write_text(text, "utf-8")
     (folder / "log4j2.properties").write_text(LOG_PROPERTIES.format(log_file=folder / "broker.log"), "utf-8")
     (folder / "tmp").mkdir(exist_ok=True)
     logging = f"-Dlog4j2.configurationFile={(folder / 'log4j2.properties').as_uri()}"
     temporary = f"-Djava.io.tmpdir={folder / 'tmp'}"
-    return [str(jars.java_home() / "bin" / "java"), *JAVA_OPTIONS, logging, temporary, "-cp", classpath]
+    return [str(jars.java_home() / "bin" / "java"), *JAVA_OPTIONS, *more_options, logging, temporary, "-cp", classpath]
 
 
 def format_data(folder: Path, java: list[str]) -> None:

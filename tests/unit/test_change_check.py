@@ -21,7 +21,7 @@ from udfs.state_changes import KEPT, LOST, WARMING
 
 TILED = Sum("amount", window="30d", tile="1h")
 PIPELINE = pipeline_of(Count(window="1h"), TILED)
-SETTINGS = Settings(bootstrap="secret:1", kafka_properties={"sasl.password": "secret"})
+SETTINGS = Settings(bootstrap="secret:1", kafka_properties={"sasl.password": "${env:secret}"})
 
 
 @pytest.fixture

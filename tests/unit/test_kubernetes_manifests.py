@@ -212,7 +212,7 @@ def test_the_settings_in_the_pods_mean_what_they_meant_here(monkeypatch):
 
 
 def test_kafka_s_properties_are_never_written_down(monkeypatch):
-    monkeypatch.setenv("MILLRACE_KAFKA_PROPERTIES", '{"sasl.jaas.config": "hunter2"}')
+    monkeypatch.setenv("MILLRACE_KAFKA_PROPERTIES", '{"sasl.jaas.config": "${env:hunter2}"}')
     refused = deploy("purchase", "--bootstrap", "kafka:9092")
     assert refused.exit_code == 1
     assert "--secret" in refused.stderr

@@ -98,14 +98,15 @@ def test_sql_command_prints_the_statements_as_text_and_as_json():
     assert all(one["comment"] for one in printed)
 
 
-def test_printed_sql_holds_no_secret(monkeypatch):
-    secret = {"sasl.jaas.config": "password=hunter2", "ssl.keystore.password": "hunter2", "client.id": "me"}
-    monkeypatch.setenv("MILLRACE_KAFKA_PROPERTIES", json.dumps(secret))
+def test_printed_sql_holds_no_secret(monkeypatch, tmp_path):
+    secret = tmp_path / "password"
+    secret.write_text("hunter2")
+    for name, value in {"SASL_MECHANISM": "PLAIN", "USERNAME": "me", "PASSWORD_FILE": str(secret)}.items():
+        monkeypatch.setenv(f"MILLRACE_KAFKA_{name}", value)
     for arguments in (["sql", "purchase"], ["sql", "purchase", "--json"]):
         printed = millrace(*arguments).stdout
         assert "hunter2" not in printed
-        assert "'properties.client.id' = 'me'" in printed
-        assert "<your sasl.jaas.config>" in printed
+        assert f"${{directory:{tmp_path}:password}}" in printed
 
 
 @pytest.mark.parametrize("arguments", [["sql"], ["run", "--engine", "sql"]])

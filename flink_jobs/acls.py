@@ -1,0 +1,94 @@
+"""What each command must be allowed in Kafka, and no more, for brokers with an authorizer: `millrace doctor --acls`."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flink_jobs.topics import STREAM, Engine, group_id
+from udfs.pipeline import Pipeline
+
+Resource = Literal["topic", "group", "transactional-id", "cluster"]
+
+
+@dataclass(frozen=True)
+class Acl:
+    """One permission.
+
+    Attributes:
+        command: Of Millrace, which needs it.
+        resource: What it is about.
+        name: Of the resource; its beginning if `prefixed`.
+        operation: Kafka's name of what may be done.
+        prefixed: Whether it holds for all names that begin so.
+    """
+
+    command: str
+    resource: Resource
+    name: str
+    operation: str
+    prefixed: bool = False
+
+
+def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
+    """All commands' permissions. To read or write implies to describe.
+
+    Args:
+        pipeline: Names topics.
+        engine: What runs it.
+    """
+    events, predictions, dead_letters = pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)
+    outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
+    run = [
+        Acl("run", "topic", events, "Read"),
+        *(Acl("run", "topic", name, "Write") for name in outputs),
+        Acl("run", "group", own, "Read"),
+        # ids are made of the prefix, a subtask's and a checkpoint's number
+        Acl("run", "transactional-id", own, "Write", prefixed=True),
+        # the broker's transaction.max.timeout.ms, before the start
+        Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
+    ]
+    create = [
+        Acl("topics create", "topic", name, operation)
+        for name in (events, *outputs)
+        for operation in ("Create", "Describe", "DescribeConfigs")
+    ]
+    reads = {
+        "watch": (predictions,),
+        "verify": (events, *outputs),
+        "explain": (events, *outputs),
+        "backfill": (events,),
+        "transactions": (events, *outputs),
+    }
+    return [
+        *run,
+        *create,
+        Acl("produce", "topic", events, "Write"),
+        *(Acl(command, "topic", name, "Read") for command, names in reads.items() for name in names),
+        Acl("transactions", "transactional-id", own, "Describe", prefixed=True),
+    ]
+
+
+def as_kafka_acls(acls: Sequence[Acl], bootstrap: str, user: str) -> list[str]:
+    """The commands of Kafka's own tool that allow it, each permission once."""
+    lines = []
+    for acl in dict.fromkeys((a.resource, a.name, a.operation, a.prefixed) for a in acls):
+        resource, name, operation, prefixed = acl
+        what = ["--cluster"] if resource == "cluster" else [f"--{resource}", name]
+        words = ["kafka-acls.sh", "--bootstrap-server", bootstrap, "--add", "--allow-principal", f"User:{user}"]
+        words += ["--operation", operation, *what, *(["--resource-pattern-type", "prefixed"] if prefixed else [])]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def show_acls(pipeline: Pipeline, bootstrap: str, user: str | None, *, as_json: bool) -> None:
+    """Print them, for each command those that it needs."""
+    from flink_jobs.console import show, show_json
+
+    acls = needed_acls(pipeline)
+    if as_json:
+        show_json([vars(acl) for acl in acls])
+        return
+    for command in dict.fromkeys(acl.command for acl in acls):
+        show(f"# millrace {command}")
+        show("\n".join(as_kafka_acls([acl for acl in acls if acl.command == command], bootstrap, user or "YOU")))
