@@ -1,29 +1,39 @@
-"""A schema as a registry has it, and the two ways in which it cannot be had."""
+"""A schema as a registry gives it; who asks a registry is handed to the decoders, for logic does no I/O."""
 
-from typing import Literal, NamedTuple
-
-SchemaKind = Literal["AVRO", "PROTOBUF", "JSON"]
+from collections.abc import Callable
+from typing import NamedTuple
 
 
 class RegisteredSchema(NamedTuple):
-    """One schema of a registry.
+    """A schema with what it refers to.
 
     Attributes:
-        id: The number in front of records written with it.
-        kind: "AVRO", "PROTOBUF" or "JSON".
-        text: The schema as it was registered.
-        references: Schemas that it names, as (name, kind, text), each after those that it names itself.
+        id: Its number in the registry; records name it.
+        kind: AVRO, PROTOBUF or JSON.
+        text: As it was registered.
+        references: (name, kind, text) of each schema it refers to, those that are referred to first.
     """
 
     id: int
-    kind: SchemaKind
+    kind: str
     text: str
-    references: tuple[tuple[str, SchemaKind, str], ...] = ()
+    references: tuple[tuple[str, str, str], ...] = ()
 
 
 class SchemaUnknownError(LookupError):
-    """The registry answered that it has no such schema: the record that names it can never be read."""
+    """The registry says that it has no such schema."""
 
 
 class RegistryUnreachableError(RuntimeError):
-    """The registry did not answer, or not with a schema: nothing is known about the record, so try again later."""
+    """The registry did not answer: nothing can be said about a record until it does."""
+
+
+SchemaSource = Callable[[int], RegisteredSchema]
+"""The schema of an id. Raises SchemaUnknownError or RegistryUnreachableError."""
+
+
+def no_schemas(schema_id: int) -> RegisteredSchema:
+    """Where there is no registry."""
+    raise RegistryUnreachableError(
+        f"a record names schema {schema_id}, but there is no schema registry: set schema_registry to its address"
+    )
