@@ -1,5 +1,9 @@
-"""A schema as a registry has it, and the two ways in which it cannot be had."""
+"""A schema as a registry has it, and the two ways in which it cannot be had.
 
+Logic does no I/O: whoever asks a registry is handed to the decoders as a `SchemaSource`.
+"""
+
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 SchemaKind = Literal["AVRO", "PROTOBUF", "JSON"]
@@ -27,3 +31,14 @@ class SchemaUnknownError(LookupError):
 
 class RegistryUnreachableError(RuntimeError):
     """The registry did not answer, or not with a schema: nothing is known about the record, so try again later."""
+
+
+SchemaSource = Callable[[int], RegisteredSchema]
+"""The schema of an id. Raises SchemaUnknownError or RegistryUnreachableError."""
+
+
+def no_schemas(schema_id: int) -> RegisteredSchema:
+    """Where there is no registry."""
+    raise RegistryUnreachableError(
+        f"a record names schema {schema_id}, but there is no schema registry: set schema_registry to its address"
+    )
