@@ -12,6 +12,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import receipt
+from flink_jobs.decoding import event_decoder
 from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
 from flink_jobs.job_beginning import JobBeginning, said_beginning
 from flink_jobs.kafka_admin import offsets_for_time, topic_starts
@@ -22,12 +23,13 @@ from flink_jobs.verify_command import value_of
 from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
 from udfs.aggregates import Aggregate, Ratio
 from udfs.entity_state import ShardState
+from udfs.event_keys import shard_text
 from udfs.key_places import key_shards
 from udfs.naive_features import Arrived, NaiveFeatures
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.scoring import FLAG_NAMES, predict_each
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 Place = tuple[int, int]
 
@@ -115,7 +117,7 @@ def explain(
         CommandError: There is no such event.
     """
     found = find_event(pipeline, settings, reference, looked)
-    event = EventDecoder(pipeline).decode(_bytes(found.record.key()), _bytes(found.record.value()))
+    event = event_decoder(pipeline, settings).decode(_bytes(found.record.key()), _bytes(found.record.value()))
     if isinstance(event, Refused):
         told = {} if found.answer is None else receipt(found.answer)
         differs = () if told.get("reason") in (None, event.reason) else (f"served: {told['reason']}",)
@@ -201,10 +203,10 @@ class _Shard:
 
     def __init__(self, pipeline: Pipeline, shards: int, found: Found) -> None:
         self._pipeline, self._shards, self._partition = pipeline, shards, found.place[0]
-        self._plan, self._decode = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode
+        self._plan, self._decode = FeaturePlan.build(pipeline), event_decoder(pipeline).decode
         self._state, self._oracle = ShardState(self._plan, log_changes=False), NaiveFeatures(pipeline)
         self._key = _bytes(found.record.key()) or b""
-        self._shard = self._shard_of(self._key)
+        self._key_text, self._shard = shard_text(pipeline.events, self._key), self._shard_of(self._key)
         self._known: dict[bytes, bool] = {}
         self._places: dict[int, Place] = {}
         self._entity: Any = None
@@ -222,7 +224,7 @@ class _Shard:
                 continue
             events.append(event)
             record_times_ms.append(message.timestamp()[1])
-            if key == self._key:
+            if shard_text(self._pipeline.events, key) == self._key_text:
                 self._entity = getattr(event, self._pipeline.events.entity)
                 self._places[id(event)] = self._partition, int(message.offset() or 0)
                 self._oracle.advance(event, record_times_ms[-1], self._partition, wanted=False)
@@ -266,7 +268,7 @@ class _Shard:
         return self._known[key]
 
     def _shard_of(self, key: bytes) -> int:
-        return int(key_shards([key.decode("utf-8", "surrogateescape")], self._shards)[0])
+        return int(key_shards([shard_text(self._pipeline.events, key)], self._shards)[0])
 
 
 def _bytes(content: Any) -> bytes | None:

@@ -9,8 +9,10 @@ from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
+from flink_jobs.decoding import schema_source
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import shipped_model
+from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
@@ -37,12 +39,19 @@ class ScoreBatches(KeyedProcessFunction):
         pipeline: What to compute.
         model_folder: The model's; None where it was shipped with this code.
         states: By shard key, what a shard begins with that is not in Flink's state yet.
+        settings: Say where the schema registry is, for formats that need one.
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_folder: Path | None, states: Mapping[int, StateFile] | None = None
+        self,
+        pipeline: Pipeline,
+        model_folder: Path | None,
+        states: Mapping[int, StateFile] | None = None,
+        settings: Settings | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
+        # only what a worker needs goes with the job
+        self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the model and load the compiled kernels, so that the first batch does not wait for them."""
@@ -60,7 +69,13 @@ class ScoreBatches(KeyedProcessFunction):
             model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
             feature_set_hash=manifest.feature_set_hash,
         )
-        self._scorer = Scorer(FeaturePlan.build(self._pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
+        self._scorer = Scorer(
+            FeaturePlan.build(self._pipeline),
+            model,
+            encoder,
+            lambda: time.time_ns() // 1_000_000,
+            schema_source(self._settings, self._pipeline.events.format),
+        )
         self._shards: dict[int, ShardState] = {}
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import sink_ddl, source_ddl
+from udfs.event_keys import key_form
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ def scored_batches(
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     keys = _shard_keys(settings.shards)
-    batches = _gather(tables, settings, keys)
+    batches = _gather(tables, pipeline, settings, keys)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
-    return tables, _score(batches, ScoreBatches(pipeline, model_folder, states))
+    return tables, _score(batches, ScoreBatches(pipeline, model_folder, states, settings))
 
 
-def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: list[int]) -> "KeyedStream":
+def _gather(
+    tables: "StreamTableEnvironment", pipeline: Pipeline, settings: Settings, shard_keys: list[int]
+) -> "KeyedStream":
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
@@ -100,7 +103,8 @@ def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: li
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     batch = Types.PRIMITIVE_ARRAY(Types.BYTE())
     keyed_batch = Types.ROW([Types.INT(), batch])
-    references = int_array(shard_keys), settings.batch_ms, MAX_PARALLELISM, settings.parallelism
+    spread = settings.batch_ms, MAX_PARALLELISM, settings.parallelism
+    references = int_array(shard_keys), *spread, *key_form(pipeline.events)
     gathered = add_operator(raw, "gather", "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.

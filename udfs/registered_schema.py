@@ -1,31 +1,36 @@
-"""A schema as a registry gives it; who asks a registry is handed to the decoders, for logic does no I/O."""
+"""A schema as a registry has it, and the two ways in which it cannot be had.
+
+Logic does no I/O: whoever asks a registry is handed to the decoders as a `SchemaSource`.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+SchemaKind = Literal["AVRO", "PROTOBUF", "JSON"]
 
 
 class RegisteredSchema(NamedTuple):
-    """A schema with what it refers to.
+    """One schema of a registry.
 
     Attributes:
-        id: Its number in the registry; records name it.
-        kind: AVRO, PROTOBUF or JSON.
-        text: As it was registered.
-        references: (name, kind, text) of each schema it refers to, those that are referred to first.
+        id: The number in front of records written with it.
+        kind: "AVRO", "PROTOBUF" or "JSON".
+        text: The schema as it was registered.
+        references: Schemas that it names, as (name, kind, text), each after those that it names itself.
     """
 
     id: int
-    kind: str
+    kind: SchemaKind
     text: str
-    references: tuple[tuple[str, str, str], ...] = ()
+    references: tuple[tuple[str, SchemaKind, str], ...] = ()
 
 
 class SchemaUnknownError(LookupError):
-    """The registry says that it has no such schema."""
+    """The registry answered that it has no such schema: the record that names it can never be read."""
 
 
 class RegistryUnreachableError(RuntimeError):
-    """The registry did not answer: nothing can be said about a record until it does."""
+    """The registry did not answer, or not with a schema: nothing is known about the record, so try again later."""
 
 
 SchemaSource = Callable[[int], RegisteredSchema]

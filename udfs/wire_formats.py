@@ -1,10 +1,10 @@
-"""Every byte format in and out: JSON events in, JSON predictions and their receipts out, dead letters with a reason.
+"""Every byte format in and out: events in, predictions and their receipts out, dead letters with a reason.
 
 Bytes enter here and leave here; in between there are only decoded events and arrays.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
@@ -13,15 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
-from udfs.events import MAX_EVENT_TIME_MS, EventField
+from udfs.event_keys import key_reader
+from udfs.event_rows import RowEvents
+from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
+from udfs.formats import Avro, JsonSchema, Protobuf
+from udfs.json_events import JsonEvents
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
+from udfs.refused import Refused as Refused
+from udfs.registered_schema import SchemaSource, no_schemas
 
 REASONS = (
     "null_value",
     "too_large",
     "not_json",
+    "not_avro",
+    "not_protobuf",
+    "wrong_framing",
+    "unknown_schema",
     "missing_field",
     "unknown_category",
     "wrong_type",
@@ -36,14 +46,6 @@ HEADER = "millrace-"
 _TEXT_BYTES_MAX = 300
 _FEWEST_TOGETHER = 12
 """Below this many records, decoding them one by one takes less than preparing to decode them together."""
-_OPEN, _CLOSE = ord("{"), ord("}")
-
-
-class Refused(NamedTuple):
-    """Why a record cannot be scored: a reason of `REASONS`, and what exactly was wrong, for people."""
-
-    reason: str
-    detail: str
 
 
 class DecodedBatch(NamedTuple):
@@ -77,50 +79,48 @@ class EventDecoder:
     """Raw records to typed events of one pipeline.
 
     Args:
-        pipeline: Says the fields, the entity, the time and the largest record.
+        pipeline: Says the fields, the format, the entity, the time and the largest record.
+        schemas: Where the schemas come from that records name; None if this pipeline's records name none.
+
+    Raises:
+        DefinitionError: A schema of the pipeline is none.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, schemas: SchemaSource = no_schemas) -> None:
         events = pipeline.events
         self._max_bytes = pipeline.max_record_bytes
         self._entity, self._time = events.entity, events.time
-        self._struct = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False, kw_only=True)
-        decoder = msgspec.json.Decoder(self._struct)
-        self._decode: Callable[[bytes], Any] = decoder.decode
-        self._decode_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
+        event_class = msgspec.defstruct("Event", [_struct_field(one) for one in events.schema], gc=False, kw_only=True)
+        self._values = _value_reader(events, event_class, schemas)
+        self._key_text = key_reader(events)
         self._entity_of, self._time_of = operator.attrgetter(self._entity), operator.attrgetter(self._time)
         one_ms = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[events.time_unit]
         self._last_time = MAX_EVENT_TIME_MS * one_ms
 
     def decode_batch(self, records: RecordBatch) -> DecodedBatch:
         """All records of a batch: together where that is safe, and one by one where one of them is broken."""
-        if len(records) >= _FEWEST_TOGETHER:
-            events = self._decode_together(records.values)
+        lengths = records.values.lengths
+        if len(records) >= _FEWEST_TOGETHER and lengths.min() >= 0 and lengths.max() <= self._max_bytes:
+            events = self._values.together(records.values)
             if events is not None:
                 entities = list(map(str, map(self._entity_of, events)))
                 times = list(map(self._time_of, events))
-                if min(times) >= 0 and max(times) <= self._last_time and _are_keys(entities, records.keys):
+                # a time that is no number is not found by min and max
+                in_range = min(times) >= 0 and max(times) <= self._last_time and sum(times) >= 0
+                if in_range and self._are_keys(entities, records.keys):
                     return DecodedBatch(events, entities, None, {})
         return self._decode_one_by_one(records)
 
-    def _decode_together(self, values: Lines) -> list[Any] | None:
-        """The events of records that each hold one JSON object and nothing else; None if that is not certain.
-
-        All are decoded as one text, in which each has a line. A closing and an opening brace with only a newline
-        between them can stand next to each other outside of all values alone; so where every record begins and ends
-        with its brace, no value reaches over the end of its record, and n values in n records are one in each.
-        """
-        lengths, content = values.lengths, values.content
-        if lengths.min() < 2 or lengths.max() > self._max_bytes:
-            return None
-        ends, letters = values.ends(), np.frombuffer(content, np.uint8)
-        if not ((letters[ends - 2] == _CLOSE).all() and (letters[ends - 1 - lengths] == _OPEN).all()):
-            return None
-        try:
-            events = self._decode_lines(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        return events if len(events) == len(values) else None
+    def _are_keys(self, entities: list[str], keys: Lines) -> bool:
+        """Whether each entity is the key of its record; False if that is not certain."""
+        if self._key_text is not None:
+            return all(
+                key is not None and self._key_text(key) == entity
+                for entity, key in zip(entities, keys.tolist(), strict=True)
+            )
+        text = "\n".join(entities)
+        lengths = list(map(len, entities))
+        return text.isascii() and lengths == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
 
     def _decode_one_by_one(self, records: RecordBatch) -> DecodedBatch:
         events, entities, rows = [], [], []
@@ -136,43 +136,49 @@ class EventDecoder:
         return DecodedBatch(events, entities, np.array(rows, np.int64) if refused else None, refused)
 
     def decode(self, key: bytes | None, value: bytes | None) -> Any:
-        """One record as an event object, or `Refused`."""
+        """One record as an event object, or `Refused`.
+
+        Raises:
+            RegistryUnreachableError: Nothing can be said about the record until the registry answers.
+        """
         if value is None:
             return Refused("null_value", "the record has no value")
         if len(value) > self._max_bytes:
             return Refused("too_large", f"{len(value)} bytes; the limit is {self._max_bytes}")
-        try:
-            event = self._decode(value)
-        except msgspec.ValidationError as error:
-            return Refused(_validation_reason(str(error)), str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Refused("not_json", str(error))
+        event = self._values.one(value)
+        if isinstance(event, Refused):
+            return event
         time = getattr(event, self._time)
         if not 0 <= time <= self._last_time:
             return Refused("invalid_time", f"{self._time} is {time}; it must lie between 1970 and the year 9999")
         entity = str(getattr(event, self._entity))
-        if key is None or key != entity.encode():
+        if key is None or not self._is_key(entity, key):
             shown = "missing" if key is None else repr(key[:80])
             return Refused("key_mismatch", f"the key is {shown}, {self._entity} is {entity[:80]!r}")
         return event
 
+    def _is_key(self, entity: str, key: bytes) -> bool:
+        return key == entity.encode() if self._key_text is None else self._key_text(key) == entity
 
-def _are_keys(entities: list[str], keys: Lines) -> bool:
-    """Whether each entity is the key of its record; False if that is not certain."""
-    text = "\n".join(entities)
-    return text.isascii() and list(map(len, entities)) == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
+
+def _value_reader(events: Events, event_class: type, schemas: SchemaSource) -> "JsonEvents | RowEvents":
+    form = events.format
+    # imported when they are needed: most pipelines have JSON, and each import is time of every worker's start
+    if isinstance(form, Avro):
+        from udfs.avro_events import AvroRows
+
+        return RowEvents(event_class, AvroRows(events, form, schemas))
+    if isinstance(form, Protobuf):
+        from udfs.protobuf_events import ProtobufRows
+
+        return RowEvents(event_class, ProtobufRows(events, form, schemas))
+    return JsonEvents(event_class, framed=isinstance(form, JsonSchema) and form.framed)
 
 
 def _struct_field(one: EventField) -> Any:
     kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
     kind = kinds[one.kind] if one.categories is None else Literal[one.categories]
     return (one.name, kind | None, None) if one.nullable else (one.name, kind)
-
-
-def _validation_reason(message: str) -> str:
-    if message.startswith("Object missing required field"):
-        return "missing_field"
-    return "unknown_category" if message.startswith("Invalid enum value") else "wrong_type"
 
 
 class PredictionEncoder:
