@@ -23,7 +23,7 @@ def schema_source(settings: Settings | None, *formats: object) -> SchemaSource:
     """
     if not needs_registry(*formats):
         return no_schemas
-    from flink_jobs.schema_registry import SchemaRegistry  # type: ignore[import-untyped]
+    from flink_jobs.schema_registry import SchemaRegistry
 
     found: SchemaSource = SchemaRegistry(settings or load_settings()).by_id
     return found

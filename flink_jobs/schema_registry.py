@@ -17,7 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from flink_jobs.settings import Settings, SettingsError
-from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError, SchemaUnknownError
+from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError, SchemaKind, SchemaUnknownError
 
 TIME_LIMIT_S = 20.0
 REQUEST_WAIT_S = 5.0
@@ -117,7 +117,7 @@ class SchemaRegistry:
         answer = self._get(f"/config/{quote(subject, safe='')}", {"defaultToGlobal": "true"})
         return str(answer.get("compatibilityLevel") or answer.get("compatibility"))
 
-    def register(self, subject: str, kind: str, text: str, references: Sequence[Reference] = ()) -> int:
+    def register(self, subject: str, kind: SchemaKind, text: str, references: Sequence[Reference] = ()) -> int:
         """Register a schema, or find it if the subject has it.
 
         Returns:
@@ -131,7 +131,7 @@ class SchemaRegistry:
         return int(self._post(path, _document(kind, text, references))["id"])
 
     def compatible(
-        self, subject: str, kind: str, text: str, references: Sequence[Reference] = ()
+        self, subject: str, kind: SchemaKind, text: str, references: Sequence[Reference] = ()
     ) -> list[str]:
         """Why a schema is not compatible with those of a subject under its level; nothing when it is.
 
@@ -155,14 +155,14 @@ class SchemaRegistry:
         return self._read(int(document["id"]), document)
 
     def _read(self, schema_id: int, document: dict[str, Any]) -> RegisteredSchema:
-        references: dict[str, tuple[str, str, str]] = {}
+        references: dict[str, tuple[str, SchemaKind, str]] = {}
         self._collect(document, references, ())
         return RegisteredSchema(schema_id, _kind(document), str(document["schema"]), tuple(references.values()))
 
     def _collect(
         self,
         document: dict[str, Any],
-        found: dict[str, tuple[str, str, str]],
+        found: dict[str, tuple[str, SchemaKind, str]],
         above: tuple[tuple[str, int], ...],
     ) -> None:
         """What a schema refers to, each after what it refers to itself."""
@@ -258,15 +258,16 @@ def _read_secret(file: Any, setting: str) -> bytes | None:
         raise SettingsError(f"setting {setting}: {file} cannot be read ({error.strerror})") from error
 
 
-def _document(kind: str, text: str, references: Sequence[Reference]) -> dict[str, Any]:
+def _document(kind: SchemaKind, text: str, references: Sequence[Reference]) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": text, "schemaType": kind}
     if references:
         document["references"] = [reference._asdict() for reference in references]
     return document
 
 
-def _kind(document: dict[str, Any]) -> str:
-    return str(document.get("schemaType") or "AVRO")
+def _kind(document: dict[str, Any]) -> SchemaKind:
+    kind: SchemaKind = document.get("schemaType") or "AVRO"  # of another kind it is refused by whoever reads with it
+    return kind
 
 
 def _answer(response: requests.Response, url: str) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events
 from udfs.pipeline import Pipeline
+from udfs.registered_schema import SchemaKind
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOGICAL_TIMES = {"ms": "timestamp-millis", "us": "timestamp-micros", "ns": "timestamp-nanos"}
@@ -40,7 +41,7 @@ class _Field(NamedTuple):
     inner: tuple["_Field", ...] = ()
 
 
-def event_schema_text(events: Events, kind: str, previous: str | None = None) -> str:
+def event_schema_text(events: Events, kind: SchemaKind, previous: str | None = None) -> str:
     """The schema of a pipeline's events; its record is called like the event class.
 
     Args:
@@ -55,7 +56,7 @@ def event_schema_text(events: Events, kind: str, previous: str | None = None) ->
     return _text(events.type.__name__, fields, kind, previous)
 
 
-def prediction_schema_text(pipeline: Pipeline, kind: str, previous: str | None = None) -> str:
+def prediction_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str | None = None) -> str:
     """The schema of a pipeline's predictions: id, entity, included fields, prediction, `scored_at`, features.
 
     Args:
@@ -86,7 +87,7 @@ def _number(name: str, *, nullable: bool = False) -> _Field:
     return _Field(EventField(name, "float", nullable, None))
 
 
-def _text(record: str, fields: Sequence[_Field], kind: str, previous: str | None) -> str:
+def _text(record: str, fields: Sequence[_Field], kind: SchemaKind, previous: str | None) -> str:
     if kind == "JSON":
         found = _json_record(record, fields, json.loads(previous) if previous else None)
         return _compact({"$schema": "http://json-schema.org/draft-07/schema#", **found})
