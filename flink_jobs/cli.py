@@ -13,7 +13,7 @@ from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, explain, parity, verify
-from flink_jobs.cli_schema import registry_app
+from flink_jobs.cli_schema import registry_app, schema_app
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import CommandError, command, out, say, show, show_json
@@ -34,6 +34,7 @@ app.add_typer(state_app, name="state")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(registry_app, name="registry")
+app.add_typer(schema_app, name="schema")
 
 DEFAULT_RATE = 1_000.0
 
