@@ -4,7 +4,7 @@ Bytes enter here and leave here; in between there are only decoded events and ar
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
+from udfs.confluent_wire import head_of
+from udfs.errors import DefinitionError
 from udfs.event_keys import key_reader
 from udfs.event_rows import RowEvents
 from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
@@ -22,7 +24,7 @@ from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
 from udfs.refused import Refused as Refused
-from udfs.registered_schema import SchemaSource, no_schemas
+from udfs.registered_schema import RegisteredSchema, SchemaSource, no_schemas
 
 REASONS = (
     "null_value",
@@ -56,6 +58,9 @@ _HEADERS_BYTES = 8_192
 _LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
 
 HEADER = "millrace-"
+ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]
+"""Columns of predictions and (n, F) features -> n values."""
+
 _TEXT_BYTES_MAX = 300
 _FEWEST_TOGETHER = 12
 """Below this many records, decoding them one by one takes less than preparing to decode them together."""
@@ -205,10 +210,24 @@ class PredictionEncoder:
         pipeline: Says the topics and the fields of a prediction.
         model: What the receipt says of the model: `name`, `version`, `sha256`.
         feature_set_hash: sha256 over the definitions of the model's features.
+        schema: What predictions are written with, as it was registered; None where none has to be.
+
+    Raises:
+        DefinitionError: The schema of the output format is none.
     """
 
-    def __init__(self, pipeline: Pipeline, *, model: dict[str, str], feature_set_hash: str) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        model: dict[str, str],
+        feature_set_hash: str,
+        schema: RegisteredSchema | None = None,
+    ) -> None:
         events = pipeline.events
+        self._values_of = _value_writer(pipeline, schema)
+        form = pipeline.output_format
+        self._json_head = head_of(_id_of(schema)) if isinstance(form, JsonSchema) and form.framed else None
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
         fields: list[Any] = [*((name, Any) for name in copied), (pipeline.prediction, float), ("scored_at", int)]
         self._features: Any = None
@@ -275,9 +294,10 @@ class PredictionEncoder:
         """
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
         columns.append(repeat(scored_at_ms, len(events)))
-        if self._features is not None and features is not None:
-            columns.append(map(self._features, *features.T.tolist()))
-        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
+        if self._values_of is not None:
+            values = self._values_of(columns, features)
+        else:
+            values = self._json_values(columns, features)
         numbers = (partitions, offsets, event_times_ms)
         texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
         largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
@@ -287,6 +307,14 @@ class PredictionEncoder:
             return self._group.pack(keys, values, numbers)
         group = self._flagged_group if warming is None else self._warming_group
         return group.pack(keys, values, numbers, texts)
+
+    def _json_values(self, columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
+        if self._features is not None and features is not None:
+            columns.append(map(self._features, *features.T.tolist()))
+        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
+        if self._json_head is None:
+            return values
+        return Lines.of([self._json_head + (value or b"") for value in values.tolist()])
 
     def dead_letters(self, records: RecordBatch, refused: Mapping[int, Refused], *, stage: str) -> bytes:
         """The original bytes of refused records, with headers that say why and where from; cut when over the limit.
@@ -313,6 +341,26 @@ class PredictionEncoder:
             (records.partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
             [Lines.of(column) for column in columns],
         )
+
+
+def _id_of(schema: RegisteredSchema | None) -> int:
+    if schema is None or schema.id == 0:
+        raise DefinitionError("the output format names a schema in a registry: register it before predictions are made")
+    return schema.id
+
+
+def _value_writer(pipeline: Pipeline, schema: RegisteredSchema | None) -> ValueWriter | None:
+    """Writes predictions in Avro or Protobuf; None for JSON."""
+    form = pipeline.output_format
+    if not isinstance(form, Avro | Protobuf):
+        return None
+    from udfs.prediction_values import prediction_schema, value_writer
+
+    if form.framed:
+        _id_of(schema)
+    own = schema or prediction_schema(pipeline)
+    assert own is not None
+    return value_writer(pipeline, own)
 
 
 _NULLS = {(False, False): None, (True, False): b"key", (False, True): b"value", (True, True): b"key,value"}
