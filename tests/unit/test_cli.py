@@ -18,6 +18,7 @@ COMMANDS = (
     ["run"], ["sql"], ["watch"], ["describe"], ["backfill"], ["verify"], ["explain"], ["parity"],
     ["train"], ["tune"], ["state", "show"], ["state", "diff"], ["transactions"], ["doctor"], ["deploy", "kubernetes"],
     ["cluster", "up"], ["cluster", "down"], ["submit"], ["status"], ["logs"], ["stop"], ["cancel"], ["certify"],
+    ["registry", "up"], ["registry", "down"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """

@@ -79,17 +79,49 @@ def test_protobuf_fields_keep_their_numbers_and_never_get_those_of_others():
     changed = prediction_schema_text(pipeline(include=("plan",)), "PROTOBUF", first)
     assert "string payment_id = 1;" in changed
     assert "double risk = 3;" in changed
-    assert "reserved 5;" in changed  # features are gone
     assert "string plan = 6;" in changed
+    assert "CardFraudPrediction_features features = 5;" in changed, "taking a field out would break readers"
+    assert "message CardFraudPrediction_features {" in changed
     again = prediction_schema_text(pipeline(include_features=True), "PROTOBUF", changed)
-    assert "CardFraudPrediction_features features = 7;" in again
-    assert "reserved 5, 6;" in again
+    assert "CardFraudPrediction_features features = 5;" in again
+    assert "string plan = 6;" in again
 
 
-def test_a_schema_made_from_itself_is_the_same():
+@pytest.mark.parametrize("kind", ["AVRO", "PROTOBUF", "JSON"])
+def test_a_schema_made_from_itself_is_the_same(kind):
     shipped = dataclasses.replace(load_pipeline("purchase"), include_features=True)
-    first = prediction_schema_text(shipped, "PROTOBUF")
-    assert prediction_schema_text(shipped, "PROTOBUF", first) == first
+    first = prediction_schema_text(shipped, kind)
+    assert prediction_schema_text(shipped, kind, first) == first
+    later = prediction_schema_text(dataclasses.replace(shipped, include=("page_id",)), kind, first)
+    assert later != first
+    assert prediction_schema_text(dataclasses.replace(shipped, include=("page_id",)), kind, later) == later
+
+
+def test_who_has_the_new_avro_schema_reads_records_of_the_old():
+    old = prediction_schema_text(pipeline(include=("plan",)), "AVRO")
+    new = prediction_schema_text(pipeline(include=("country", "amount"), include_features=True), "AVRO", old)
+    writer, reader = (fastavro.parse_schema(json.loads(text)) for text in (old, new))
+    written = io.BytesIO()
+    record = {"payment_id": "p", "card": "c", "plan": "flat", "risk": 0.5, "scored_at": 7}
+    fastavro.schemaless_writer(written, writer, record)
+    written.seek(0)
+    read = fastavro.schemaless_reader(written, writer, reader)
+    assert (read["risk"], read["amount"], read["country"], read["features"]) == (0.5, None, None, None)
+    assert "plan" not in read
+
+
+def test_an_avro_schema_keeps_the_namespace_under_which_it_was_registered():
+    registered = json.loads(prediction_schema_text(pipeline(), "AVRO")) | {"namespace": "com.shop", "name": "Risk"}
+    found = json.loads(prediction_schema_text(pipeline(), "AVRO", json.dumps(registered)))
+    assert (found["namespace"], found["name"]) == ("com.shop", "Risk")
+
+
+def test_predictions_of_the_old_json_schema_are_valid_by_the_new():
+    old = prediction_schema_text(pipeline(include=("plan",)), "JSON")
+    new = json.loads(prediction_schema_text(pipeline(include=("amount",)), "JSON", old))
+    record = {"payment_id": "p", "card": "c", "plan": "flat", "risk": 0.5, "scored_at": 7}
+    assert jsonschema.Draft7Validator(new).is_valid(record)
+    assert not jsonschema.Draft7Validator(new).is_valid(record | {"never": 1})
 
 
 def test_a_name_that_the_format_does_not_allow_is_named():
