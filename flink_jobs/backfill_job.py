@@ -150,6 +150,10 @@ def refused_records(facts: Iterable[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(refused.items()))
 
 
+def _with_failed(refused: dict[str, int], failed: int) -> dict[str, int]:
+    return dict(sorted({**refused, "feature_failed": failed}.items())) if failed else refused
+
+
 class _Backfill:
     """One run."""
 
@@ -174,7 +178,7 @@ class _Backfill:
         return BackfillReport(
             rows=rows,
             events=sum(facts["events"] for facts in events),
-            refused=refused_records(events),
+            refused=_with_failed(refused_records(events), sum(facts["failed"] for facts in shards)),
             late=sum(facts["late"] for facts in shards),
             truncated=sum(facts["truncated"] for facts in shards),
             labelled=sum(facts["labelled"] for facts in shards),

@@ -16,7 +16,7 @@ from flink_jobs.history import Piece, block_rows
 from flink_jobs.history_topic import TopicReader
 from flink_jobs.shard_segments import ShardSegments, Source, layout_of
 from flink_jobs.spill import NOT_EMITTED, PieceFiles, Segment, write_piece
-from udfs.entity_state import LATE, TRUNCATED
+from udfs.entity_state import FAILED, LATE, TRUNCATED
 from udfs.kernel_warm_up import warm_up
 from udfs.label_join import EntityLabels, LabelRule
 from udfs.plan import FeaturePlan
@@ -176,7 +176,7 @@ class Worker:
         source = self._work.events
         segments = ShardSegments(source, self._plan(source), shard)
         labels = None if rule is None else self._labels(shard, rule)
-        counts = {"rows": 0, "late": 0, "truncated": 0, "labelled": 0, "label_sum": 0.0}
+        counts = {"rows": 0, "failed": 0, "late": 0, "truncated": 0, "labelled": 0, "label_sum": 0.0}
         with files.features.open("wb") as features, files.flags.open("wb") as flags, files.labels.open("wb") as found:
             for segment, advanced in segments.advanced():
                 kept = segment.positions != NOT_EMITTED
@@ -184,6 +184,7 @@ class Worker:
                 features.write(advanced.features[kept].tobytes())
                 flags.write(marks.tobytes())
                 counts["rows"] += len(marks)
+                counts["failed"] += int(np.count_nonzero(marks & FAILED))
                 counts["late"] += int(np.count_nonzero(marks & LATE))
                 counts["truncated"] += int(np.count_nonzero(marks & TRUNCATED))
                 if labels is not None:

@@ -19,6 +19,7 @@ from flink_jobs.backfill_steps import ShardFiles, Work
 from flink_jobs.shard_segments import Source, layout_of
 from flink_jobs.spill import PieceFiles, SegmentReader
 from flink_jobs.training_set import TrainingSetWriter
+from udfs.entity_state import FAILED
 from udfs.plan import FeaturePlan
 from udfs.row_arrays import place_rows
 
@@ -103,7 +104,9 @@ def _tables(work: Work, writer: TrainingSetWriter) -> Iterator[tuple[Any, float]
                 if rows:
                     share = (number + (block + 1) / reader.blocks) / len(source.pieces)
                     came = labels if work.labels is not None else None
-                    yield writer.table(passed.get_batch(block), features, flags, came), share
+                    table = writer.table(passed.get_batch(block), features, flags, came)
+                    failed = flags & FAILED > 0  # dead letters of the job, which gives them no prediction either
+                    yield (table.filter(pa.array(~failed)) if failed.any() else table), share
 
 
 class _ShardResults:

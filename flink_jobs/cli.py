@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
+from flink_jobs.cli_dead_letters import dead_letters_app
 from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(state_app, name="state")
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(deploy_app, name="deploy")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TIMEOUT_S = 10.0
+LIMIT_REACHED = "dead-letter limit: "
+"""What the failure of a job begins with that stopped because most of its records were dead letters."""
 
 
 class RestError(RuntimeError):
@@ -207,6 +209,9 @@ class RestClient:
 def root_cause_line(stacktrace: str) -> str:
     """The line of a Java or Python stack trace that says what went wrong."""
     lines = stacktrace.splitlines()
+    for line in lines:
+        if LIMIT_REACHED in line:
+            return line[line.index(LIMIT_REACHED) :].strip()[:500]
     tracebacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
     if tracebacks:
         # a traceback's own lines are indented; the first one that is not says what was raised

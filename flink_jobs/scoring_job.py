@@ -57,7 +57,7 @@ def build_scoring_job(
     """
     tables, scored = scored_batches(environment, pipeline, model_folder, settings, start_from, state_files)
     tables.execute_sql(sink_ddl(_OUTPUTS, pipeline, settings))
-    return _write(tables, scored)
+    return _write(tables, scored, pipeline, settings)
 
 
 def scored_batches(
@@ -134,14 +134,18 @@ def _score(batches: "KeyedStream", score: "ScoreBatches") -> "DataStream":
     return scored.uid(SCORE_UID).name("score")
 
 
-def _write(tables: "StreamTableEnvironment", scored: "DataStream") -> "StatementSet":
+def _write(
+    tables: "StreamTableEnvironment", scored: "DataStream", pipeline: Pipeline, settings: Settings
+) -> "StatementSet":
     """Output records, one by one, into the sink."""
     from pyflink.java_gateway import get_gateway
 
     row_type = tables.from_path(_OUTPUTS)._j_table.getResolvedSchema().toSinkRowDataType()
     jvm: Any = get_gateway().jvm
     internal = jvm.org.apache.flink.table.runtime.typeutils.InternalTypeInfo.of(row_type.getLogicalType())
-    records = add_operator(scored._j_data_stream, "records", "OutputRecords", internal)
+    last = settings.dead_letter_limit_records
+    limit = str(pipeline.dead_letters), last, int(settings.dead_letter_limit_share * last)
+    records = add_operator(scored._j_data_stream, "records", "OutputRecords", internal, *limit)
     tables._j_tenv.createTemporaryView(_SCORED, records)
     statements = tables.create_statement_set()
     statements.add_insert_sql(f"INSERT INTO {_OUTPUTS} SELECT * FROM {_SCORED}")  # noqa: S608  # names of our own

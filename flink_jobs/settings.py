@@ -88,6 +88,16 @@ class Settings(BaseSettings):
         description="engine sql: a partition without events for so long no longer holds up the others; its next events "
         "may be late, so longer than a start of the workers takes",
     )
+    dead_letter_limit_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="engine stream: the job ends when more than this share of a subtask's last "
+        "dead_letter_limit_records records are dead letters; 1 is never",
+    )
+    dead_letter_limit_records: int = Field(
+        10_000, ge=100, le=10_000_000, description="engine stream: how many records that share is taken of"
+    )
     restart_attempts: int = Field(
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )

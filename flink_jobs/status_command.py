@@ -9,7 +9,7 @@ from rich.table import Table
 from flink_jobs.console import next_steps, out, say, show, show_json
 from flink_jobs.job_health import RUNNING, JobHealth, health_of
 from flink_jobs.pipelines import load_pipeline
-from flink_jobs.rest_client import ClusterRest
+from flink_jobs.rest_client import LIMIT_REACHED, ClusterRest
 from flink_jobs.settings import Settings
 from flink_jobs.submission import cluster_address, find_job
 from flink_jobs.topics import SQL, Engine, job_name
@@ -99,6 +99,11 @@ def _say_what_to_do(health: JobHealth, name: str) -> None:
     if health.lost_commits:
         say(f"Kafka refused to commit {', '.join(health.lost_commits)}: their answers are lost", style="red")
         next_steps((f"millrace verify {name}", "names the events that have no answer"))
+    elif health.state != RUNNING and LIMIT_REACHED in (health.failure or ""):
+        next_steps(
+            (f"millrace dead-letters stats {name}", "what is refused, and why"),
+            (f"millrace submit {name}", "goes on from the last checkpoint, once that is mended"),
+        )
     elif health.state != RUNNING:
         next_steps(("millrace logs --match ERROR", "what the cluster's processes say"))
 

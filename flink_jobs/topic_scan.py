@@ -1,16 +1,18 @@
 """Looks things up in topics: one record by its place, or all records of some spans of offsets."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.history_topic import CONSUME_RECORDS, SILENCE_S, span_consumer
-from flink_jobs.kafka_admin import KafkaAdminError, Properties
+from flink_jobs.kafka_admin import KafkaAdminError, Properties, topic_ends, topic_starts
 
 Span = tuple[int, int]
 """First offset, and offset after the last."""
+GAP_OFFSETS = 10_000
+"""Records that are read over rather than to begin anew behind them: that costs as much."""
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
 
 
@@ -70,6 +72,49 @@ def record_at(
         if "cannot be read" not in str(error):
             raise
     return None
+
+
+def records_at(
+    bootstrap: str, properties: Properties | None, topic: str, places: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Message]:
+    """The committed records at some places (partition, offset); those that are not kept are left out.
+
+    Places that are near each other are read in one go, with what lies between.
+    """
+    wanted = set(places)
+    if not wanted:
+        return {}
+    starts, ends = topic_starts(bootstrap, topic, properties), topic_ends(bootstrap, topic, properties)
+    found: dict[tuple[int, int], Message] = {}
+    consumer = span_consumer(bootstrap, properties)
+    try:
+        for partition, (begin, end) in _stretches(wanted, starts, ends):
+            consumer.assign([TopicPartition(topic, partition, begin)])
+            for messages in _span(consumer, topic, begin, end):
+                for message in messages:
+                    place = partition, int(message.offset() or 0)
+                    if place in wanted:
+                        found[place] = message
+    finally:
+        consumer.close()
+    return found
+
+
+def _stretches(
+    places: Iterable[tuple[int, int]], starts: Mapping[int, int], ends: Mapping[int, int]
+) -> Iterator[tuple[int, Span]]:
+    """Partitions and spans that cover the places that are kept."""
+    partition, begin, end = -1, 0, 0
+    for at, offset in sorted(places):
+        if not starts.get(at, 0) <= offset < ends.get(at, 0):
+            continue
+        if at != partition or offset > end + GAP_OFFSETS:
+            if end > begin:
+                yield partition, (begin, end)
+            partition, begin = at, offset
+        end = offset + 1
+    if end > begin:
+        yield partition, (begin, end)
 
 
 def scan_outwards(

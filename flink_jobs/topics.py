@@ -7,6 +7,7 @@ from flink_jobs.console import CommandError
 from flink_jobs.kafka_admin import TopicSpec
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
+from udfs.wire_formats import ENVELOPE_BYTES
 
 EARLIEST, COMMITTED, LATEST = "earliest", "committed", "latest"
 Engine = Literal["stream", "sql"]
@@ -160,8 +161,8 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine 
         "properties.linger.ms": "20" if settings.guarantee == "exactly-once" else "2",
         "properties.batch.size": "131072",
         "properties.compression.type": "lz4",
-        # the event limit, its dead letter's headers, and room for the envelope
-        "properties.max.request.size": str(pipeline.max_record_bytes + 65_536),
+        # what is larger is made a dead letter, or cut, before it gets here: the sink would fail on it for ever
+        "properties.max.request.size": str(pipeline.max_record_bytes + ENVELOPE_BYTES),
     }
     if settings.guarantee == "exactly-once":
         # stable over restarts, so that what a killed run left open is aborted by the next

@@ -105,10 +105,13 @@ def compute_features(
         names = [str(getattr(event, entity)) for event in events]
         times_ms, columns, masks, direct = plan.columnise(events)
         partitions = np.zeros(len(events), np.int32)
-        features.append(state.advance(names, times_ms, times_ms, partitions, columns, masks, direct).features)
-        entities += names
-        all_times_ms.append(times_ms)
-        places.append(np.array(good, np.int64) + done)
+        advanced = state.advance(names, times_ms, times_ms, partitions, columns, masks, direct)
+        kept = np.array([row for row in range(len(events)) if row not in advanced.failed], np.int64)
+        refused += [(done + good[row], Refused("feature_failed", why)) for row, why in advanced.failed.items()]
+        features.append(advanced.features[kept])
+        entities += [names[row] for row in kept.tolist()]
+        all_times_ms.append(times_ms[kept])
+        places.append(np.array(good, np.int64)[kept] + done)
         done += len(batch)
         if progress is not None:
             progress(done)

@@ -21,23 +21,21 @@ _PRIMITIVES = {"null", "boolean", "int", "long", "float", "double", "bytes", "st
 _UNREADABLE = (SchemaParseException, UnknownType, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _MOST_TYPES = 10_000
 _MOST_DECIMAL_BYTES = 100
+_NAMED = "__named_schemas__"
 
 
 class WriterPlan(NamedTuple):
     """How records of one schema are read.
 
     Attributes:
-        schema: What fastavro reads with: without logical types, whose Python objects cost more than they give.
+        schema: From `parsed_record`.
         moved: (field, the writer's name of it) where they differ.
         converters: (field, what turns its value into the event's).
-        needs_walk: Whether its records can be nested without an end, or claim items that take no bytes: they are gone
-            through with limits before fastavro sees them.
     """
 
     schema: Any
     moved: tuple[tuple[str, str], ...]
     converters: tuple[tuple[str, Converter], ...]
-    needs_walk: bool
 
 
 def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
@@ -48,19 +46,10 @@ def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan
         written: The writer's schema.
         where: What the schema is called in errors.
     """
-    if written.kind != "AVRO":
-        return Refused("unknown_schema", f"{where} is of kind {written.kind}, the topic is read as Avro")
-    named: dict[str, Any] = {}
-    try:
-        for _, _, text in written.references:
-            parse_schema(_loaded(text), named)
-        parsed: Any = parse_schema(_loaded(written.text), named)
-        # once more as plain data, for it is changed; named types stay where they were defined first
-        if not isinstance(parsed, dict) or parsed.get("type") != "record":
-            return Refused("unknown_schema", f"{where} is no record")
-        plain, dangerous = _without_logical_types(parsed, named), _needs_walk(parsed, named)
-    except _UNREADABLE as error:
-        return Refused("unknown_schema", f"{where} cannot be read: {type(error).__name__}: {error}")
+    parsed = parsed_record(written, where)
+    if isinstance(parsed, Refused):
+        return parsed
+    named = parsed[_NAMED]
     there = {}
     for one in parsed["fields"]:
         there.update(dict.fromkeys(one.get("aliases", ()), one["name"]))
@@ -73,7 +62,30 @@ def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan
         if converter is not None:
             converters.append((field, converter))
     moved = tuple((field, name) for field, name in names.items() if field != name)
-    return WriterPlan(plain, moved, tuple(converters), dangerous)
+    return WriterPlan(parsed, moved, tuple(converters))
+
+
+def parsed_record(written: RegisteredSchema, where: str) -> Any:
+    """The record of a schema, parsed, with all named types that it uses; or why there is none.
+
+    Args:
+        written: The schema.
+        where: What it is called in errors.
+    """
+    if written.kind != "AVRO":
+        return Refused("unknown_schema", f"{where} is of kind {written.kind}, not Avro")
+    named: dict[str, Any] = {}
+    try:
+        for _, _, text in written.references:
+            parse_schema(_loaded(text), named)
+        parsed: Any = parse_schema(_loaded(written.text), named)
+        if not isinstance(parsed, dict) or parsed.get("type") != "record":
+            return Refused("unknown_schema", f"{where} is no record")
+        found = {**parsed, _NAMED: named}
+        needs_walk(without_logical_types(found))  # whatever is odd about it is found here
+    except _UNREADABLE as error:
+        return Refused("unknown_schema", f"{where} cannot be read: {type(error).__name__}: {error}")
+    return found
 
 
 def _loaded(text: str) -> Any:
@@ -117,9 +129,16 @@ def _decimal(one: int, unscaled: Any) -> Any:
     return number // one if number % one == 0 else number / one
 
 
-def _without_logical_types(schema: Any, named: dict[str, Any]) -> Any:
-    """A schema of its own, parsed, in which all types are what they are stored as."""
-    seen: set[str] = set()
+def without_logical_types(schema: Any) -> Any:
+    """A schema in which all types are what they are stored as: Python's objects for others cost more than they give.
+
+    Args:
+        schema: From `parsed_record`.
+
+    Returns:
+        Parsed; it names no types but its own.
+    """
+    named, seen = schema[_NAMED], set[str]()
 
     def plain(kind: Any) -> Any:
         if isinstance(kind, list):
@@ -143,8 +162,9 @@ def _without_logical_types(schema: Any, named: dict[str, Any]) -> Any:
                 kept[part] = plain(kind[part])
         return kept
 
-    parsed: Any = parse_schema(plain(schema), {})
-    return parsed
+    own: dict[str, Any] = {}
+    parsed: Any = parse_schema(plain(schema), own)
+    return {**parsed, _NAMED: own}
 
 
 def _parts(kind: Any) -> Iterator[Any]:
@@ -157,9 +177,13 @@ def _parts(kind: Any) -> Iterator[Any]:
             yield kind["type"]
 
 
-def _needs_walk(schema: Any, named: dict[str, Any]) -> bool:
-    """Whether a type holds itself, or an array has items that may take no bytes."""
-    visited = 0
+def needs_walk(schema: Any) -> bool:
+    """Whether a type holds itself, or an array has items that may take no bytes.
+
+    Its records can be nested without an end, or claim endless items: they are gone through with limits before fastavro
+    sees them.
+    """
+    named, visited = schema[_NAMED], 0
 
     def holds_itself(kind: Any, above: tuple[str, ...]) -> bool:
         nonlocal visited

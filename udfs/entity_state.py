@@ -6,7 +6,7 @@ Events go in batch by batch, features come out; `take_changes` says what to writ
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from udfs.state_log import EVENTS, Entry, decode
 from udfs.state_sources import Layout, is_alike
 from udfs.warming import Gap, Warming, gaps_after_change, gaps_in, latest_times, with_gaps
 
-LATE, TRUNCATED, WARMING = kernels.LATE, kernels.TRUNCATED, 4
+LATE, TRUNCATED, WARMING, FAILED = kernels.LATE, kernels.TRUNCATED, 4, 8
 ENTRY_ROWS = 4_096
 """Rows of an entry of `ShardState.entries`, as of a slice that the log writes in one go."""
 _NO_FEATURES, _NO_FLAGS = np.empty((0, 0)), np.empty(0, np.uint8)
@@ -37,13 +37,16 @@ class Advanced:
 
     Attributes:
         features: (n_events, n_features) float64 in the order of `plan.feature_names`, `fill` applied.
-        flags: (n_events,) uint8: LATE, TRUNCATED, WARMING.
+        flags: (n_events,) uint8: LATE, TRUNCATED, WARMING; FAILED where an aggregate of the user's own raised, whose
+            feature is NaN then.
         warming: The features that are not complete yet for each event, with commas; None if all are.
+        failed: What was raised, by event.
     """
 
     features: npt.NDArray[np.float64]
     flags: npt.NDArray[np.uint8]
     warming: list[str] | None = None
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class ShardState:
@@ -80,6 +83,9 @@ class ShardState:
     ) -> Advanced:
         """Take in n events, in order of arrival, and compute their features.
 
+        An event is in the state from then on, also one whose features cannot be computed: what an aggregate of the
+        user's own raises today it may not raise after a fix, and the state must be the same with both.
+
         Args:
             entities: n entity keys.
             event_times_ms: (n,) int64, from `plan.columnise`.
@@ -95,15 +101,15 @@ class ShardState:
             return Advanced(features, flags)
         events = self._as_words(event_times_ms, record_times_ms, partitions, columns, masks)
         keys = joined_keys(entities)
-        self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
+        failed = self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
         if self._log_changes:
             self._log.add(keys, events)
         if self._warming is not None:
             warming = self._warming.names_of(events[:, TIME], partitions)
             if warming is not None:
                 flags[np.array([text != "" for text in warming])] |= WARMING
-                return Advanced(features, flags, warming)
-        return Advanced(features, flags)
+                return Advanced(features, flags, warming, failed)
+        return Advanced(features, flags, None, failed)
 
     def take_in(
         self,
@@ -223,15 +229,23 @@ class ShardState:
         direct: npt.NDArray[np.float64],
         features: npt.NDArray[np.float64],
         flags: npt.NDArray[np.uint8],
-    ) -> None:
-        slots, count = self._slots_of(keys, len(events)), len(events)
+    ) -> dict[int, str]:
+        """What an aggregate of the user's own raised, by event."""
+        slots, count, failed = self._slots_of(keys, len(events)), len(events), dict[int, str]()
         if not self.plan.customs or not len(features):
             self._run(0, count, slots, events, direct, features, flags)
-            return
+            return failed
         for event in range(count):
             self._run(event, event + 1, slots, events, direct, features, flags)
             for custom in self.plan.customs:
-                features[event, custom.output] = self._fold(custom, int(slots[event]), int(events[event, TIME]))
+                try:
+                    value = self._fold(custom, int(slots[event]), int(events[event, TIME]))
+                except Exception as error:  # a user's code: whatever it raises, it is this event that has no feature
+                    failed.setdefault(event, f"{custom.aggregate.name}: {type(error).__name__}: {error}")
+                    flags[event] |= FAILED
+                    value = math.nan
+                features[event, custom.output] = value
+        return failed
 
     def _slots_of(self, keys: bytes, count: int) -> npt.NDArray[np.int64]:
         slots, event, begin = np.empty(count, np.int64), 0, 0

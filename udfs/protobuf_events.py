@@ -24,11 +24,25 @@ from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknown
 _WRAPPERS = "google.protobuf.wrappers.proto", "google/protobuf/wrappers.proto"
 
 
+class MessageReader:
+    """Reads messages of one type."""
+
+    def __init__(self, message: Descriptor) -> None:
+        self._parse = message_factory.GetMessageClass(message).FromString
+
+    def parse(self, body: bytes) -> Any:
+        """The message, or why it is none."""
+        try:
+            return self._parse(body)
+        except Exception as error:  # whatever protobuf raises on broken bytes, it is this record's fault
+            return Refused("not_protobuf", str(error) or type(error).__name__)
+
+
 class MessagePlan(NamedTuple):
     """How messages of one type are read.
 
     Attributes:
-        parse: Bytes -> message.
+        parse: Bytes -> message, or why they are none.
         names: Fields of the event that are always there.
         values: Their values of a message; None if there are none.
         present: (field of the event, field of the message) of those that may be missing.
@@ -75,10 +89,9 @@ class ProtobufRows:
             if isinstance(found, Refused):
                 return found
             plan = found
-        try:
-            message = plan.parse(value[begin:])
-        except Exception as error:  # whatever protobuf raises on broken bytes, it is this record's fault
-            return Refused("not_protobuf", str(error) or type(error).__name__)
+        message = plan.parse(value[begin:])
+        if isinstance(message, Refused):
+            return message
         row: Row = {} if plan.values is None else dict(zip(plan.names, plan.values(message), strict=True))
         for field, name in plan.present:
             row[field] = getattr(message, name) if message.HasField(name) else None
@@ -116,7 +129,7 @@ class ProtobufRows:
 def compiled_messages(written: RegisteredSchema, where: str) -> list[Descriptor] | Refused:
     """The messages of a schema, or why it has none."""
     if written.kind != "PROTOBUF":
-        return Refused("unknown_schema", f"{where} is of kind {written.kind}, the topic is read as Protobuf")
+        return Refused("unknown_schema", f"{where} is of kind {written.kind}, not Protobuf")
     try:
         messages = messages_of(compile_proto(written.text, [(name, text) for name, _, text in written.references]))
     except (ProtoTextError, TypeError, ValueError) as error:
@@ -167,7 +180,7 @@ def _plan_of(events: Events, message: Descriptor) -> MessagePlan:
         if convert is not None:
             converters.append((field, convert))
     return MessagePlan(
-        message_factory.GetMessageClass(message).FromString,
+        MessageReader(message).parse,
         tuple(field for field, _ in always),
         _getter([name for _, name in always]),
         tuple(present),

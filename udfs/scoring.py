@@ -2,11 +2,13 @@
 
     records -> decode -> features (per entity, in order of arrival) -> model -> predictions with receipts
 
-A record that cannot be decoded, or whose row the model fails on, leaves as a dead letter; the others are scored.
+A record that cannot be decoded, whose features or score cannot be computed, or whose prediction cannot be written,
+leaves as a dead letter; the others are scored. From its decoding on an event is in the state, whatever becomes of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +17,14 @@ from udfs.entity_state import Advanced, ShardState
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RecordBatch
 from udfs.registered_schema import SchemaSource, no_schemas
-from udfs.wire_formats import EventDecoder, PredictionEncoder, Refused
+from udfs.scored_events import ScoredEvents, joined
+from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
 
 Features = npt.NDArray[np.float64]
+
+DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
+"""Where on its way a record became a dead letter."""
+_NO_SCORES = np.empty(0)
 
 FLAG_NAMES = (
     "", "late", "truncated", "late,truncated", "warming", "late,warming", "truncated,warming", "late,truncated,warming",
@@ -65,9 +72,36 @@ class Scorer:
             One output record for every record, as `output_batch` packs them: dead letters, then predictions in order.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
-        outputs = self._encoder.dead_letters(records, refused, stage="decode") if refused else b""
+        outputs = self._encoder.dead_letters(records, refused, stage=DECODE) if refused else b""
         if not events:
             return outputs
+        scored, failed = self._features(records, events, entities, rows, shards)
+        if failed:
+            outputs += self._dead_letters(records, scored, failed, FEATURES)
+            scored = scored.without(failed)
+        if not len(scored):
+            return outputs
+        scores, failed = predict_each(self._model, scored.features)
+        scored = replace(scored, scores=scores)
+        if failed:
+            outputs += self._dead_letters(records, scored, failed, MODEL)
+            scored = scored.without(failed)
+        if not len(scored):
+            return outputs
+        predictions, failed = self._encode_each(records, scored, self._clock_ms())
+        if failed:
+            outputs += self._dead_letters(records, scored, failed, ENCODE)
+        return outputs + predictions
+
+    def _features(
+        self,
+        records: RecordBatch,
+        events: Sequence[Any],
+        entities: Sequence[str],
+        rows: npt.NDArray[np.int64] | None,
+        shards: Mapping[int, ShardState],
+    ) -> tuple[ScoredEvents, dict[int, Refused]]:
+        """The events with their features, and why some have none, by place."""
         record_times_ms, partitions = records.record_times_ms, records.partitions
         if rows is not None:
             record_times_ms, partitions = record_times_ms[rows], partitions[rows]
@@ -88,41 +122,45 @@ class Scorer:
                 )
             )
             begin = end
-        features = np.concatenate([part.features for part in parts])
-        flags = np.concatenate([part.flags for part in parts])
-        warming = _warming(parts)
-        scores, failed = predict_each(self._model, features)
-        if failed:
-            all_rows = np.arange(len(records)) if rows is None else rows
-            outputs += self._encoder.dead_letters(
-                records, {int(all_rows[place]): why for place, why in failed.items()}, stage="model"
-            )
-            kept = np.array([place for place in range(len(events)) if place not in failed], np.int64)
-            events = [events[place] for place in kept]
-            rows, scores, times_ms = all_rows[kept], scores[kept], times_ms[kept]
-            features, flags = features[kept], flags[kept]
-            warming = warming and [warming[place] for place in kept]
-        if not events:
-            return outputs
-        return outputs + self._encoder.predictions(
-            events,
-            scores,
-            keys=records.keys if rows is None else records.keys.pick(rows.tolist()),
-            scored_at_ms=self._clock_ms(),
-            partitions=records.partitions if rows is None else records.partitions[rows],
-            offsets=records.offsets if rows is None else records.offsets[rows],
-            event_times_ms=times_ms,
-            flags=[FLAG_NAMES[flag] for flag in flags.tolist()] if flags.any() else None,
-            warming=warming,
-            features=features,
-        )
+        whole = joined(parts)
+        failed = {place: Refused("feature_failed", why) for place, why in whole.failed.items()}
+        return ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES), failed
 
+    def _encode_each(
+        self, records: RecordBatch, scored: ScoredEvents, scored_at_ms: int
+    ) -> tuple[bytes, dict[int, Refused]]:
+        """One call for all predictions; if it fails, halves until only those that cannot be written are left."""
+        rows = scored.rows
+        try:
+            return self._encoder.predictions(
+                scored.events,
+                scored.scores,
+                keys=records.keys if rows is None else records.keys.pick(rows.tolist()),
+                scored_at_ms=scored_at_ms,
+                partitions=records.partitions if rows is None else records.partitions[rows],
+                offsets=records.offsets if rows is None else records.offsets[rows],
+                event_times_ms=scored.times_ms,
+                flags=[FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
+                warming=scored.warming,
+                features=scored.features,
+            ), {}
+        except OutputTooLargeError as error:
+            reason, detail = "output_too_large", str(error)
+        except Exception as error:  # what a format cannot write is in the event: an id too large for its type, say
+            reason, detail = "not_encodable", f"{type(error).__name__}: {error}"
+        count = len(scored)
+        if count == 1:
+            return b"", {0: Refused(reason, detail)}
+        half, places = count // 2, np.arange(count)
+        first, first_failed = self._encode_each(records, scored.part(places[:half]), scored_at_ms)
+        second, second_failed = self._encode_each(records, scored.part(places[half:]), scored_at_ms)
+        return first + second, first_failed | {half + place: why for place, why in second_failed.items()}
 
-def _warming(parts: Sequence[Advanced]) -> list[str] | None:
-    """The features that warm up, for each event of all parts; None if none does."""
-    if all(part.warming is None for part in parts):
-        return None
-    return [text for part in parts for text in part.warming or [""] * len(part.flags)]
+    def _dead_letters(
+        self, records: RecordBatch, scored: ScoredEvents, failed: Mapping[int, Refused], stage: str
+    ) -> bytes:
+        refused = {scored.row_of(place): why for place, why in failed.items()}
+        return self._encoder.dead_letters(records, refused, stage=stage)
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

@@ -4,7 +4,7 @@ Bytes enter here and leave here; in between there are only decoded events and ar
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
+from udfs.confluent_wire import head_of
+from udfs.errors import DefinitionError
 from udfs.event_keys import key_reader
 from udfs.event_rows import RowEvents
 from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
@@ -22,7 +24,7 @@ from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
 from udfs.refused import Refused as Refused
-from udfs.registered_schema import SchemaSource, no_schemas
+from udfs.registered_schema import RegisteredSchema, SchemaSource, no_schemas
 
 REASONS = (
     "null_value",
@@ -37,15 +39,35 @@ REASONS = (
     "wrong_type",
     "invalid_time",
     "key_mismatch",
+    "feature_failed",
     "model_failed",
+    "not_encodable",
+    "output_too_large",
     "late",
 )
 """Why a record is a dead letter; `late` with the SQL engine only."""
 
+AFTER_DECODING = ("feature_failed", "model_failed", "not_encodable", "output_too_large")
+"""Reasons of events that were decoded, and so are in the state."""
+UNWRITTEN = ("not_encodable", "output_too_large")
+"""Of an event that was scored, and whose prediction could not be written."""
+
+ENVELOPE_BYTES = 65_536
+"""What a record of the job may be larger than the pipeline's largest record: headers, and a key beside the value."""
+_HEADERS_BYTES = 8_192
+_LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
+
 HEADER = "millrace-"
+ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]
+"""Columns of predictions and (n, F) features -> n values."""
+
 _TEXT_BYTES_MAX = 300
 _FEWEST_TOGETHER = 12
 """Below this many records, decoding them one by one takes less than preparing to decode them together."""
+
+
+class OutputTooLargeError(ValueError):
+    """A prediction is larger than what is sent to Kafka."""
 
 
 class DecodedBatch(NamedTuple):
@@ -188,10 +210,24 @@ class PredictionEncoder:
         pipeline: Says the topics and the fields of a prediction.
         model: What the receipt says of the model: `name`, `version`, `sha256`.
         feature_set_hash: sha256 over the definitions of the model's features.
+        schema: What predictions are written with, as it was registered; None where none has to be.
+
+    Raises:
+        DefinitionError: The schema of the output format is none.
     """
 
-    def __init__(self, pipeline: Pipeline, *, model: dict[str, str], feature_set_hash: str) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        model: dict[str, str],
+        feature_set_hash: str,
+        schema: RegisteredSchema | None = None,
+    ) -> None:
         events = pipeline.events
+        self._values_of = _value_writer(pipeline, schema)
+        form = pipeline.output_format
+        self._json_head = head_of(_id_of(schema)) if isinstance(form, JsonSchema) and form.framed else None
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
         fields: list[Any] = [*((name, Any) for name in copied), (pipeline.prediction, float), ("scored_at", int)]
         self._features: Any = None
@@ -203,6 +239,7 @@ class PredictionEncoder:
         self._copied = [operator.attrgetter(name) for name in copied]
         self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
+        self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
         receipt = {
             "pipeline": pipeline.name,
             "model": model["name"],
@@ -220,8 +257,8 @@ class PredictionEncoder:
         self._dead_letter_group = OutputGroup(
             str(pipeline.dead_letters),
             _headers({"pipeline": pipeline.name, "topic": events.topic}),
-            place,
-            [f"{HEADER}{name}" for name in ("reason", "stage", "exception", "cut-from-bytes")],
+            [*place, f"{HEADER}record-time"],
+            [f"{HEADER}{name}" for name in _LETTER_TEXTS],
         )
 
     def predictions(
@@ -251,18 +288,33 @@ class PredictionEncoder:
             flags: What the receipt says is special about each event; None if nothing is about any.
             warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
             features: (n, F) float64, for pipelines that include them; NaN becomes null.
+
+        Raises:
+            OutputTooLargeError: A prediction is larger than what is sent to Kafka; the sink would fail on it for ever.
         """
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
         columns.append(repeat(scored_at_ms, len(events)))
+        if self._values_of is not None:
+            values = self._values_of(columns, features)
+        else:
+            values = self._json_values(columns, features)
+        numbers = (partitions, offsets, event_times_ms)
+        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
+        largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
+        if largest > self._most_sent:
+            raise OutputTooLargeError(f"the prediction has {largest} bytes; the limit is {self._most_sent}")
+        if flags is None:
+            return self._group.pack(keys, values, numbers)
+        group = self._flagged_group if warming is None else self._warming_group
+        return group.pack(keys, values, numbers, texts)
+
+    def _json_values(self, columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
         if self._features is not None and features is not None:
             columns.append(map(self._features, *features.T.tolist()))
         values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
-        numbers = (partitions, offsets, event_times_ms)
-        if flags is None:
-            return self._group.pack(keys, values, numbers)
-        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
-        group = self._flagged_group if warming is None else self._warming_group
-        return group.pack(keys, values, numbers, texts)
+        if self._json_head is None:
+            return values
+        return Lines.of([self._json_head + (value or b"") for value in values.tolist()])
 
     def dead_letters(self, records: RecordBatch, refused: Mapping[int, Refused], *, stage: str) -> bytes:
         """The original bytes of refused records, with headers that say why and where from; cut when over the limit.
@@ -270,16 +322,50 @@ class PredictionEncoder:
         Args:
             records: The batch.
             refused: Why, by row.
-            stage: Where in the job: decode or model.
+            stage: Where in the job.
         """
         rows = list(refused)
-        originals = [records.values[row] or b"" for row in rows]
-        cut = [str(len(original)).encode() if len(original) > self._max_bytes else None for original in originals]
-        reasons = [one.reason.encode() for one in refused.values()]
-        details = [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()]
-        return self._dead_letter_group.pack(
-            Lines.of([records.keys[row] or b"" for row in rows]),
-            Lines.of([original[: self._max_bytes] for original in originals]),
-            (records.partitions[rows], records.offsets[rows]),
-            [Lines.of(column) for column in (reasons, [stage.encode()] * len(rows), details, cut)],
+        keys, values = [records.keys[row] for row in rows], [records.values[row] for row in rows]
+        most_key = ENVELOPE_BYTES - _HEADERS_BYTES
+        columns = (
+            [one.reason.encode() for one in refused.values()],
+            [stage.encode()] * len(rows),
+            [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()],
+            [_size_over(value, self._max_bytes) for value in values],
+            [_size_over(key, most_key) for key in keys],
+            [_NULLS[key is None, value is None] for key, value in zip(keys, values, strict=True)],
         )
+        return self._dead_letter_group.pack(
+            Lines.of([(key or b"")[:most_key] for key in keys]),
+            Lines.of([(value or b"")[: self._max_bytes] for value in values]),
+            (records.partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
+            [Lines.of(column) for column in columns],
+        )
+
+
+def _id_of(schema: RegisteredSchema | None) -> int:
+    if schema is None or schema.id == 0:
+        raise DefinitionError("the output format names a schema in a registry: register it before predictions are made")
+    return schema.id
+
+
+def _value_writer(pipeline: Pipeline, schema: RegisteredSchema | None) -> ValueWriter | None:
+    """Writes predictions in Avro or Protobuf; None for JSON."""
+    form = pipeline.output_format
+    if not isinstance(form, Avro | Protobuf):
+        return None
+    from udfs.prediction_values import prediction_schema, value_writer
+
+    if form.framed:
+        _id_of(schema)
+    own = schema or prediction_schema(pipeline)
+    assert own is not None
+    return value_writer(pipeline, own)
+
+
+_NULLS = {(False, False): None, (True, False): b"key", (False, True): b"value", (True, True): b"key,value"}
+"""What a dead letter says of an original without a key or a value, by whether they are null: it has empty ones."""
+
+
+def _size_over(content: bytes | None, most: int) -> bytes | None:
+    return str(len(content)).encode() if content is not None and len(content) > most else None

@@ -1,9 +1,12 @@
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 
+import org.apache.flink.runtime.execution.SuppressRestartsException;
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
@@ -20,14 +23,21 @@ import org.apache.flink.table.data.binary.BinaryStringData;
  * One byte array with the outputs of a batch -> rows (topic, key, value, headers) for the sink.
  *
  * <p>udfs/output_batch.py writes the bytes: groups of records that share a topic and the constant headers.
+ *
+ * <p>It counts dead letters among the last records of this subtask. Too many of them end the job, with an exception
+ * that Flink does not restart after: the same records would come again.
  */
 public class OutputRecords extends AbstractStreamOperator implements OneInputStreamOperator {
 
+    private final StringData deadLetters;
+    private final DeadLetterLimit limit;
     private transient StreamRecord reused;
 
     public OutputRecords(
             Object[] references, StreamTask task, StreamConfig config, Output output, ProcessingTimeService timers)
             throws Exception {
+        deadLetters = BinaryStringData.fromString((String) references[0]);
+        limit = new DeadLetterLimit(((Integer) references[1]).intValue(), ((Integer) references[2]).intValue());
         this.setup(task, config, output);
         this.setProcessingTimeService(timers);
     }
@@ -59,6 +69,8 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
         for (int column = 0; column < texts.length; column++) {
             texts[column] = readColumn(bytes, count);
         }
+        boolean refused = topic.equals(deadLetters);
+        int reasons = refused ? placeOf("millrace-reason", textNames) : -1;
         byte[][] keys = readColumn(bytes, count);
         byte[][] values = readColumn(bytes, count);
         for (int i = 0; i < count; i++) {
@@ -71,6 +83,10 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
                     headers.put(textNames[column], texts[column][i]);
                 }
             }
+            limit.count(refused, reasons < 0 ? null : texts[reasons][i]);
+            if (limit.isReached()) {
+                stop(headers);
+            }
             GenericRowData row = new GenericRowData(4);
             row.setField(0, topic);
             row.setField(1, keys[i]);
@@ -78,6 +94,28 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
             row.setField(3, new GenericMapData(headers));
             output.collect(reused.replace(row));
         }
+    }
+
+    private void stop(Map headers) {
+        String place = "partition " + text(headers, "millrace-partition") + ", offset " + text(headers, "millrace-offset");
+        String subtask = String.valueOf(getRuntimeContext().getTaskInfo().getIndexOfThisSubtask());
+        throw new SuppressRestartsException(new RuntimeException(
+                "dead-letter limit: " + limit.words() + " in subtask " + subtask + ", the last from " + place
+                        + ". Those after the last checkpoint are undone. Mend the pipeline or its events and start it"
+                        + " again, it goes on from there; dead_letter_limit_share = 1 lets all through"));
+    }
+
+    private static String text(Map headers, String name) {
+        return new String((byte[]) headers.get(BinaryStringData.fromString(name)), StandardCharsets.UTF_8);
+    }
+
+    private static int placeOf(String name, StringData[] names) {
+        for (int i = 0; i < names.length; i++) {
+            if (names[i].toString().equals(name)) {
+                return i;
+            }
+        }
+        return -1;
     }
 
     private static byte[] digits(long number) {
@@ -124,5 +162,64 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
         }
         bytes.position(place);
         return read;
+    }
+
+    /** How many of the last records were dead letters, by reason; before there are so many it is never reached. */
+    private static class DeadLetterLimit {
+        private final int most;
+        private final byte[] last;
+        private final List reasons = new ArrayList();
+        private final int[] counts = new int[128];
+        private int next;
+        private int dead;
+        private boolean isFull;
+
+        DeadLetterLimit(int records, int most) {
+            this.most = most;
+            this.last = new byte[records];
+        }
+
+        void count(boolean refused, byte[] reason) {
+            byte gone = last[next];
+            if (gone != 0) {
+                counts[gone]--;
+                dead--;
+            }
+            byte came = refused ? numberOf(reason) : 0;
+            if (came != 0) {
+                counts[came]++;
+                dead++;
+            }
+            last[next] = came;
+            next++;
+            if (next == last.length) {
+                next = 0;
+                isFull = true;
+            }
+        }
+
+        boolean isReached() {
+            return isFull && dead > most;
+        }
+
+        String words() {
+            int first = 1;
+            for (int number = 2; number <= reasons.size(); number++) {
+                first = counts[number] > counts[first] ? number : first;
+            }
+            return dead + " of the last " + last.length + " records are dead letters, more than " + most + ", "
+                    + counts[first] + " of them " + reasons.get(first - 1);
+        }
+
+        /** From 1 on, in the order in which reasons were seen. */
+        private byte numberOf(byte[] reason) {
+            String text = reason == null ? "?" : new String(reason, StandardCharsets.UTF_8);
+            int place = reasons.indexOf(text);
+            if (place < 0) {
+                place = reasons.size();
+                reasons.add(text);
+            }
+            return (byte) (place + 1);
+        }
     }
 }

@@ -150,7 +150,7 @@ def test_a_dead_letter_says_where_it_came_from_and_carries_the_original_bytes():
     assert (record.key, record.value) == (b"\xfe", b"\xff\x00{")
     assert headers_of(record) == {
         "pipeline": "purchase", "reason": "not_json", "stage": "decode", "topic": "user-events", "partition": "1",
-        "offset": "77", "exception": "no",
+        "offset": "77", "exception": "no", "record-time": "1700000000077",
     }  # fmt: skip
 
 
