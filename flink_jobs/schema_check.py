@@ -6,7 +6,7 @@ from typing import Any
 from flink_jobs.schema_registry import SchemaRegistry
 from udfs.formats import Json
 from udfs.pipeline import Pipeline
-from udfs.registered_schema import RegisteredSchema, SchemaUnknownError
+from udfs.registered_schema import RegisteredSchema, SchemaKind, SchemaUnknownError
 from udfs.schema_reading import Difference, differences, reading_problems
 from udfs.schema_texts import event_schema_text, prediction_schema_text
 from udfs.subjects import events_subject, predictions_subject
@@ -116,13 +116,13 @@ def next_event_text(pipeline: Pipeline, latest: RegisteredSchema | None) -> str:
     return event_schema_text(pipeline.events, kind, _text_of(latest, kind))
 
 
-def schema_differences(kind: str, before: RegisteredSchema | None, text: str) -> list[Difference]:
+def schema_differences(kind: SchemaKind, before: RegisteredSchema | None, text: str) -> list[Difference]:
     """What a text changes of a schema; everything is new without one.
 
     Raises:
         SchemaTextError: One of them cannot be read.
     """
-    after = written_record(RegisteredSchema(0, kind, text))  # type: ignore[arg-type]  # a format's kind is one
+    after = written_record(RegisteredSchema(0, kind, text))
     return differences([] if before is None else written_record(before).fields, after.fields)
 
 
@@ -135,7 +135,7 @@ def _event_schemas(
 ) -> dict[int, RegisteredSchema]:
     """The schemas of a pipeline's events by version; 0 for the one that the pipeline itself has."""
     if own is not None:
-        return {0: RegisteredSchema(0, pipeline.events.format.kind, own)}  # type: ignore[arg-type]
+        return {0: RegisteredSchema(0, pipeline.events.format.kind, own)}
     try:
         return {} if registry is None else registry.versions(events_subject(pipeline.events))
     except SchemaUnknownError:
@@ -158,6 +158,6 @@ def _check_predictions(pipeline: Pipeline, registry: SchemaRegistry, check: Sche
     latest = latest_or_none(registry, subject)
     text = next_prediction_text(pipeline, latest)
     check.predictions_subject, check.level = subject, registry.compatibility_level(subject)
-    check.predictions = registry.compatible(subject, kind, text)  # type: ignore[arg-type]
+    check.predictions = registry.compatible(subject, kind, text)
     if latest is None or latest.kind == kind:
         check.changes = schema_differences(kind, latest, text)

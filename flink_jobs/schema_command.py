@@ -1,5 +1,7 @@
 """`millrace schema check|register|diff`: a pipeline's schemas beside those of the registry, in words."""
 
+from typing import NamedTuple
+
 from flink_jobs.console import CommandError, next_steps, show, show_json
 from flink_jobs.schema_check import (
     SchemaCheck,
@@ -87,7 +89,7 @@ def run_schema_register_command(
         if not (events if what == "events" else has_registered_predictions(pipeline)):
             continue
         latest = latest_or_none(registry, subject)
-        schema_id = registry.register(subject, form.kind, make(pipeline, latest))  # type: ignore[arg-type]
+        schema_id = registry.register(subject, form.kind, make(pipeline, latest))
         is_new = latest is None or latest.id != schema_id
         documents.append({"what": what, "subject": subject, "kind": form.kind, "id": schema_id, "new": is_new})
         if not as_json:
@@ -97,9 +99,18 @@ def run_schema_register_command(
         show_json({"registered": documents})
 
 
+class _Diff(NamedTuple):
+    """What a pipeline's schema changes of a subject; `latest` is the id of what it is compared with."""
+
+    subject: str
+    latest: int | None
+    changes: list[Difference]
+
+
 def run_schema_diff_command(pipeline: Pipeline, settings: Settings, *, as_json: bool) -> None:
     """Say field by field what the pipeline's schemas change of the registry's latest."""
-    registry, found = SchemaRegistry(settings), {}
+    registry = SchemaRegistry(settings)
+    found: dict[str, _Diff | None] = {}
     for what, subject, form, make in (
         ("events", events_subject(pipeline.events), pipeline.events.format, next_event_text),
         ("predictions", predictions_subject(pipeline), pipeline.output_format, next_prediction_text),
@@ -111,28 +122,28 @@ def run_schema_diff_command(pipeline: Pipeline, settings: Settings, *, as_json: 
         if latest is not None and latest.kind != form.kind:
             raise CommandError(f"{subject} is {latest.kind} in the registry, and {form.kind} in the pipeline")
         changes = schema_differences(form.kind, latest, make(pipeline, latest))
-        found[what] = {"subject": subject, "latest": None if latest is None else latest.id, "changes": changes}
+        found[what] = _Diff(subject, None if latest is None else latest.id, changes)
     if as_json:
-        show_json({
-            what: one and {**one, "changes": [change._asdict() for change in one["changes"]]}
-            for what, one in found.items()
-        })
+        show_json({what: None if one is None else _diff_document(one) for what, one in found.items()})
         return
     for what, one in found.items():
         _show_diff(what, one)
 
 
-def _show_diff(what: str, found: "dict[str, object] | None") -> None:
-    if found is None:
+def _diff_document(diff: _Diff) -> dict[str, object]:
+    return {**diff._asdict(), "changes": [change._asdict() for change in diff.changes]}
+
+
+def _show_diff(what: str, diff: _Diff | None) -> None:
+    if diff is None:
         show(f"{what}: no schema in the registry is theirs")
         return
-    changes: list[Difference] = found["changes"]  # type: ignore[assignment]  # as it was put there
-    place = f"{what}, {found['subject']}"
-    if found["latest"] is None:
-        show(f"{place}: not in the registry yet; it would get")
+    if diff.latest is None:
+        show(f"{what}, {diff.subject}: not in the registry yet; it would get")
     else:
-        show(f"{place}: {'no difference from' if not changes else 'changes'} schema {found['latest']}, the latest")
-    for change in changes:
+        verb = "changes" if diff.changes else "no difference from"
+        show(f"{what}, {diff.subject}: {verb} schema {diff.latest}, the latest")
+    for change in diff.changes:
         show(f"  {_change_line(change)}")
 
 

@@ -114,7 +114,10 @@ class SchemaRegistry:
 
     def compatibility_level(self, subject: str) -> str:
         """What changes the subject allows, like BACKWARD: its own level, or the registry's default."""
-        answer = self._get(f"/config/{quote(subject, safe='')}", {"defaultToGlobal": "true"})
+        try:
+            answer = self._get(f"/config/{quote(subject, safe='')}", {"defaultToGlobal": "true"})
+        except SchemaUnknownError:  # Apicurio knows no default of a subject that is not there
+            answer = self._get("/config")
         return str(answer.get("compatibilityLevel") or answer.get("compatibility"))
 
     def register(self, subject: str, kind: SchemaKind, text: str, references: Sequence[Reference] = ()) -> int:

@@ -224,6 +224,12 @@ def test_compatibility_gives_the_registrys_reasons(server, registry):
     assert [registry.compatible("t", "AVRO", "{}") for _ in range(3)] == [[], ["b is new"], []]
 
 
+def test_a_subject_without_a_level_has_the_default(server, registry):
+    server.answers["/config"] = 200, {"compatibilityLevel": "FULL"}
+    server.answers["/config/t"] = [(404, {"error_code": 40401}), (200, {"compatibilityLevel": "NONE"})]
+    assert [registry.compatibility_level("t") for _ in range(2)] == ["FULL", "NONE"]
+
+
 def test_tls_settings_that_are_no_certificates_are_named(tmp_path: Path):
     broken = tmp_path / "ca.pem"
     broken.write_text("no certificate")
