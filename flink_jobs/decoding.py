@@ -9,9 +9,13 @@ from typing import Any
 
 from flink_jobs.settings import Settings, load_settings
 from udfs.formats import Json, Text, needs_registry
+from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
-from udfs.registered_schema import SchemaSource, no_schemas
+from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
 from udfs.wire_formats import EventDecoder
+
+PredictionReader = Callable[[bytes], dict[str, Any]]
+"""The fields of a prediction's value. Raises ValueError if it is none."""
 
 
 def schema_source(settings: Settings | None, *formats: object) -> SchemaSource:
@@ -25,8 +29,7 @@ def schema_source(settings: Settings | None, *formats: object) -> SchemaSource:
         return no_schemas
     from flink_jobs.schema_registry import SchemaRegistry
 
-    found: SchemaSource = SchemaRegistry(settings or load_settings()).by_id
-    return found
+    return SchemaRegistry(settings or load_settings()).by_id
 
 
 def event_decoder(pipeline: Pipeline, settings: Settings | None = None) -> EventDecoder:
@@ -39,10 +42,63 @@ def event_decoder(pipeline: Pipeline, settings: Settings | None = None) -> Event
     return EventDecoder(pipeline, schema_source(settings, pipeline.events.format))
 
 
+def in_json(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with JSON events and predictions: for files' rows, and for runs whose topics are our own.
+
+    What is computed is the same.
+    """
+    return replace(pipeline, events=replace(pipeline.events, format=Json(), key_format=Text()), output_format=Json())
+
+
 def file_decoder(pipeline: Pipeline) -> EventDecoder:
     """The decoder of a file's rows, which `event_files` makes into JSON whatever the topic's format."""
-    return EventDecoder(replace(pipeline, events=replace(pipeline.events, format=Json(), key_format=Text())))
+    return EventDecoder(in_json(pipeline))
 
 
-PredictionReader = Callable[[bytes], dict[str, Any]]
-"""The fields of a prediction's value. Raises ValueError if it is none."""
+def prediction_reader(pipeline: Pipeline, settings: Settings | None = None) -> PredictionReader:
+    """The reader of a pipeline's predictions.
+
+    Args:
+        pipeline: Says the format.
+        settings: See `schema_source`.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Json):
+        return json_fields
+    from udfs import prediction_values
+
+    return prediction_values.prediction_reader(pipeline, schema_source(settings, form))
+
+
+def registered_prediction_schema(pipeline: Pipeline, settings: Settings) -> RegisteredSchema | None:
+    """Register what predictions are written with, or find it there; None where they name no schema.
+
+    Args:
+        pipeline: Says the format and the fields.
+        settings: Say the registry.
+
+    Raises:
+        SchemaRefusedError: The registry does not take it: it is not compatible with the subject's.
+        RegistryUnreachableError: The registry does not answer.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Json) or not form.framed:
+        return None
+    from flink_jobs.schema_registry import SchemaRegistry
+    from udfs.prediction_values import prediction_schema
+    from udfs.schema_texts import prediction_record_name
+
+    registry, record = SchemaRegistry(settings), prediction_record_name(pipeline)
+    subjects = {
+        "topic": f"{pipeline.predictions}-value",
+        "record": record,
+        "topic-record": f"{pipeline.predictions}-{record}",
+    }
+    subject = subjects[form.subject_strategy]
+    try:
+        previous = registry.latest(subject).text
+    except SchemaUnknownError:
+        previous = None
+    schema = prediction_schema(pipeline, previous)
+    assert schema is not None
+    return schema._replace(id=registry.register(subject, schema.kind, schema.text))

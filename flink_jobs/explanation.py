@@ -12,7 +12,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import receipt
-from flink_jobs.decoding import event_decoder
+from flink_jobs.decoding import event_decoder, prediction_reader
 from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
 from flink_jobs.job_beginning import JobBeginning, said_beginning
 from flink_jobs.kafka_admin import offsets_for_time, topic_starts
@@ -288,7 +288,7 @@ def _differences(
     if "reason" in told:
         same = told["reason"] == "model_failed" and score is None
         return () if same else (f"a dead letter ({told['reason']}) was served, a prediction comes out now",)
-    served = value_of(found.answer)
+    served = value_of(found.answer, prediction_reader(pipeline))
     served_score = served.get(pipeline.prediction) if isinstance(served, dict) else None
     differences = []
     warming = "warming" in told  # its windows were not full, as all are here: its score may be another one
@@ -304,7 +304,7 @@ def _differences(
 def _feature_differences(
     pipeline: Pipeline, found: Found, computed: Computed, *, but: Collection[str] = ()
 ) -> tuple[str, ...]:
-    served = value_of(found.answer) if found.answer is not None else None
+    served = value_of(found.answer, prediction_reader(pipeline)) if found.answer is not None else None
     told = served.get("features") if isinstance(served, dict) and pipeline.include_features else None
     if not isinstance(told, dict):
         return ()

@@ -21,6 +21,7 @@ from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RECORDS, WRITE, RecordBatch
+from udfs.registered_schema import RegisteredSchema
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
 
@@ -40,6 +41,7 @@ class ScoreBatches(KeyedProcessFunction):
         model_folder: The model's; None where it was shipped with this code.
         states: By shard key, what a shard begins with that is not in Flink's state yet.
         settings: Say where the schema registry is, for formats that need one.
+        prediction_schema: What predictions name, as it was registered.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class ScoreBatches(KeyedProcessFunction):
         model_folder: Path | None,
         states: Mapping[int, StateFile] | None = None,
         settings: Settings | None = None,
+        prediction_schema: RegisteredSchema | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
+        self._prediction_schema = prediction_schema
         # only what a worker needs goes with the job
         self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
 
@@ -68,6 +72,7 @@ class ScoreBatches(KeyedProcessFunction):
             self._pipeline,
             model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
             feature_set_hash=manifest.feature_set_hash,
+            schema=self._prediction_schema,
         )
         self._scorer = Scorer(
             FeaturePlan.build(self._pipeline),

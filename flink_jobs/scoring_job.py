@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flink_jobs.decoding import registered_prediction_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import add_operator, int_array
 from flink_jobs.settings import Settings
@@ -78,7 +79,9 @@ def scored_batches(
     keys = _shard_keys(settings.shards)
     batches = _gather(tables, pipeline, settings, keys)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
-    return tables, _score(batches, ScoreBatches(pipeline, model_folder, states, settings))
+    schema = registered_prediction_schema(pipeline, settings)
+    score = ScoreBatches(pipeline, model_folder, states, settings, schema)
+    return tables, _score(batches, score)
 
 
 def _gather(

@@ -147,7 +147,7 @@ def read_answers(request: VerifyRequest, folder: Path, step: Step) -> ServedAnsw
     """All committed answers."""
     pipeline, settings = request.pipeline, request.settings
     (folder / "answers").mkdir()
-    answers = ServedAnswers(pipeline, folder / "answers")
+    answers = ServedAnswers(pipeline, folder / "answers", request.settings)
     time.sleep(SETTLE_S)
     spans = answer_spans(pipeline, settings)
     total = max(1, sum(end - begin for each in spans.values() for begin, end in each.values()))

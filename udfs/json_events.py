@@ -65,3 +65,18 @@ class JsonEvents:
             return refused_value(error)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Refused("not_json", str(error))
+
+
+def json_fields(value: bytes) -> dict[str, Any]:
+    """The fields of an object.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no object")
+    return found

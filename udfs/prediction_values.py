@@ -1,12 +1,11 @@
 """The values of predictions in every format, out and in again."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
 import fastavro
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from google.protobuf import message_factory
@@ -15,9 +14,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from udfs.avro_events import AvroReader
 from udfs.avro_schemas import parsed_record
 from udfs.byte_lines import Lines
-from udfs.confluent_wire import HEAD_BYTES, head_of, schema_id_of
+from udfs.confluent_wire import HEAD_BYTES, head_of, message_indexes, schema_id_of
 from udfs.errors import DefinitionError
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
+from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
 from udfs.protobuf_events import MessageReader, compiled_messages, named_message
 from udfs.refused import Refused
@@ -143,7 +143,7 @@ def prediction_reader(pipeline: Pipeline, schemas: SchemaSource) -> PredictionRe
     form, schema = pipeline.output_format, prediction_schema(pipeline)
     head = HEAD_BYTES if not isinstance(form, Json) and form.framed else 0
     if isinstance(form, Json | JsonSchema):
-        return lambda value: _json_fields(value[head:])
+        return lambda value: json_fields(value[head:])
     assert schema is not None
     known: dict[int, Callable[[bytes], Any]] = {}
     message = form.message if isinstance(form, Protobuf) else None
@@ -179,23 +179,16 @@ def _body_reader(
     if isinstance(messages, Refused):
         raise ValueError(messages.detail)
     read = MessageReader(named_message(messages, message))
-    skipped = len(_FIRST_MESSAGE) if form.framed else 0
+    framed = form.framed
 
     def fields(body: bytes) -> Fields | Refused:
-        parsed = read.parse(body[skipped:])
+        indexes, at = message_indexes(body, 0) if framed else ((0,), 0)
+        if indexes != (0,):
+            raise ValueError("it is of another message than the schema's first")
+        parsed = read.parse(body[at:])
         return parsed if isinstance(parsed, Refused) else _message_fields(parsed)
 
     return fields
-
-
-def _json_fields(value: bytes) -> Fields:
-    try:
-        found = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from error
-    if not isinstance(found, Mapping):
-        raise ValueError("it is no object")
-    return dict(found)
 
 
 def _message_fields(message: Any) -> Fields:

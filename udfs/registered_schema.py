@@ -20,9 +20,9 @@ class RegisteredSchema(NamedTuple):
     """
 
     id: int
-    kind: SchemaKind
+    kind: str
     text: str
-    references: tuple[tuple[str, SchemaKind, str], ...] = ()
+    references: tuple[tuple[str, str, str], ...] = ()
 
 
 class SchemaUnknownError(LookupError):
