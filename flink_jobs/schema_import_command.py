@@ -1,5 +1,6 @@
 """`millrace schema import`: an event class in Python, from a schema of the registry or of a file."""
 
+import json
 from pathlib import Path
 
 from flink_jobs.console import CommandError, next_steps, say
@@ -58,8 +59,8 @@ def _from_file(file: Path, message: str | None) -> tuple[RegisteredSchema, str, 
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{file} cannot be read ({error})") from error
-    chosen = f", message={message!r}" if message is not None else ""
-    format_text = f"{CLASSES[kind]}(schema=Path(__file__).with_name({file.name!r}).read_text(){chosen})"
+    chosen = f", message={json.dumps(message)}" if message is not None else ""
+    format_text = f"{CLASSES[kind]}(schema=Path(__file__).with_name({json.dumps(file.name)}).read_text(){chosen})"
     return RegisteredSchema(0, kind, text), file.name, format_text
 
 

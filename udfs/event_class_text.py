@@ -79,7 +79,7 @@ def _checked_roles(roles: Roles, read: list[WrittenField]) -> Roles:
 def _field_line(one: WrittenField, roles: Roles) -> str:
     kind: str = str(one.kind)
     if _has_literal(one):
-        kind = f"Literal[{', '.join(map(repr, one.categories or ()))}]"
+        kind = f"Literal[{', '.join(map(_literal, one.categories or ()))}]"
     has_role = one.name in roles
     optional = " | None" if one.nullable and not has_role else ""
     notes = []
@@ -102,12 +102,12 @@ def _has_literal(one: WrittenField) -> bool:
 def _events_lines(name: str, kind: str, topic: str, format_text: str | None, roles: Roles,
                   read: list[WrittenField]) -> list[str]:  # fmt: skip
     unit = next((one.time_unit for one in read if one.name == roles.time and one.time_unit), None)
-    lines = ["events = Events(", f"    {name},", f"    topic={topic!r},"]
+    lines = ["events = Events(", f"    {name},", f"    topic={_literal(topic)},"]
     for role, chosen in roles._asdict().items():
         kinds = ("int", "float") if role == "time" else ("str", "int")
         able = [one.name for one in read if one.kind in kinds and one.time_unit != "timestamp"]
         choices = "" if chosen is not None else f"  # one of {', '.join(able) or 'none: there is no such field'}"
-        lines.append(f"    {role}={chosen or ''!r},{choices}")
+        lines.append(f"    {role}={_literal(chosen or '')},{choices}")
     if unit is not None:
         lines.append(f'    time_unit="{_NO_UNIT.get(unit, unit)}",')
     return [*lines, f"    format={format_text or _FORMATS[kind]},", ")"]
@@ -129,6 +129,12 @@ def _comment(one: WrittenField) -> str:
     optional = ", optional" if one.nullable else ""
     why = _why_unreadable(one.name)
     return _one_line(f"{one.name} ({one.what}{optional}{f'; {why}' if why else ''})")
+
+
+def _literal(value: object) -> str:
+    """A value as Python, in double quotes where nothing has to be escaped."""
+    is_plain = isinstance(value, str) and value.isprintable() and not set(value) & set("\"\\")
+    return f'"{value}"' if is_plain else repr(value)
 
 
 def _one_line(text: str) -> str:

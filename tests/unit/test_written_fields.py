@@ -240,7 +240,7 @@ def test_the_only_timestamp_is_the_time():
     text = event_class_text(
         written_record(AVRO), "AVRO", topic="t", source="s", roles=Roles(entity="card", id="payment_id")
     )
-    assert "    time='at'," in text
+    assert '    time="at",' in text
     assert '    time_unit="us",' in text
 
 
