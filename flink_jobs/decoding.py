@@ -86,15 +86,9 @@ def registered_prediction_schema(pipeline: Pipeline, settings: Settings) -> Regi
         return None
     from flink_jobs.schema_registry import SchemaRegistry
     from udfs.prediction_values import prediction_schema
-    from udfs.schema_texts import prediction_record_name
+    from udfs.subjects import predictions_subject
 
-    registry, record = SchemaRegistry(settings), prediction_record_name(pipeline)
-    subjects = {
-        "topic": f"{pipeline.predictions}-value",
-        "record": record,
-        "topic-record": f"{pipeline.predictions}-{record}",
-    }
-    subject = subjects[form.subject_strategy]
+    registry, subject = SchemaRegistry(settings), predictions_subject(pipeline)
     try:
         previous = registry.latest(subject).text
     except SchemaUnknownError:
