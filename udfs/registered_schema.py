@@ -20,9 +20,9 @@ class RegisteredSchema(NamedTuple):
     """
 
     id: int
-    kind: str
+    kind: SchemaKind
     text: str
-    references: tuple[tuple[str, str, str], ...] = ()
+    references: tuple[tuple[str, SchemaKind, str], ...] = ()
 
 
 class SchemaUnknownError(LookupError):
