@@ -10,6 +10,7 @@ from flink_jobs.certify_faults import FAULTS
 from flink_jobs.certify_job import CertifyPlan, run_certify
 from flink_jobs.certify_report import PASSED, CertifyReport
 from flink_jobs.console import CommandError, StopSignal, fetch_jars, out, quiet_output, say, show, show_json
+from flink_jobs.decoding import in_json
 from flink_jobs.event_files import file_events
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.broken_records import broken_records
@@ -90,7 +91,7 @@ def _traffic(
 
     Hard records may make a real model fail, and a dead letter hides features: with them the model is one that does not.
     """
-    own = dataclasses.replace(pipeline, include_features=True)
+    own = dataclasses.replace(in_json(pipeline), include_features=True)
     if data is not None:
         rows = [(key, value, None) for key, value in file_events(data, pipeline)]
         if not rows:

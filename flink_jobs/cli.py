@@ -14,9 +14,10 @@ from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, doctor, explain, parity, verify
+from flink_jobs.cli_schema import registry_app, schema_app
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
-from flink_jobs.console import bar, command, fetch_jars, next_steps, out, say, show, show_json
+from flink_jobs.console import command, out, say, show, show_json
 from flink_jobs.settings import load_settings
 
 app = typer.Typer(
@@ -29,11 +30,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
-_GROUPS = {"topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app}
-for _name, _group in (_GROUPS | {"deploy": deploy_app}).items():
+_GROUPS = {
+    "topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app,
+    "deploy": deploy_app, "registry": registry_app, "schema": schema_app,
+}  # fmt: skip
+for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)
 
-DEFAULT_PORT = 9092
 DEFAULT_RATE = 1_000.0
 
 
@@ -46,53 +49,28 @@ def main() -> None:
 @command
 def up(
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Default: 9092, or a free one.")] = None,
+    registry: Annotated[bool, typer.Option("--registry", help="Start a local schema registry too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a local Kafka broker that stays until `millrace down`.
 
-    Example: millrace up
+    Example: millrace up --registry
     """
-    from flink_jobs.local.broker import Broker
-    from flink_jobs.local.home import broker_folder
-    from flink_jobs.local.processes import is_port_free
+    from flink_jobs.up_command import run_up_command
 
-    settings = load_settings()
-    fetch_jars("broker")
-    folder = broker_folder(settings)
-    before = Broker.find(folder)
-    ran = before is not None and before.alive
-    if port is None and before is None and is_port_free(DEFAULT_PORT):
-        port = DEFAULT_PORT
-    with out.status("starting Kafka") if not as_json else bar(""):
-        broker = Broker.start(folder, port)
-    if as_json:
-        show_json({"bootstrap": broker.bootstrap, "pid": broker.state.pid, "folder": str(folder), "already_ran": ran})
-        return
-    show(f"Kafka {'already runs' if ran else 'runs'} at {broker.bootstrap} (data and log in {folder})")
-    next_steps(
-        ("millrace topics create purchase", "make the topics of a pipeline"),
-        ("millrace down", "stop the broker; its data stays"),
-    )
+    run_up_command(load_settings(), port, with_registry=registry, as_json=as_json)
 
 
 @app.command()
 @command
 def down() -> None:
-    """Stop the local Kafka broker; topics and data stay for the next `millrace up`.
+    """Stop the local Kafka broker and schema registry; topics, schemas and data stay for the next `millrace up`.
 
     Example: millrace down
     """
-    from flink_jobs.local.broker import Broker
-    from flink_jobs.local.home import broker_folder
+    from flink_jobs.up_command import run_down_command
 
-    folder = broker_folder(load_settings())
-    broker = Broker.find(folder)
-    if broker is None or not broker.alive:
-        show(f"no broker runs in {folder}")
-        return
-    broker.stop()
-    show(f"the broker at {broker.bootstrap} has ended; its data stays in {folder}")
-    next_steps(("millrace up", "start it again with the same data"), (f"rm -r {folder}", "forget the data"))
+    run_down_command(load_settings())
 
 
 @app.command()

@@ -180,7 +180,8 @@ def fetch_jars(*jar_sets: str) -> None:
     folder = jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).exists()]
     if missing:
-        say(f"fetching {len(missing)} jars into {folder} (only the first time, about 55 MB)")
+        size = sum({"connector": 11, "broker": 44}[name] for name in wanted)
+        say(f"fetching {len(missing)} jars into {folder} (only the first time, about {size} MB)")
     with bar("jars") as progress:
         task = progress.add_task("fetching jars" if missing else "checking jars", total=len(locked))
 
@@ -192,6 +193,26 @@ def fetch_jars(*jar_sets: str) -> None:
         jars.ensure_jars(advance, jar_sets=wanted)
     if missing:
         say("jars: all there and checked against jars.lock")
+
+
+def fetch_registry() -> None:
+    """Make the local schema registry available, with progress; the first time this is a download."""
+    from flink_jobs.local import registry_files
+
+    if registry_files.is_fetched():
+        return
+    say(
+        f"fetching Apicurio Registry {registry_files.registry_version()} and a Java 21 for it into the cache "
+        f"(only the first time, about {registry_files.REGISTRY_MEGABYTES} MB)"
+    )
+    with bar("") as progress:
+        task = progress.add_task("fetching the registry", total=None)
+
+        def advance(_ready: int, _total: int, fetched_bytes: int) -> None:
+            progress.update(task, description=f"fetching the registry, {fetched_bytes / 1e6:.0f} MB")
+
+        registry_files.ensure_registry(advance)
+    say("registry: there, and checked against jars.lock and java21.lock")
 
 
 def _writes_to(console: Console, number: int) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import CommittedReader
+from flink_jobs.decoding import prediction_reader
 from flink_jobs.events_producer import produce_events
 from flink_jobs.reconciliation import Ledger, Record
 from flink_jobs.settings import Settings
@@ -132,10 +133,11 @@ class Watcher(TopicsReader):
         super().__init__(pipeline, settings, broken)
         self.latest: deque[SeenPrediction] = deque(maxlen=LATEST_SHOWN)
         self.first_prediction: float | None = None
+        self._read_value = prediction_reader(pipeline, settings)
 
     def _look_at(self, messages: list[Message]) -> None:
         predictions = [message for message in messages if message.topic() == self._pipeline.predictions]
         if predictions and self.first_prediction is None:
             self.first_prediction = time.monotonic()
-        shown = (parse_prediction(message, self._pipeline) for message in predictions[-LATEST_SHOWN:])
+        shown = (parse_prediction(message, self._pipeline, self._read_value) for message in predictions[-LATEST_SHOWN:])
         self.latest.extend(each for each in shown if each is not None)

@@ -17,8 +17,10 @@ from flink_jobs import kafka_admin
 from flink_jobs.environment import PROJECT_ROOT, flink_options
 from flink_jobs.local import jars, processes
 from flink_jobs.local.broker import broker_status
-from flink_jobs.local.home import broker_folder, resolve_bootstrap
-from flink_jobs.settings import Settings
+from flink_jobs.local.home import broker_folder, resolve_bootstrap, resolve_registry
+from flink_jobs.schema_registry import SchemaRegistry
+from flink_jobs.settings import Settings, SettingsError
+from udfs.registered_schema import RegistryUnreachableError, SchemaUnknownError
 
 State = Literal["ok", "warning", "broken"]
 
@@ -26,6 +28,7 @@ PYTHONS = ("3.11", "3.12")
 # What others pull in and what breaks with a later one; our own dependencies are in pyproject.toml.
 INDIRECT_PINS = ("protobuf<6", "cloudpickle>=2.2,<2.3", "googleapis-common-protos<1.72.1")
 BROKER_WAIT_S = 3.0
+REGISTRY_WAIT_S = 2.0
 JAVA_WAIT_S = 30.0
 LITTLE_DISK_BYTES, NO_DISK_BYTES = 5_000_000_000, 500_000_000
 
@@ -43,7 +46,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Everything, in the order in which it is needed."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _python, _packages, _java, _jars, _mode, _broker, _folders,
+        _python, _packages, _java, _jars, _mode, _broker, _registry, _folders,
     )  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
 
@@ -95,7 +98,8 @@ def _java(_settings: Settings) -> Iterator[Finding]:
 
 
 def _jars(_settings: Settings) -> Iterator[Finding]:
-    locked, folder = jars.read_lock(), jars.cache_folder()
+    # the registry's archive is fetched by whoever wants it, and unpacked
+    locked, folder = [jar for jar in jars.read_lock() if jar.jar_set != "registry"], jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).is_file()]
     fetched = [jar for jar in locked if jar not in missing]
     wrong = [jar.filename for jar in fetched if jars.file_sha256(folder / jar.filename) != jar.sha256]
@@ -154,6 +158,22 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("transactions", "broken", f"our timeout is {ours} ms, the broker allows {limit_ms} ms", advice)
     else:
         yield Finding("transactions", "ok", f"timeout {ours} ms, transaction.max.timeout.ms of the broker {limit_ms}")
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    url = resolve_registry(settings)
+    if url is None:
+        return
+    registry = SchemaRegistry(settings.model_copy(update={"schema_registry": url}), time_limit_s=REGISTRY_WAIT_S)
+    try:
+        subjects = registry.subjects()
+    except (SchemaUnknownError, SettingsError, RegistryUnreachableError) as error:
+        advice = "set schema_registry (MILLRACE_SCHEMA_REGISTRY) to one that runs, or `millrace up --registry`"
+        yield Finding("schema registry", "broken", str(error), advice)
+    else:
+        is_ours = settings.schema_registry is None
+        found = f"{url} answers, {len(subjects)} subjects{' (local)' if is_ours else ''}"
+        yield Finding("schema registry", "ok", found)
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from flink_jobs.committed_reader import CommittedReader
 from flink_jobs.console import quiet_output
+from flink_jobs.decoding import prediction_reader
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.dry_run_comparison import Answer, DryRunComparison, Place, answer_of
 from flink_jobs.dry_run_outputs import KeptOutputs
@@ -23,6 +24,7 @@ from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.savepoint_offsets import source_offsets
 from flink_jobs.settings import Settings
+from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import HEADER
 
@@ -99,6 +101,7 @@ class _Trial:
 
         self._job, self._pipeline, self._settings, self._reader = job, pipeline, settings, reader
         self._prediction, self._id = before.definition.settings["prediction"], before.definition.settings["id"]
+        self._read_served = prediction_reader(pipeline, settings)
         self._before: dict[Place, Answer] = {}
         self._now: dict[Place, Answer] = {}
         self._outputs, self._savepoint = KeptOutputs(outputs), savepoint
@@ -148,7 +151,8 @@ class _Trial:
         if pipeline is None and told.get("pipeline") != self._pipeline.name:
             return
         prediction, event_id = (pipeline.prediction, pipeline.events.id) if pipeline else (self._prediction, self._id)
-        place, answer = answer_of(value, told, prediction, event_id)
+        read = json_fields if pipeline else self._read_served
+        place, answer = answer_of(value, told, prediction, event_id, read)
         answers.setdefault(place, answer)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
+from flink_jobs.decoding import PredictionReader
+from udfs.json_events import json_fields
 
 Place = tuple[int, int]
 
@@ -29,7 +30,13 @@ class Answer:
     warming: str = ""
 
 
-def answer_of(value: bytes | None, headers: Mapping[str, str], prediction: str, event_id: str) -> tuple[Place, Answer]:
+def answer_of(
+    value: bytes | None,
+    headers: Mapping[str, str],
+    prediction: str,
+    event_id: str,
+    read: PredictionReader = json_fields,
+) -> tuple[Place, Answer]:
     """The place of an event and its answer.
 
     Args:
@@ -37,11 +44,12 @@ def answer_of(value: bytes | None, headers: Mapping[str, str], prediction: str, 
         headers: Without their prefix.
         prediction: Name of the score.
         event_id: Name of the id.
+        read: Reads the value of a prediction.
     """
     place = int(headers["partition"]), int(headers["offset"])
     if "reason" in headers:
         return place, Answer(None, headers["reason"])
-    body = msgspec.json.decode(value or b"{}")
+    body = read(value or b"")
     score = body.get(prediction)
     found = None if score is None else float(score)
     return place, Answer(found, "", str(body.get(event_id, "")), headers.get("warming", ""))

@@ -22,6 +22,7 @@ from flink_jobs.job_run import JobRun
 from flink_jobs.pipelines import model_folder
 from flink_jobs.scoring_job import scored_batches
 from flink_jobs.settings import Settings
+from udfs.formats import Json
 from udfs.pipeline import Pipeline
 
 _NEVER_MS = 86_400_000
@@ -61,7 +62,8 @@ def start_dry_run(pipeline: Pipeline, settings: Settings, savepoint: str, folder
         folder: For its outputs; empty.
     """
     name = f"{pipeline.name}-dry-run"
-    trial = dataclasses.replace(pipeline, name=name)  # a consumer group of its own, too
+    # a consumer group of its own, too; its outputs are read here, and no registry has to know them
+    trial = dataclasses.replace(pipeline, name=name, output_format=Json())
     quiet = settings.model_copy(update={"checkpoint_interval_ms": _NEVER_MS, "restart_attempts": 0})
     options = {"execution.state-recovery.ignore-unclaimed-state": "true"}
     environment, rest_address = create_environment(quiet, folder / "checkpoints", savepoint, options)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flink_jobs.console import CommandError, bar, out, show, show_json
+from flink_jobs.decoding import prediction_reader
 from flink_jobs.explanation import Explanation, UsedEvent, explain
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
@@ -49,7 +50,7 @@ def _document(explained: Explanation, pipeline: Pipeline) -> dict[str, Any]:
     served = None
     if answer is not None:
         at = f"{answer.topic()}/{answer.partition()}/{answer.offset()}"
-        served = {"at": at, "value": value_of(answer), "receipt": told}
+        served = {"at": at, "value": value_of(answer, prediction_reader(pipeline)), "receipt": told}
     document: dict[str, Any] = {
         "event": f"{pipeline.events.topic}/{found.place[0]}/{found.place[1]}",
         "value": value_of(found.record),

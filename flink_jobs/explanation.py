@@ -12,6 +12,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import receipt
+from flink_jobs.decoding import event_decoder, prediction_reader
 from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
 from flink_jobs.job_beginning import JobBeginning, said_beginning
 from flink_jobs.kafka_admin import offsets_for_time, topic_starts
@@ -22,12 +23,13 @@ from flink_jobs.verify_command import value_of
 from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
 from udfs.aggregates import Aggregate, Ratio
 from udfs.entity_state import FAILED, ShardState
+from udfs.event_keys import shard_text
 from udfs.key_places import key_shards
 from udfs.naive_features import Arrived, NaiveFeatures
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.scoring import FLAG_NAMES, predict_each
-from udfs.wire_formats import UNWRITTEN, EventDecoder, Refused
+from udfs.wire_formats import UNWRITTEN, Refused
 
 Place = tuple[int, int]
 
@@ -117,7 +119,7 @@ def explain(
         CommandError: There is no such event.
     """
     found = find_event(pipeline, settings, reference, looked)
-    event = EventDecoder(pipeline).decode(_bytes(found.record.key()), _bytes(found.record.value()))
+    event = event_decoder(pipeline, settings).decode(_bytes(found.record.key()), _bytes(found.record.value()))
     if isinstance(event, Refused):
         told = {} if found.answer is None else receipt(found.answer)
         differs = () if told.get("reason") in (None, event.reason) else (f"served: {told['reason']}",)
@@ -204,10 +206,10 @@ class _Shard:
 
     def __init__(self, pipeline: Pipeline, shards: int, found: Found) -> None:
         self._pipeline, self._shards, self._partition = pipeline, shards, found.place[0]
-        self._plan, self._decode = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode
+        self._plan, self._decode = FeaturePlan.build(pipeline), event_decoder(pipeline).decode
         self._state, self._oracle = ShardState(self._plan, log_changes=False), NaiveFeatures(pipeline)
         self._key = _bytes(found.record.key()) or b""
-        self._shard = self._shard_of(self._key)
+        self._key_text, self._shard = shard_text(pipeline.events, self._key), self._shard_of(self._key)
         self._known: dict[bytes, bool] = {}
         self._places: dict[int, Place] = {}
         self._entity: Any = None
@@ -225,7 +227,7 @@ class _Shard:
                 continue
             events.append(event)
             record_times_ms.append(message.timestamp()[1])
-            if key == self._key:
+            if shard_text(self._pipeline.events, key) == self._key_text:
                 self._entity = getattr(event, self._pipeline.events.entity)
                 self._places[id(event)] = self._partition, int(message.offset() or 0)
                 self._oracle.advance(event, record_times_ms[-1], self._partition, wanted=False)
@@ -269,7 +271,7 @@ class _Shard:
         return self._known[key]
 
     def _shard_of(self, key: bytes) -> int:
-        return int(key_shards([key.decode("utf-8", "surrogateescape")], self._shards)[0])
+        return int(key_shards([shard_text(self._pipeline.events, key)], self._shards)[0])
 
 
 def _bytes(content: Any) -> bytes | None:
@@ -286,7 +288,7 @@ def _differences(
     if "reason" in told:
         same = told["reason"] == "model_failed" and score is None
         return () if same else (f"a dead letter ({told['reason']}) was served, a prediction comes out now",)
-    served = value_of(found.answer)
+    served = value_of(found.answer, prediction_reader(pipeline))
     served_score = served.get(pipeline.prediction) if isinstance(served, dict) else None
     differences = []
     warming = "warming" in told  # its windows were not full, as all are here: its score may be another one
@@ -302,7 +304,7 @@ def _differences(
 def _feature_differences(
     pipeline: Pipeline, found: Found, computed: Computed, *, but: Collection[str] = ()
 ) -> tuple[str, ...]:
-    served = value_of(found.answer) if found.answer is not None else None
+    served = value_of(found.answer, prediction_reader(pipeline)) if found.answer is not None else None
     told = served.get("features") if isinstance(served, dict) and pipeline.include_features else None
     if not isinstance(told, dict):
         return ()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow
 import pyarrow.parquet as pq
 
+from flink_jobs.decoding import file_decoder
 from flink_jobs.event_files import EventFileError, Row, converted_row, csv_header, parse_line, record_of
 from flink_jobs.history import HistoryBlock, Piece, letters_of
 from flink_jobs.history_files import piece_stream
@@ -23,7 +24,6 @@ from udfs.field_columns import FieldColumn, Numbers, Texts
 from udfs.json_scan import line_ends, scan_json
 from udfs.pipeline import EventField
 from udfs.plan import FeaturePlan
-from udfs.wire_formats import EventDecoder
 
 pa: Any = pyarrow
 
@@ -46,7 +46,7 @@ class FileReader:
     def __init__(self, plan: FeaturePlan, rows: int, order_by: str | None = None) -> None:
         self._plan, self._rows, self._order_by = plan, rows, order_by
         self._pipeline = plan.pipeline
-        self._decode = EventDecoder(plan.pipeline).decode
+        self._decode = file_decoder(plan.pipeline).decode
         self._wanted = fields_needed(plan, order_by)
         # JSON may take six bytes for one, and writes a number with up to 24
         self._margin = sum(len(one.name) + 40 for one in plan.pipeline.events.schema)

@@ -10,6 +10,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.console import CommandError
+from flink_jobs.decoding import event_decoder
 from flink_jobs.history import HistoryBlock, Piece, letters_of
 from flink_jobs.kafka_admin import (
     KafkaAdminError,
@@ -21,11 +22,13 @@ from flink_jobs.kafka_admin import (
 )
 from flink_jobs.start_position import parse_start
 from flink_jobs.topics import parse_offsets
-from udfs.cells import TEXT, new_cells, scan_schema
+from udfs.cells import TEXT, Cells, new_cells, scan_schema
+from udfs.confluent_wire import HEAD_BYTES
 from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
+from udfs.event_keys import key_reader
+from udfs.formats import Json, JsonSchema
 from udfs.json_scan import check_keys, scan_json
 from udfs.plan import FeaturePlan
-from udfs.wire_formats import EventDecoder
 
 PIECE_RECORDS = 262_144
 CONSUME_RECORDS = 10_000
@@ -183,7 +186,8 @@ class TopicReader:
         self, plan: FeaturePlan, bootstrap: str, properties: Properties | None, rows: int, *, keyed: bool = True
     ) -> None:
         self._plan, self._rows, self._keyed = plan, rows, keyed
-        self._decode = EventDecoder(plan.pipeline).decode
+        self._decode = event_decoder(plan.pipeline).decode
+        self._key_text = key_reader(plan.pipeline.events)
         self._max_bytes = plan.pipeline.max_record_bytes
         self._schema = scan_schema(plan.pipeline.events, fields_needed(plan), from_file=False)
         self._bootstrap = bootstrap
@@ -258,14 +262,12 @@ class TopicReader:
     def block(self, records: RawRecords) -> HistoryBlock:
         """The events of raw records of a partition."""
         data, begins, ends = _joined(records.values)
-        cells = new_cells(self._schema, len(begins))
-        scan_json(data, begins, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
-        cells.plain[ends - begins > self._max_bytes] = 0
+        cells = self._scanned(data, begins, ends)
         events = self._plan.pipeline.events
         if self._keyed:
             place = [one.name for one in events.schema].index(events.entity)
             whole = bool(self._schema.kinds[place] != TEXT)
-            check_keys(data, *_joined(records.keys), int(self._schema.slots[place]), whole, cells)
+            check_keys(data, *_joined(self._key_texts(records.keys)), int(self._schema.slots[place]), whole, cells)
         fields = fields_of_cells(self._plan, self._schema, cells, data)
         block = decode_block(self._plan, fields, self._slow(records))
         offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
@@ -278,6 +280,26 @@ class TopicReader:
                 block, lambda row: (records.keys[row], records.values[row]), lambda row: records.offsets[row]
             ),
         )
+
+    def _scanned(self, data: Any, begins: Any, ends: Any) -> Cells:
+        """The cells of records that are plain JSON; those of other formats are left to the stream's decoder."""
+        cells, form = new_cells(self._schema, len(begins)), self._plan.pipeline.events.format
+        if isinstance(form, Json | JsonSchema):
+            head = HEAD_BYTES if isinstance(form, JsonSchema) and form.framed else 0
+            inside = np.minimum(begins + head, ends)
+            scan_json(data, inside, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
+            if head:
+                cells.plain[(ends - begins <= head) | (data[np.minimum(begins, len(data) - 1)] != 0)] = 0
+            cells.plain[ends - begins > self._max_bytes] = 0
+        return cells
+
+    def _key_texts(self, keys: list[bytes | None]) -> list[bytes | None]:
+        """The entities that keys hold."""
+        read = self._key_text
+        if read is None:
+            return keys
+        texts = [None if key is None else read(key) for key in keys]
+        return [None if text is None else text.encode() for text in texts]
 
     def _slow(self, records: RawRecords) -> Callable[[int], Any]:
         if self._keyed:

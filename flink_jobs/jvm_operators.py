@@ -19,7 +19,13 @@ JVM_SOURCES = Path(__file__).resolve().parent / "jvm"
 
 
 def gathered_batches(
-    tables: "StreamTableEnvironment", query: str, name: str, shard_keys: list[int], batch_ms: int, parallelism: int
+    tables: "StreamTableEnvironment",
+    query: str,
+    name: str,
+    shard_keys: list[int],
+    batch_ms: int,
+    parallelism: int,
+    key_form: tuple[int, int],
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
@@ -30,6 +36,7 @@ def gathered_batches(
         shard_keys: Of the next operator.
         batch_ms: How long records wait for others.
         parallelism: Of the next operator.
+        key_form: How keys are read, from `udfs.event_keys.key_form`.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -43,7 +50,7 @@ def gathered_batches(
     internal = jvm.org.apache.flink.table.types.utils.DataTypeUtils.toInternalDataType(row_type)
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
-    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism
+    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form
     return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
 
 

@@ -9,8 +9,10 @@ from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeCon
 from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
+from flink_jobs.decoding import schema_source
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import shipped_model
+from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
@@ -19,6 +21,7 @@ from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RECORDS, WRITE, RecordBatch
+from udfs.registered_schema import RegisteredSchema
 from udfs.routing import Router
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
@@ -40,12 +43,22 @@ class ScoreBatches(KeyedProcessFunction):
         pipeline: What to compute.
         model_folder: The model's; None where it was shipped with this code.
         states: By shard key, what a shard begins with that is not in Flink's state yet.
+        settings: Say where the schema registry is, for formats that need one.
+        prediction_schema: What predictions name, as it was registered.
     """
 
     def __init__(
-        self, pipeline: Pipeline, model_folder: Path | None, states: Mapping[int, StateFile] | None = None
+        self,
+        pipeline: Pipeline,
+        model_folder: Path | None,
+        states: Mapping[int, StateFile] | None = None,
+        settings: Settings | None = None,
+        prediction_schema: RegisteredSchema | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
+        self._prediction_schema = prediction_schema
+        # only what a worker needs goes with the job
+        self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the model and load the compiled kernels, so that the first batch does not wait for them."""
@@ -62,8 +75,15 @@ class ScoreBatches(KeyedProcessFunction):
             self._pipeline,
             model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
             feature_set_hash=manifest.feature_set_hash,
+            schema=self._prediction_schema,
         )
-        self._scorer = Scorer(FeaturePlan.build(self._pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
+        self._scorer = Scorer(
+            FeaturePlan.build(self._pipeline),
+            model,
+            encoder,
+            lambda: time.time_ns() // 1_000_000,
+            schema_source(self._settings, self._pipeline.events.format),
+        )
         self._shards: dict[int, ShardState] = {}
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:

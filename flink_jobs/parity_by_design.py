@@ -5,8 +5,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.decoding import event_decoder
 from flink_jobs.parity_rows import ParityInput, spooled
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 Life = list[tuple[int, int, int]]
 """Events of an entity in order of arrival: row, event time, and how often the entity was forgotten before."""
@@ -42,7 +43,7 @@ def unordered_events(given: ParityInput, window_ms: int, answered: npt.NDArray[n
 
 def _lives(given: ParityInput, shard: int) -> dict[bytes | None, Life]:
     pipeline = given.pipeline
-    decode, retention_ms = EventDecoder(pipeline).decode, pipeline.retention_ms
+    decode, retention_ms = event_decoder(pipeline).decode, pipeline.retention_ms
     lives: dict[bytes | None, Life] = {}
     newest: dict[bytes | None, int] = {}
     clocks: dict[int, float] = {}

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.decoding import event_decoder
 from flink_jobs.parity_engines import Said
 from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, spooled
 from udfs.aggregates import Aggregate, Custom, Ewma, Mean, Ratio, Std, Sum
 from udfs.features import Feature
 from udfs.naive_features import NaiveFeatures
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 RELATIVE = 1e-9
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
@@ -213,7 +214,7 @@ def replayed(given: ParityInput, rows: Iterable[int]) -> Iterator[tuple[int, Nai
     Only the entities of these rows are taken in; of others only the time counts.
     """
     wanted = set(rows)
-    decode, entity_name = EventDecoder(given.pipeline).decode, given.pipeline.events.entity
+    decode, entity_name = event_decoder(given.pipeline).decode, given.pipeline.events.entity
     for shard in range(given.shards):
         keys = {record.key for record in spooled(given.shard_file(shard)) if record.row in wanted}
         if not keys:

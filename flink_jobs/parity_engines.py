@@ -23,6 +23,7 @@ from flink_jobs.backfill_job import run_backfill
 from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.backfill_workers import WorkerLostError
 from flink_jobs.committed_reader import read_all, receipt
+from flink_jobs.decoding import event_decoder
 from flink_jobs.history_topic import topic_pieces
 from flink_jobs.job_run import start_job
 from flink_jobs.job_session import wait_until_running
@@ -35,7 +36,7 @@ from models.binding import manifest_for_model
 from models.manifest import MODEL_FILE
 from udfs.naive_features import NaiveFeatures
 from udfs.pipeline import Model, Pipeline
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 pa: Any = pyarrow
 pq: Any = pyarrow.parquet
@@ -123,7 +124,7 @@ def _oracle_of_shard(shard: int) -> None:
 
 def oracle_of_shard(given: ParityInput, rows: EngineRows, shard: int) -> None:
     """Fill in what the oracle says of a shard's records; each shard has clocks of its own."""
-    decode, oracle = EventDecoder(given.pipeline).decode, NaiveFeatures(given.pipeline)
+    decode, oracle = event_decoder(given.pipeline).decode, NaiveFeatures(given.pipeline)
     for record in spooled(given.shard_file(shard)):
         event = decode(record.key, record.value)
         # where the input knows its broken records, the decoder's word is not taken for it

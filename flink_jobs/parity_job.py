@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flink_jobs.decoding import in_json
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
 from flink_jobs.parity_by_design import unordered_events
@@ -98,8 +99,9 @@ def send_input(
         seed_text: Says to people how to repeat it.
         should_stop: Called often; raises to end.
     """
-    events = dataclasses.replace(pipeline.events, topic=f"{pipeline.name}-{TOPIC}", sources=())
-    own = dataclasses.replace(pipeline, events=events)
+    own = in_json(pipeline)
+    events = dataclasses.replace(own.events, topic=f"{pipeline.name}-{TOPIC}", sources=())
+    own = dataclasses.replace(own, events=events)
     topic, partitions = own.events.topic, own.events.partitions
     create_topics(bootstrap, [TopicSpec(topic, partitions)])
     reasons: dict[Record, str] = {}

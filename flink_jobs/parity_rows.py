@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flink_jobs.topic_scan import scan
+from udfs.event_keys import shard_text
 from udfs.key_places import key_shards
 from udfs.pipeline import Pipeline
 
@@ -102,7 +103,7 @@ def spool_input(
                 key, value, partition = message.key(), message.value(), int(message.partition() or 0)
                 place = key or b""
                 if place not in known:
-                    known[place] = int(key_shards([place.decode("utf-8", "surrogateescape")], shards)[0])
+                    known[place] = int(key_shards([shard_text(pipeline.events, place)], shards)[0])
                 row = given.row(partition, int(message.offset() or 0))
                 line = SpooledRecord(row, partition, message.timestamp()[1], key, value, reasons.get((key, value)))
                 content = encode(line)

@@ -14,6 +14,7 @@ from flink_jobs.kafka_admin import topic_partitions
 from flink_jobs.local.home import connected
 from flink_jobs.local.live_shop import can_generate, live_events
 from flink_jobs.settings import Settings
+from udfs.formats import Json, Text, describe_format
 from udfs.pipeline import Pipeline
 
 Record = tuple[bytes | None, bytes | None]
@@ -32,6 +33,11 @@ def run_produce_command(
     as_json: bool,
 ) -> None:
     """Send events until they or the limit end, or Ctrl-C."""
+    if not isinstance(pipeline.events.format, Json) or not isinstance(pipeline.events.key_format, Text):
+        raise CommandError(
+            f"`millrace produce` writes plain JSON; the events of {name} are {describe_format(pipeline.events.format)} "
+            f"with keys as {describe_format(pipeline.events.key_format)}: send them by a producer of that format"
+        )
     counts = FileCounts()
     events = _events(pipeline, file, rate, speedup, seed, counts)
     connected(settings)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 ROUTE_UID = "route-v1"
 _SOURCES = "millrace_sources"
+AS_TEXT = (0, 0)
 STEP_OFFSETS = 1_000
 Place = tuple[str, int]
 """Topic and partition."""
@@ -66,7 +67,7 @@ def routed_batches(
     columns = f"`key`, `value`, CASE `topic` {numbers} END + `partition`, `offset`, `timestamp`"
     query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
     # one shard: records of all sources stay in the order in which they came
-    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1)
+    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT)
     routed = DataStream(batches).process(RouteRecords(pipeline), Types.PRIMITIVE_ARRAY(Types.BYTE()))
     return routed.uid(ROUTE_UID).name("route")
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flink_jobs.decoding import registered_prediction_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
 from flink_jobs.route_job import events_start, routed_batches
@@ -19,6 +20,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import sink_ddl, source_ddl
+from udfs.event_keys import key_form
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -79,12 +81,16 @@ def scored_batches(
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     keys = _shard_keys(settings.shards)
-    batches = _gather(tables, settings, keys)
+    batches = _gather(tables, pipeline, settings, keys)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
-    return tables, _score(batches, ScoreBatches(pipeline, model_folder, states))
+    schema = registered_prediction_schema(pipeline, settings)
+    score = ScoreBatches(pipeline, model_folder, states, settings, schema)
+    return tables, _score(batches, score)
 
 
-def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: list[int]) -> "KeyedStream":
+def _gather(
+    tables: "StreamTableEnvironment", pipeline: Pipeline, settings: Settings, shard_keys: list[int]
+) -> "KeyedStream":
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
@@ -99,7 +105,8 @@ def _gather(tables: "StreamTableEnvironment", settings: Settings, shard_keys: li
     jvm: Any = get_gateway().jvm
     columns = "`key`, `value`, `partition`, `offset`, `timestamp`"
     query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
-    gathered = gathered_batches(tables, query, "gather", shard_keys, settings.batch_ms, settings.parallelism)
+    spread = settings.batch_ms, settings.parallelism
+    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, key_form(pipeline.events))
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

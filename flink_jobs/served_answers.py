@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Message
 
+from flink_jobs.decoding import prediction_reader
 from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
 from udfs.pipeline import Pipeline
 from udfs.scoring import FLAG_NAMES
@@ -61,7 +62,7 @@ class ServedAnswers:
         beginning_deleted: Whether the beginning of an answers' topic is.
     """
 
-    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+    def __init__(self, pipeline: Pipeline, folder: Path, settings: Settings | None = None) -> None:
         self._pipeline, self._folder = pipeline, folder
         features = [("features", np.float64, (len(pipeline.feature_names),))] if pipeline.include_features else []
         self.row_type = np.dtype([
@@ -83,7 +84,7 @@ class ServedAnswers:
         self._waiting: dict[Bucket, list[tuple[Any, ...]]] = {}
         self._waiting_rows = 0
         self._no_features = [math.nan] * len(pipeline.feature_names)
-        self._decode = msgspec.json.Decoder().decode
+        self._decode = prediction_reader(pipeline, settings)
 
     def read(
         self,
@@ -168,7 +169,7 @@ class ServedAnswers:
             value = self._decode(message.value() or b"")
             who = identity(value[events.id], value[events.entity])
             score, features = float(value[self._pipeline.prediction]), value.get("features")
-        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             pass
         try:
             time_ms = int(told[_EVENT_TIME])
@@ -178,9 +179,10 @@ class ServedAnswers:
 
     def _row_of(self, features: Any) -> list[float]:
         names = self._pipeline.feature_names
-        if not isinstance(features, dict) or tuple(features) != names:
-            return [math.inf] * len(names)  # JSON has no infinity: nothing equals it
-        return [math.nan if each is None else each for each in features.values()]
+        if not isinstance(features, dict) or features.keys() != set(names):
+            return [math.inf] * len(names)  # predictions have no infinity: nothing equals it
+        values = [features[name] for name in names]
+        return [math.nan if each is None else each for each in values]
 
     def _model(self, told: dict[str, bytes]) -> int:
         key = tuple(told.get(name, b"") or b"" for name in _NAMED)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -35,6 +36,15 @@ class Settings(KafkaSecuritySettings):
     )
 
     bootstrap: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers")
+    schema_registry: str | None = Field(
+        None,
+        description="URL of a Confluent-compatible schema registry, several separated by commas; default: the home's "
+        "local registry if it runs",
+    )
+    schema_registry_username: str | None = Field(None, description="user of the schema registry (basic authentication)")
+    schema_registry_password_file: Path | None = Field(
+        None, description="file with that user's password; where jobs run, it must be there on every worker"
+    )
     home: Path = Field(Path(".millrace"), description="folder of the local broker, checkpoints, savepoints and logs")
     checkpoint_folder: Path | None = Field(None, description="where checkpoints go; default: <home>/checkpoints")
     cluster: str | None = Field(
@@ -96,6 +106,20 @@ class Settings(KafkaSecuritySettings):
             host, _, port = server.strip().rpartition(":")
             if not host or not port.isdigit():
                 raise ValueError(f"{server!r} is no host:port")
+        return value
+
+    @field_validator("schema_registry")
+    @classmethod
+    def _check_schema_registry(cls, value: str | None) -> str | None:
+        for url in [] if value is None else value.split(","):
+            parts = urlsplit(url.strip())
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("it is no URL like http://host:8081")
+            if parts.username or parts.password:
+                raise ValueError(
+                    "it holds a user or a password: write them to schema_registry_username and, in a file, to "
+                    "schema_registry_password_file"
+                )
         return value
 
     @field_validator("cluster")

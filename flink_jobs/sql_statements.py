@@ -27,8 +27,9 @@ from models.manifest import Manifest
 from udfs.event_texts import FIRST_FIELD, REASON, schema_text
 from udfs.event_texts import TIME_MS as TIME_MS_PLACE
 from udfs.events import Events
+from udfs.formats import Json, Text, describe_format
 from udfs.pipeline import Pipeline
-from udfs.sql_features import OFFSET, ROWTIME, TIME_MS, SqlFeatures, Window, compile_features
+from udfs.sql_features import OFFSET, ROWTIME, TIME_MS, SqlFeatures, SqlRefusedError, Window, compile_features
 from udfs.sql_text import interval, quoted, text_literal
 
 _TYPES = {"str": "STRING", "int": "BIGINT", "float": "DOUBLE", "bool": "BOOLEAN"}
@@ -59,8 +60,9 @@ def job_statements(
         start_from: Where to begin without a checkpoint: earliest, committed, latest, or a time in ms since 1970.
 
     Raises:
-        SqlRefusedError: SQL cannot express a feature.
+        SqlRefusedError: SQL cannot express a feature, or a format is not plain JSON.
     """
+    _check_formats(pipeline)
     features = compile_features(pipeline)
     names = _Names(pipeline.name)
     timed = bool(features.windows)
@@ -96,6 +98,17 @@ def job_statements(
         ),
     ]
     return statements
+
+
+def _check_formats(pipeline: Pipeline) -> None:
+    events = pipeline.events
+    formats = {"format": events.format, "key_format": events.key_format, "output_format": pipeline.output_format}
+    for name, form in formats.items():
+        if not isinstance(form, Json | Text):
+            raise SqlRefusedError(
+                f"pipeline {pipeline.name} cannot be run by SQL: {name} is {describe_format(form)}, and its statements "
+                "read and write plain JSON; run it with --engine stream"
+            )
 
 
 _FUNCTION_COMMENTS = {

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.decoding import event_decoder
 from flink_jobs.local.shoppers import ShopperEvent, labelled_events
 from flink_jobs.pipelines import MODELS, load_pipeline
 from flink_jobs.training_set import LABEL, read_training_set
@@ -24,7 +25,7 @@ from models.train import Trained, TrainingError, next_version, train_classifier
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 Progress = Callable[[int], None]
 
@@ -88,7 +89,7 @@ def compute_features(
     """
     plan = FeaturePlan.build(pipeline)
     state = ShardState(plan, log_changes=False)
-    decode = EventDecoder(pipeline).decode
+    decode = event_decoder(pipeline).decode
     entity = pipeline.events.entity
     waiting = iter(records)
     refused: list[tuple[int, Refused]] = []

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flink_jobs.committed_reader import read_all, receipt
+from flink_jobs.decoding import in_json
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import JobFailedError, JobRun, start_job
 from flink_jobs.job_session import wait_until_running
@@ -70,9 +71,10 @@ class Laboratory:
         """
         self._trials += 1
         name = f"trial-{self._trials}"
+        written = in_json(self._pipeline)  # what is sent is JSON
         pipeline = dataclasses.replace(
-            self._pipeline,
-            events=dataclasses.replace(self._pipeline.events, topic=f"{name}-events", sources=()),
+            written,
+            events=dataclasses.replace(written.events, topic=f"{name}-events", sources=()),
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
         )

@@ -1,5 +1,6 @@
 """`millrace verify`: what is asked, progress, and what was found, the first differences shown whole."""
 
+import contextlib
 import json
 import os
 from typing import Any
@@ -11,6 +12,7 @@ from flink_jobs.answer_comparison import DIFFERENT, DUPLICATED, MISSING, NO_EVEN
 from flink_jobs.backfill_command import time_ms
 from flink_jobs.committed_reader import receipt
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
+from flink_jobs.decoding import PredictionReader, prediction_reader
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
@@ -72,13 +74,14 @@ def _whole(finding: Finding, pipeline: Pipeline, settings: Settings) -> dict[str
     kafka = settings.bootstrap, settings.kafka_properties
     event = record_at(*kafka, pipeline.events.topic, *finding.place)
     answers = [record_at(*kafka, *place) for place in finding.served]
+    read = prediction_reader(pipeline, settings)
     return {
         "kind": finding.kind,
         "event": f"{pipeline.events.topic}/{finding.place[0]}/{finding.place[1]}",
         "what": finding.what,
         "value": None if event is None else value_of(event),
         "served": [
-            {"at": "/".join(map(str, place)), "value": value_of(answer), "receipt": receipt(answer)}
+            {"at": "/".join(map(str, place)), "value": value_of(answer, read), "receipt": receipt(answer)}
             for place, answer in zip(finding.served, answers, strict=True)
             if answer is not None
         ],
@@ -86,11 +89,14 @@ def _whole(finding: Finding, pipeline: Pipeline, settings: Settings) -> dict[str
     }
 
 
-def value_of(message: Message) -> Any:
-    """A record's value: JSON where it is, else as text."""
+def value_of(message: Message, read: PredictionReader | None = None) -> Any:
+    """A record's value: what a reader of predictions says, JSON where it is that, else as text."""
     content: Any = message.value()
     if content is None:
         return None
+    if read is not None:
+        with contextlib.suppress(ValueError):
+            return read(content)
     try:
         return json.loads(content)
     except ValueError:

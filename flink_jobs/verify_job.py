@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged, recomputed_stretches
 from flink_jobs.backfill_job import NEVER_MS, BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest
+from flink_jobs.decoding import event_decoder
 from flink_jobs.hand_over import hand_over_folder
 from flink_jobs.history_topic import topic_pieces
 from flink_jobs.job_beginning import JobBeginning, detected_beginning, handed_over_beginning, said_beginning
@@ -29,7 +30,7 @@ from flink_jobs.topic_scan import Span, scan
 from flink_jobs.topics import group_id, topic_specs
 from models.onnx_model import OnnxModel
 from udfs.pipeline import Pipeline
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.wire_formats import Refused
 
 SETTLE_S = 1.0  # a checkpoint's offsets and its transaction are committed by two operators, one after the other
 FIRST_RECORDS = 1_000
@@ -146,7 +147,7 @@ def read_answers(request: VerifyRequest, folder: Path, step: Step) -> ServedAnsw
     """All committed answers."""
     pipeline, settings = request.pipeline, request.settings
     (folder / "answers").mkdir()
-    answers = ServedAnswers(pipeline, folder / "answers")
+    answers = ServedAnswers(pipeline, folder / "answers", request.settings)
     time.sleep(SETTLE_S)
     spans = answer_spans(pipeline, settings)
     total = max(1, sum(end - begin for each in spans.values() for begin, end in each.values()))
@@ -206,7 +207,7 @@ def _ends(settings: Settings, covered: Mapping[int, int], answers: ServedAnswers
 def _full_from(request: VerifyRequest, beginning: JobBeginning) -> dict[int, int]:
     """Event time from which no window of a partition reaches into what is deleted of it."""
     pipeline, settings = request.pipeline, request.settings
-    decode, events, found = EventDecoder(pipeline).decode, pipeline.events, {}
+    decode, events, found = event_decoder(pipeline, settings).decode, pipeline.events, {}
     for partition in beginning.older:
         begin, latest_ms = beginning.offsets[partition], 0
         ends = topic_ends(settings.bootstrap, events.topic, settings.kafka_properties, isolation="read_committed")

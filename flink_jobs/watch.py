@@ -1,6 +1,5 @@
 """Predictions of a pipeline as they become visible: committed ones only, with what their receipts say."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +8,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import CommittedReader, receipt
+from flink_jobs.decoding import PredictionReader, prediction_reader
 from flink_jobs.kafka_admin import TopicMissingError
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
@@ -39,16 +39,16 @@ class SeenPrediction:
         return f"{scored_at}  {entity:<16}  {pipeline.prediction} {score:.4f}  {model}  from {source}{flags}"
 
 
-def parse_prediction(message: Message, pipeline: Pipeline) -> SeenPrediction | None:
+def parse_prediction(message: Message, pipeline: Pipeline, read: PredictionReader) -> SeenPrediction | None:
     """A record of the predictions topic; None when it is not one of this pipeline."""
     headers = receipt(message)
     if headers.get("pipeline") != pipeline.name:
         return None
     try:
-        value = json.loads(message.value() or b"")
+        value = read(message.value() or b"")
     except ValueError:
         return None
-    is_ours = isinstance(value, dict) and isinstance(value.get(pipeline.prediction), int | float)
+    is_ours = isinstance(value.get(pipeline.prediction), int | float)
     return SeenPrediction(value, headers) if is_ours and isinstance(value.get("scored_at"), int) else None
 
 
@@ -66,11 +66,11 @@ def follow_predictions(
         )
     except TopicMissingError as error:
         raise TopicMissingError(f"{error}: `millrace topics create {pipeline.name}` makes it") from error
-    seen = 0
+    seen, read_value = 0, prediction_reader(pipeline, settings)
     try:
         while limit is None or seen < limit:
             for message in reader.read(WAIT_S):
-                found = parse_prediction(message, pipeline)
+                found = parse_prediction(message, pipeline, read_value)
                 if found is None:
                     continue
                 yield found

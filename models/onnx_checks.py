@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]  # has no stubs
+from google.protobuf.message import DecodeError, Message
 
 from models.json_document import ModelRefusedError
 from models.manifest import DTYPES

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from udfs.byte_lines import Lines
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events
+from udfs.formats import Json, Text
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import EventDecoder, Refused, printable
 
@@ -79,7 +80,12 @@ class _Reader:
         ]
         self._time: str = schema["time"]
         events: Any = SimpleNamespace(
-            schema=self._fields, entity=schema["entity"], time=self._time, time_unit=schema["time_unit"]
+            schema=self._fields,
+            entity=schema["entity"],
+            time=self._time,
+            time_unit=schema["time_unit"],
+            format=Json(),
+            key_format=Text(),
         )
         self._times_ms = functools.partial(Events.times_ms, events)
         pipeline: Any = SimpleNamespace(events=events, max_record_bytes=schema["max_record_bytes"])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.errors import DefinitionError
+from udfs.formats import Format, Json, KeyFormat, Text, check_format, check_key_format
 
 if TYPE_CHECKING:
     from udfs.sources import Source
@@ -85,7 +86,9 @@ class Events:
         id: Field that identifies an event.
         time_unit: Unit of `time` since 1970: "s", "ms", "us" or "ns"; a float keeps its fraction, down to the ms.
         renamed: Old name by new name of fields that were renamed: states written before are read with it. It may stay
-            for as long as such a state is restored.
+            for as long as such a state is restored. Avro and Protobuf events of before are read with it, too.
+        format: How the values are written.
+        key_format: How the keys are written.
         sources: Topics that the events come from, when none is keyed by the entity alone: their records are taken to
             `topic` first, which then is the pipeline's own. None means that `topic` is written by others.
         schema: The fields in order (derived).
@@ -99,6 +102,8 @@ class Events:
     id: str = field(kw_only=True)
     time_unit: str = field(default="ms", kw_only=True)
     renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
+    format: Format = field(default_factory=Json, kw_only=True)
+    key_format: KeyFormat = field(default_factory=Text, kw_only=True)
     sources: "Sequence[Source]" = field(default=(), kw_only=True)
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
@@ -118,6 +123,8 @@ class Events:
             raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
         if self.time_unit not in TIME_UNITS_NS:
             raise DefinitionError(f"Events: time_unit is {self.time_unit!r}; write one of {', '.join(TIME_UNITS_NS)}")
+        check_format(self.format, "Events: format")
+        check_key_format(self.key_format, "Events: key_format")
         self._check_renamed()
         for role, kinds in (("entity", ("str", "int")), ("time", ("int", "float")), ("id", ("str", "int"))):
             found = self.field(getattr(self, role), f"Events: {role}")
@@ -130,6 +137,11 @@ class Events:
         from udfs.sources import check_sources
 
         object.__setattr__(self, "sources", tuple(self.sources))
+        if self.sources and not (isinstance(self.format, Json) and isinstance(self.key_format, Text)):
+            raise DefinitionError(
+                "Events: format and key_format say how others write the topic, and with sources Millrace writes it "
+                "itself: leave them out"
+            )
         check_sources(self.sources, self.topic, self.schema)
 
     def _check_renamed(self) -> None:

@@ -33,12 +33,13 @@ from udfs.conditions import Condition, field
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic
+from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
 from udfs.sources import Debezium, Source
 
 __all__ = [
-    "Condition", "Count", "Custom", "Debezium", "DefinitionError", "Distinct", "EventField", "Events", "Ewma", "Last",
-    "Max", "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Ratio", "SinceLast", "Source", "Std", "Sum",
-    "Value", "field",
+    "Avro", "Condition", "Count", "Custom", "Debezium", "DefinitionError", "Distinct", "EventField", "Events", "Ewma",
+    "Json", "JsonSchema", "Last", "Max", "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Protobuf", "Ratio",
+    "SinceLast", "Source", "Std", "Sum", "Text", "Value", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -86,6 +87,7 @@ class Pipeline:
         max_record_bytes: A larger record is a dead letter.
         include_features: Whether a prediction carries its features, as `features: {name: value, or null for NaN}`: to
             look at or to train on, at the cost of larger records.
+        output_format: How predictions are written.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Pipeline:
     max_events_per_entity: int = 10_000
     max_record_bytes: int = 1_000_000
     include_features: bool = False
+    output_format: Format = dataclass_field(default_factory=Json)
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +144,7 @@ class Pipeline:
             raise DefinitionError(
                 f"pipeline {self.name}: prediction {self.prediction!r} is already a field of the output"
             )
+        check_format(self.output_format, f"pipeline {self.name}: output_format")
         _check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
         _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
         if self.lateness is not None:
@@ -246,6 +250,11 @@ class Pipeline:
             "name": self.name,
             "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
             "sources": [source.topic for source in self.events.sources],
+            "formats": {
+                "events": describe_format(self.events.format),
+                "keys": describe_format(self.events.key_format),
+                "predictions": describe_format(self.output_format),
+            },
             "entity": self.events.entity,
             "features": features,
             "feature_set_hash": self.feature_set_hash(),

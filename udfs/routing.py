@@ -16,11 +16,12 @@ import numpy as np
 
 from udfs.byte_lines import Lines
 from udfs.events import MAX_EVENT_TIME_MS, TIME_UNITS_NS, EventField
+from udfs.json_events import decoded_json
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
 from udfs.sources import CHANGED_MS, KEY, OPERATION, PLACE, RECORD_TIME, TOPIC, Source
-from udfs.wire_formats import HEADER, DeadLetters, Refused, decoded_json, struct_field
+from udfs.wire_formats import HEADER, DeadLetters, Refused, struct_field
 
 SOURCE_STEP = 1_000_000
 """More partitions than a topic has."""

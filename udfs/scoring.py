@@ -16,6 +16,7 @@ import numpy.typing as npt
 from udfs.entity_state import Advanced, ShardState
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RecordBatch
+from udfs.registered_schema import SchemaSource, no_schemas
 from udfs.scored_events import ScoredEvents, joined
 from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
 
@@ -46,13 +47,19 @@ class Scorer:
         model: Scores a matrix of features.
         encoder: Writes predictions and dead letters.
         clock_ms: Gives `scored_at`, in ms since 1970.
+        schemas: Where the schemas come from that records name.
     """
 
     def __init__(
-        self, plan: FeaturePlan, model: Model, encoder: PredictionEncoder, clock_ms: Callable[[], int]
+        self,
+        plan: FeaturePlan,
+        model: Model,
+        encoder: PredictionEncoder,
+        clock_ms: Callable[[], int],
+        schemas: SchemaSource = no_schemas,
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
-        self._decoder = EventDecoder(plan.pipeline)
+        self._decoder = EventDecoder(plan.pipeline, schemas)
 
     def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """Advance the shards' states by the records and score each.

@@ -1,4 +1,4 @@
-"""Every byte format in and out: JSON events in, JSON predictions and their receipts out, dead letters with a reason.
+"""Every byte format in and out: events in, predictions and their receipts out, dead letters with a reason.
 
 Bytes enter here and leave here; in between there are only decoded events and arrays.
 """
@@ -13,15 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
-from udfs.events import MAX_EVENT_TIME_MS, EventField
+from udfs.confluent_wire import head_of
+from udfs.errors import DefinitionError
+from udfs.event_keys import key_reader
+from udfs.event_rows import RowEvents
+from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
+from udfs.formats import Avro, JsonSchema, Protobuf
+from udfs.json_events import JsonEvents
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
+from udfs.refused import Refused as Refused
+from udfs.registered_schema import RegisteredSchema, SchemaSource, no_schemas
 
 REASONS = (
     "null_value",
     "too_large",
     "not_json",
+    "not_avro",
+    "not_protobuf",
+    "wrong_framing",
+    "unknown_schema",
     "missing_field",
     "unknown_category",
     "wrong_type",
@@ -46,17 +58,12 @@ _HEADERS_BYTES = 8_192
 _LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
 
 HEADER = "millrace-"
+ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]
+"""Columns of predictions and (n, F) features -> n values."""
+
 _TEXT_BYTES_MAX = 300
 _FEWEST_TOGETHER = 12
 """Below this many records, decoding them one by one takes less than preparing to decode them together."""
-_OPEN, _CLOSE = ord("{"), ord("}")
-
-
-class Refused(NamedTuple):
-    """Why a record cannot be scored: a reason of `REASONS`, and what exactly was wrong, for people."""
-
-    reason: str
-    detail: str
 
 
 class OutputTooLargeError(ValueError):
@@ -94,50 +101,48 @@ class EventDecoder:
     """Raw records to typed events of one pipeline.
 
     Args:
-        pipeline: Says the fields, the entity, the time and the largest record.
+        pipeline: Says the fields, the format, the entity, the time and the largest record.
+        schemas: Where the schemas come from that records name; None if this pipeline's records name none.
+
+    Raises:
+        DefinitionError: A schema of the pipeline is none.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, schemas: SchemaSource = no_schemas) -> None:
         events = pipeline.events
         self._max_bytes = pipeline.max_record_bytes
         self._entity, self._time = events.entity, events.time
-        self._struct = msgspec.defstruct("Event", [struct_field(one) for one in events.schema], gc=False, kw_only=True)
-        decoder = msgspec.json.Decoder(self._struct)
-        self._decode: Callable[[bytes], Any] = decoder.decode
-        self._decode_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
+        event_class = msgspec.defstruct("Event", [struct_field(one) for one in events.schema], gc=False, kw_only=True)
+        self._values = _value_reader(events, event_class, schemas)
+        self._key_text = key_reader(events)
         self._entity_of, self._time_of = operator.attrgetter(self._entity), operator.attrgetter(self._time)
         one_ms = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[events.time_unit]
         self._last_time = MAX_EVENT_TIME_MS * one_ms
 
     def decode_batch(self, records: RecordBatch) -> DecodedBatch:
         """All records of a batch: together where that is safe, and one by one where one of them is broken."""
-        if len(records) >= _FEWEST_TOGETHER:
-            events = self._decode_together(records.values)
+        lengths = records.values.lengths
+        if len(records) >= _FEWEST_TOGETHER and lengths.min() >= 0 and lengths.max() <= self._max_bytes:
+            events = self._values.together(records.values)
             if events is not None:
                 entities = list(map(str, map(self._entity_of, events)))
                 times = list(map(self._time_of, events))
-                if min(times) >= 0 and max(times) <= self._last_time and _are_keys(entities, records.keys):
+                # a time that is no number is not found by min and max
+                in_range = min(times) >= 0 and max(times) <= self._last_time and sum(times) >= 0
+                if in_range and self._are_keys(entities, records.keys):
                     return DecodedBatch(events, entities, None, {})
         return self._decode_one_by_one(records)
 
-    def _decode_together(self, values: Lines) -> list[Any] | None:
-        """The events of records that each hold one JSON object and nothing else; None if that is not certain.
-
-        All are decoded as one text, in which each has a line. A closing and an opening brace with only a newline
-        between them can stand next to each other outside of all values alone; so where every record begins and ends
-        with its brace, no value reaches over the end of its record, and n values in n records are one in each.
-        """
-        lengths, content = values.lengths, values.content
-        if lengths.min() < 2 or lengths.max() > self._max_bytes:
-            return None
-        ends, letters = values.ends(), np.frombuffer(content, np.uint8)
-        if not ((letters[ends - 2] == _CLOSE).all() and (letters[ends - 1 - lengths] == _OPEN).all()):
-            return None
-        try:
-            events = self._decode_lines(content)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        return events if len(events) == len(values) else None
+    def _are_keys(self, entities: list[str], keys: Lines) -> bool:
+        """Whether each entity is the key of its record; False if that is not certain."""
+        if self._key_text is not None:
+            return all(
+                key is not None and self._key_text(key) == entity
+                for entity, key in zip(entities, keys.tolist(), strict=True)
+            )
+        text = "\n".join(entities)
+        lengths = list(map(len, entities))
+        return text.isascii() and lengths == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
 
     def _decode_one_by_one(self, records: RecordBatch) -> DecodedBatch:
         events, entities, rows = [], [], []
@@ -153,28 +158,43 @@ class EventDecoder:
         return DecodedBatch(events, entities, np.array(rows, np.int64) if refused else None, refused)
 
     def decode(self, key: bytes | None, value: bytes | None) -> Any:
-        """One record as an event object, or `Refused`."""
+        """One record as an event object, or `Refused`.
+
+        Raises:
+            RegistryUnreachableError: Nothing can be said about the record until the registry answers.
+        """
         if value is None:
             return Refused("null_value", "the record has no value")
         if len(value) > self._max_bytes:
             return Refused("too_large", f"{len(value)} bytes; the limit is {self._max_bytes}")
-        event = decoded_json(value, self._decode)
+        event = self._values.one(value)
         if isinstance(event, Refused):
             return event
         time = getattr(event, self._time)
         if not 0 <= time <= self._last_time:
             return Refused("invalid_time", f"{self._time} is {time}; it must lie between 1970 and the year 9999")
         entity = str(getattr(event, self._entity))
-        if key is None or key != entity.encode():
+        if key is None or not self._is_key(entity, key):
             shown = "missing" if key is None else repr(key[:80])
             return Refused("key_mismatch", f"the key is {shown}, {self._entity} is {entity[:80]!r}")
         return event
 
+    def _is_key(self, entity: str, key: bytes) -> bool:
+        return key == entity.encode() if self._key_text is None else self._key_text(key) == entity
 
-def _are_keys(entities: list[str], keys: Lines) -> bool:
-    """Whether each entity is the key of its record; False if that is not certain."""
-    text = "\n".join(entities)
-    return text.isascii() and list(map(len, entities)) == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
+
+def _value_reader(events: Events, event_class: type, schemas: SchemaSource) -> "JsonEvents | RowEvents":
+    form = events.format
+    # imported when they are needed: most pipelines have JSON, and each import is time of every worker's start
+    if isinstance(form, Avro):
+        from udfs.avro_events import AvroRows
+
+        return RowEvents(event_class, AvroRows(events, form, schemas))
+    if isinstance(form, Protobuf):
+        from udfs.protobuf_events import ProtobufRows
+
+        return RowEvents(event_class, ProtobufRows(events, form, schemas))
+    return JsonEvents(event_class, framed=isinstance(form, JsonSchema) and form.framed)
 
 
 def struct_field(one: EventField) -> Any:
@@ -184,22 +204,6 @@ def struct_field(one: EventField) -> Any:
     return (one.name, kind | None, None) if one.nullable else (one.name, kind)
 
 
-def decoded_json(value: bytes, decode: Callable[[bytes], Any]) -> Any:
-    """What a JSON decoder makes of a value, or `Refused`."""
-    try:
-        return decode(value)
-    except msgspec.ValidationError as error:
-        return Refused(_validation_reason(str(error)), str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Refused("not_json", str(error))
-
-
-def _validation_reason(message: str) -> str:
-    if message.startswith("Object missing required field"):
-        return "missing_field"
-    return "unknown_category" if message.startswith("Invalid enum value") else "wrong_type"
-
-
 class PredictionEncoder:
     """Predictions and dead letters of one pipeline to records.
 
@@ -207,10 +211,24 @@ class PredictionEncoder:
         pipeline: Says the topics and the fields of a prediction.
         model: What the receipt says of the model: `name`, `version`, `sha256`.
         feature_set_hash: sha256 over the definitions of the model's features.
+        schema: What predictions are written with, as it was registered; None where none has to be.
+
+    Raises:
+        DefinitionError: The schema of the output format is none.
     """
 
-    def __init__(self, pipeline: Pipeline, *, model: dict[str, str], feature_set_hash: str) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        model: dict[str, str],
+        feature_set_hash: str,
+        schema: RegisteredSchema | None = None,
+    ) -> None:
         events = pipeline.events
+        self._values_of = _value_writer(pipeline, schema)
+        form = pipeline.output_format
+        self._json_head = head_of(_id_of(schema)) if isinstance(form, JsonSchema) and form.framed else None
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
         fields: list[Any] = [*((name, Any) for name in copied), (pipeline.prediction, float), ("scored_at", int)]
         self._features: Any = None
@@ -272,9 +290,10 @@ class PredictionEncoder:
         """
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
         columns.append(repeat(scored_at_ms, len(events)))
-        if self._features is not None and features is not None:
-            columns.append(map(self._features, *features.T.tolist()))
-        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
+        if self._values_of is not None:
+            values = self._values_of(columns, features)
+        else:
+            values = self._json_values(columns, features)
         numbers = (partitions, offsets, event_times_ms)
         texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
         largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
@@ -284,6 +303,14 @@ class PredictionEncoder:
             return self._group.pack(keys, values, numbers)
         group = self._flagged_group if warming is None else self._warming_group
         return group.pack(keys, values, numbers, texts)
+
+    def _json_values(self, columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
+        if self._features is not None and features is not None:
+            columns.append(map(self._features, *features.T.tolist()))
+        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
+        if self._json_head is None:
+            return values
+        return Lines.of([self._json_head + (value or b"") for value in values.tolist()])
 
 
 class DeadLetters:
@@ -337,6 +364,26 @@ class DeadLetters:
             (partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
             [Lines.of(column) for column in columns],
         )
+
+
+def _id_of(schema: RegisteredSchema | None) -> int:
+    if schema is None or schema.id == 0:
+        raise DefinitionError("the output format names a schema in a registry: register it before predictions are made")
+    return schema.id
+
+
+def _value_writer(pipeline: Pipeline, schema: RegisteredSchema | None) -> ValueWriter | None:
+    """Writes predictions in Avro or Protobuf; None for JSON."""
+    form = pipeline.output_format
+    if not isinstance(form, Avro | Protobuf):
+        return None
+    from udfs.prediction_values import prediction_schema, value_writer
+
+    if form.framed:
+        _id_of(schema)
+    own = schema or prediction_schema(pipeline)
+    assert own is not None
+    return value_writer(pipeline, own)
 
 
 _NULLS = {(False, False): None, (True, False): b"key", (False, True): b"value", (True, True): b"key,value"}

@@ -1,9 +1,11 @@
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 
 import org.apache.flink.runtime.metrics.TimerGauge;
 import org.apache.flink.runtime.state.KeyGroupRangeAssignment;
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.databind.ObjectMapper;
 import org.apache.flink.streaming.api.graph.StreamConfig;
 import org.apache.flink.streaming.api.operators.AbstractStreamOperator;
 import org.apache.flink.streaming.api.operators.OneInputStreamOperator;
@@ -23,6 +25,9 @@ import org.apache.flink.util.MathUtils;
  * no state, and nothing is lost or sent twice. While the task is never idle, because there is a backlog, they may wait
  * ten times as long: fewer, larger ones cost less.
  *
+ * <p>The shard is that of the entity as text, which a key holds in some format (udfs/event_keys.py): the bytes of a key
+ * that names its schema change with the schema.
+ *
  * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state, before anything
  * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
  * records have been sent since, WRITE its state.
@@ -37,10 +42,16 @@ public class SubtaskBatches extends AbstractStreamOperator
     private static final int MOST_BYTES = 1 << 20;
     private static final int MOST_UNWRITTEN = 10_000;
     private static final int LONGEST_STRETCH = 10;
+    private static final int TEXT = 0;
+    private static final int JSON = 1;
+    private static final int AVRO_LONG = 3;
+    private static final ObjectMapper JSON_READER = new ObjectMapper();
 
     private final int[] shardKeys;
     private final long batchMs;
     private final int[] subtaskOfShard;
+    private final int keyForm;
+    private final int keyHead;
     private transient Shard[] shards;
     private transient int[] records;
     private transient int[] bytes;
@@ -59,6 +70,8 @@ public class SubtaskBatches extends AbstractStreamOperator
         this.batchMs = ((Number) references[1]).longValue();
         int maxParallelism = ((Number) references[2]).intValue();
         int parallelism = ((Number) references[3]).intValue();
+        this.keyForm = ((Number) references[4]).intValue();
+        this.keyHead = ((Number) references[5]).intValue();
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -88,7 +101,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         RowData record = (RowData) element.getValue();
         byte[] key = record.isNullAt(0) ? null : record.getBinary(0);
         byte[] value = record.isNullAt(1) ? null : record.getBinary(1);
-        int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(key)), shards.length);
+        int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(entity(key))), shards.length);
         shards[shard].add(key, value, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
         int subtask = subtaskOfShard[shard];
         records[subtask]++;
@@ -103,6 +116,45 @@ public class SubtaskBatches extends AbstractStreamOperator
             // all subtasks at the same moments, so that their batches go into Python together
             timers.registerTimer(nowMs - nowMs % waitMs + waitMs, this);
         }
+    }
+
+    /** The entity as text; the key itself where it holds none, which makes a dead letter of the record. */
+    private byte[] entity(byte[] key) {
+        if (keyForm == TEXT || key.length <= keyHead || (keyHead > 0 && key[0] != 0)) {
+            return key;
+        }
+        byte[] found = keyForm == JSON ? fromJson(key) : fromAvro(key);
+        return found == null ? key : found;
+    }
+
+    private byte[] fromJson(byte[] key) {
+        try {
+            String text = JSON_READER.readTree(key, keyHead, key.length - keyHead).asText();
+            return text.getBytes(StandardCharsets.UTF_8);
+        } catch (java.io.IOException error) {
+            return null;
+        }
+    }
+
+    /** A whole number, or the length of a text and the text; a record of one field has the same bytes. */
+    private byte[] fromAvro(byte[] key) {
+        long left = 0;
+        int at = keyHead;
+        for (int shift = 0; ; shift += 7) {
+            if (at == key.length || shift > 63) {
+                return null;
+            }
+            int octet = key[at++];
+            left |= (long) (octet & 0x7F) << shift;
+            if (octet >= 0) {
+                break;
+            }
+        }
+        long number = (left >>> 1) ^ -(left & 1);
+        if (keyForm == AVRO_LONG) {
+            return at == key.length ? Long.toString(number).getBytes(StandardCharsets.UTF_8) : null;
+        }
+        return number == key.length - at ? Arrays.copyOfRange(key, at, key.length) : null;
     }
 
     public void onProcessingTime(long time) throws Exception {

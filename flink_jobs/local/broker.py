@@ -19,14 +19,13 @@ from flink_jobs.local.broker_files import (
     HEAP_MAX,
     HEAP_MIN,
     HOST,
-    PORT_TAKEN,
     BrokerError,
     explanation,
     format_data,
     java_command,
-    size,
 )
 from flink_jobs.local.broker_listeners import LockedListeners
+from flink_jobs.local.log_lines import PORT_TAKEN, size
 
 START_ATTEMPTS = 3  # a free port that we chose may be taken before Kafka binds it
 STOP_WAIT_S = 30.0

@@ -2,13 +2,13 @@
 
 import base64
 import os
-import re
 import subprocess
 import uuid
 from pathlib import Path
 
 from flink_jobs.local import jars, processes
 from flink_jobs.local.broker_listeners import LockedListeners
+from flink_jobs.local.log_lines import size, telling_line
 
 HOST = "127.0.0.1"
 FORMAT_WAIT_S = 60.0
@@ -20,13 +20,6 @@ JAVA_OPTIONS = (
     "-Djava.net.preferIPv4Stack=true",
     "-XX:-UsePerfData",
     "-Xshare:auto",
-)
-PORT_TAKEN = "Address already in use"
-# From the most telling to the least: a taken port, the message of an exception, an error in the log.
-TELLING_LINES = (
-    re.compile(PORT_TAKEN),
-    re.compile(r"^(Caused by: )?[\w.$]+(Exception|Error): "),
-    re.compile("ERROR|Error"),
 )
 
 SERVER_PROPERTIES = """\
@@ -126,18 +119,4 @@ def format_data(folder: Path, java: list[str]) -> None:
 
 def explanation(folder: Path, log_start: int) -> str:
     """The last line that tells of an error, and the file it is in."""
-    for name, start in (("broker.log", log_start), ("broker.err", 0)):
-        file = folder / name
-        if not file.exists():
-            continue
-        text = file.read_bytes()[start if start <= size(file) else 0 :].decode("utf-8", "replace")
-        for telling in TELLING_LINES:
-            lines = [line.strip() for line in text.splitlines() if telling.search(line)]
-            if lines:
-                return f"{lines[-1]} (more in {file})"
-    return f"its logs say nothing (see {folder / 'broker.log'} and {folder / 'broker.err'})"
-
-
-def size(file: Path) -> int:
-    """Its size in bytes, 0 when it is not there."""
-    return file.stat().st_size if file.exists() else 0
+    return telling_line((folder / "broker.log", log_start), (folder / "broker.err", 0))

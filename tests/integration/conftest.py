@@ -1,11 +1,13 @@
-"""One real broker for all integration tests, and brokers of their own for tests that kill them."""
+"""One real broker and one schema registry for all integration tests, and others for tests that kill them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from flink_jobs.local import jars, registry_files
 from flink_jobs.local.broker import Broker
+from flink_jobs.local.registry import LocalRegistry
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,28 @@ def own_broker(tmp_path: Path) -> Iterator[Callable[[], Broker]]:
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def fetched_registry() -> None:
+    """What the local schema registry is made of; without it, tests are skipped and say why."""
+    try:
+        registry_files.ensure_registry()
+    except (registry_files.RegistryFilesError, jars.JarError) as error:
+        pytest.skip(f"no local schema registry: {error}")
+
+
+@pytest.fixture(scope="session")
+def registry(fetched_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    """The shared schema registry: make subjects with names of your own, and leave it running."""
+    started = LocalRegistry.start(tmp_path_factory.mktemp("registry"), die_with_parent=True)
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def own_registry(fetched_registry: None, tmp_path: Path) -> Iterator[LocalRegistry]:
+    """A registry that only this test has; it may be killed, frozen and restarted."""
+    started = LocalRegistry.start(tmp_path / "registry", die_with_parent=True)
+    yield started
+    started.kill()

@@ -18,6 +18,8 @@ COMMANDS = (
     ["run"], ["sql"], ["watch"], ["describe"], ["backfill"], ["verify"], ["explain"], ["parity"],
     ["train"], ["tune"], ["state", "show"], ["state", "diff"], ["transactions"], ["doctor"], ["deploy", "kubernetes"],
     ["cluster", "up"], ["cluster", "down"], ["submit"], ["status"], ["logs"], ["stop"], ["cancel"], ["certify"],
+    ["registry", "up"], ["registry", "down"], ["schema", "check"], ["schema", "register"], ["schema", "diff"],
+    ["schema", "import"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """

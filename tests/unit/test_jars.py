@@ -111,6 +111,19 @@ def test_what_a_killed_fetch_left_is_removed_after_an_hour(tmp_path, monkeypatch
     assert new.exists()
 
 
+def test_an_archive_has_its_classifier_and_packaging_in_its_name():
+    archive = jars.LockedJar("org.example:thing:1.0:all:tar.gz", "0" * 64, "registry")
+    assert archive.filename == "thing-1.0-all.tar.gz"
+
+
+def test_nobody_fetches_the_registry_who_does_not_ask_for_it(tmp_path, monkeypatch):
+    asked = serve(monkeypatch, b"jar")
+    lock = lock_for(tmp_path, b"jar")
+    lock.write_text(lock.read_text() + f"org.example:big:1.0:all:tar.gz {'0' * 64} registry\n")
+    jars.ensure_jars(lock_file=lock, folder=tmp_path / "cache")
+    assert asked == [COORDINATE]
+
+
 def test_cache_folder_can_be_set(tmp_path, monkeypatch):
     monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path))
     assert jars.cache_folder() == tmp_path / "jars"

@@ -1,0 +1,100 @@
+"""The one way from raw records to events, and from raw predictions to their fields, whatever their format.
+
+Schemas that records name are asked of the registry the settings say, and only if the pipeline's format needs one.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from flink_jobs.settings import Settings, load_settings
+from udfs.formats import Json, Text, needs_registry
+from udfs.json_events import json_fields
+from udfs.pipeline import Pipeline
+from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
+from udfs.wire_formats import EventDecoder
+
+PredictionReader = Callable[[bytes], dict[str, Any]]
+"""The fields of a prediction's value. Raises ValueError if it is none."""
+
+
+def schema_source(settings: Settings | None, *formats: object) -> SchemaSource:
+    """Where schemas of these formats come from.
+
+    Args:
+        settings: Say the registry; None reads them from the environment and the settings file.
+        formats: Of records that will be read.
+    """
+    if not needs_registry(*formats):
+        return no_schemas
+    from flink_jobs.schema_registry import SchemaRegistry
+
+    return SchemaRegistry(settings or load_settings()).by_id
+
+
+def event_decoder(pipeline: Pipeline, settings: Settings | None = None) -> EventDecoder:
+    """The decoder of a pipeline's events.
+
+    Args:
+        pipeline: Says the format.
+        settings: See `schema_source`.
+    """
+    return EventDecoder(pipeline, schema_source(settings, pipeline.events.format))
+
+
+def in_json(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with JSON events and predictions: for files' rows, and for runs whose topics are our own.
+
+    What is computed is the same.
+    """
+    return replace(pipeline, events=replace(pipeline.events, format=Json(), key_format=Text()), output_format=Json())
+
+
+def file_decoder(pipeline: Pipeline) -> EventDecoder:
+    """The decoder of a file's rows, which `event_files` makes into JSON whatever the topic's format."""
+    return EventDecoder(in_json(pipeline))
+
+
+def prediction_reader(pipeline: Pipeline, settings: Settings | None = None) -> PredictionReader:
+    """The reader of a pipeline's predictions.
+
+    Args:
+        pipeline: Says the format.
+        settings: See `schema_source`.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Json):
+        return json_fields
+    from udfs import prediction_values
+
+    return prediction_values.prediction_reader(pipeline, schema_source(settings, form))
+
+
+def registered_prediction_schema(pipeline: Pipeline, settings: Settings) -> RegisteredSchema | None:
+    """Register what predictions are written with, or find it there; None where they name no schema.
+
+    Args:
+        pipeline: Says the format and the fields.
+        settings: Say the registry.
+
+    Raises:
+        SchemaRefusedError: The registry does not take it: it is not compatible with the subject's.
+        RegistryUnreachableError: The registry does not answer.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Json) or not form.framed:
+        return None
+    from flink_jobs.schema_registry import SchemaRegistry
+    from udfs.prediction_values import prediction_schema
+    from udfs.subjects import predictions_subject
+
+    registry, subject = SchemaRegistry(settings), predictions_subject(pipeline)
+    try:
+        latest = registry.latest(subject)
+    except SchemaUnknownError:
+        previous = None
+    else:
+        previous = latest.text if latest.kind == form.kind else None  # of another kind, the registry says no
+    schema = prediction_schema(pipeline, previous)
+    assert schema is not None
+    return schema._replace(id=registry.register(subject, schema.kind, schema.text))

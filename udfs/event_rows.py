@@ -1,0 +1,91 @@
+"""Events from rows: what a decoder of schemas gives, checked and converted like JSON by the event class."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from udfs.byte_lines import Lines
+from udfs.events import Events
+from udfs.refused import Refused
+
+Row = dict[str, Any]
+Converter = Callable[[Any], Any]
+RowReader = Callable[[bytes], Row | Refused]
+"""A record's bytes -> its fields by the event's names, others left out or not; or why it is none."""
+
+UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+class RowEvents:
+    """Reads records whose decoder gives rows.
+
+    Args:
+        event_class: The event, a msgspec struct.
+        read_row: The decoder.
+    """
+
+    def __init__(self, event_class: type, read_row: RowReader) -> None:
+        self._event_class, self._list_class, self._read_row = event_class, list[event_class], read_row  # type: ignore[valid-type]
+
+    def together(self, values: Lines) -> list[Any] | None:
+        """The events of n records; None if one of them is none."""
+        rows = list(map(self._read_row, values.tolist()))  # type: ignore[arg-type]  # none is null
+        try:
+            events: list[Any] = msgspec.convert(rows, self._list_class)
+        except (msgspec.ValidationError, RecursionError):  # a refused one is no row either
+            return None
+        return events
+
+    def one(self, value: bytes) -> Any:
+        """The event of a record, or why it is none."""
+        row = self._read_row(value)
+        if isinstance(row, Refused):
+            return row
+        try:
+            return msgspec.convert(row, self._event_class)
+        except msgspec.ValidationError as error:
+            return refused_value(error)
+
+
+def refused_value(error: msgspec.ValidationError) -> Refused:
+    """Why fields are not the event's."""
+    message = str(error)
+    if message.startswith("Object missing required field"):
+        return Refused("missing_field", message)
+    return Refused("unknown_category" if message.startswith("Invalid enum value") else "wrong_type", message)
+
+
+def time_converter(events: Events, units_per_s: int) -> Converter | None:
+    """Turns a time in so many units a second into the pipeline's unit; None if it is in it already."""
+    wanted = UNITS_PER_S[events.time_unit]
+    if wanted == units_per_s:
+        return None
+    if events.field(events.time, "Events: time").kind == "float":
+        return partial(_scaled_float, wanted, units_per_s)
+    return partial(_scaled, wanted, units_per_s)
+
+
+def _scaled(wanted: int, units_per_s: int, time: Any) -> Any:
+    return time * wanted // units_per_s if isinstance(time, int) else time
+
+
+def _scaled_float(wanted: int, units_per_s: int, time: Any) -> Any:
+    return time * wanted / units_per_s if isinstance(time, int) else time
+
+
+def source_names(events: Events, there: Mapping[str, str]) -> dict[str, str]:
+    """The writer's name of each field of the event that the writer has.
+
+    Args:
+        events: The event's fields, and how they were called before.
+        there: The writer's names by themselves and by other names of theirs.
+    """
+    names = {}
+    for one in events.schema:
+        for name in (one.name, events.renamed.get(one.name)):
+            if name is not None and name in there:
+                names[one.name] = there[name]
+                break
+    return names

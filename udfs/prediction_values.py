@@ -1,0 +1,203 @@
+"""The values of predictions in every format, out and in again."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import message_factory
+from google.protobuf.descriptor import FieldDescriptor
+
+from udfs.avro_events import AvroReader
+from udfs.avro_schemas import parsed_record
+from udfs.byte_lines import Lines
+from udfs.confluent_wire import HEAD_BYTES, head_of, message_indexes, schema_id_of
+from udfs.errors import DefinitionError
+from udfs.formats import Avro, Json, JsonSchema, Protobuf
+from udfs.json_events import json_fields
+from udfs.pipeline import Pipeline
+from udfs.protobuf_events import MessageReader, compiled_messages, named_message
+from udfs.refused import Refused
+from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
+from udfs.schema_texts import prediction_schema_text
+
+Fields = dict[str, Any]
+PredictionReader = Callable[[bytes], Fields]
+"""A prediction's value -> its fields; `features` is a mapping. Raises ValueError if it is none."""
+_WriteRow = Callable[[Fields], bytes]
+_FIRST_MESSAGE = b"\0"  # the message indexes of a file's first message
+
+
+def prediction_fields(pipeline: Pipeline) -> tuple[str, ...]:
+    """The names of a prediction's fields, in order."""
+    events = pipeline.events
+    copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
+    return (*copied, pipeline.prediction, "scored_at", *(("features",) if pipeline.include_features else ()))
+
+
+def prediction_schema(pipeline: Pipeline, previous: str | None = None) -> RegisteredSchema | None:
+    """The schema that predictions are written with, without an id; None for plain JSON.
+
+    Args:
+        pipeline: Says the format and the fields.
+        previous: The Protobuf schema before this one; see `prediction_schema_text`.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Json):
+        return None
+    return RegisteredSchema(0, form.kind, form.schema or prediction_schema_text(pipeline, form.kind, previous))
+
+
+def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> _WriteRow:
+    """Writes a prediction's fields in Avro or Protobuf.
+
+    Args:
+        pipeline: Says the format and the fields.
+        schema: From `prediction_schema`, with its id if predictions name it.
+
+    Raises:
+        DefinitionError: The schema is none, or asks for what a prediction does not have.
+    """
+    form = pipeline.output_format
+    if isinstance(form, Avro):
+        return _avro_writer(prediction_fields(pipeline), schema, head_of(schema.id) if form.framed else b"")
+    assert isinstance(form, Protobuf)
+    head = head_of(schema.id) + _FIRST_MESSAGE if form.framed else b""
+    return _protobuf_writer(prediction_fields(pipeline), schema, form.message, head)
+
+
+def _avro_writer(names: Sequence[str], schema: RegisteredSchema, head: bytes) -> _WriteRow:
+    found = parsed_record(schema, "output_format: schema")
+    if isinstance(found, Refused):
+        raise DefinitionError(found.detail)
+    unknown = [one["name"] for one in found["fields"] if one["name"] not in names and "default" not in one]
+    _check_known(unknown, names)
+    write = fastavro.schemaless_writer
+
+    def row(fields: Fields) -> bytes:
+        content = BytesIO(head)
+        content.seek(len(head))
+        write(content, found, fields)
+        return content.getvalue()
+
+    return row
+
+
+def _protobuf_writer(names: Sequence[str], schema: RegisteredSchema, message: str | None, head: bytes) -> _WriteRow:
+    messages = compiled_messages(schema, "output_format: schema")
+    if isinstance(messages, Refused):
+        raise DefinitionError(messages.detail)
+    descriptor = named_message(messages, message)
+    there = set(descriptor.fields_by_name)
+    _check_known(sorted(there - set(names)), names)
+    make: Any = message_factory.GetMessageClass(descriptor)
+
+    def row(fields: Fields) -> bytes:
+        given = {name: value for name, value in fields.items() if value is not None and name in there}
+        if "features" in given:
+            given["features"] = {name: value for name, value in given["features"].items() if value is not None}
+        content: bytes = make(**given).SerializeToString(deterministic=True)
+        return head + content
+
+    return row
+
+
+def _check_known(unknown: Sequence[str], names: Sequence[str]) -> None:
+    if unknown:
+        raise DefinitionError(
+            f"output_format: schema asks for {', '.join(unknown)}; a prediction has {', '.join(names)} "
+            "(more with include=)"
+        )
+
+
+def value_writer(
+    pipeline: Pipeline, schema: RegisteredSchema
+) -> Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]:
+    """Writes columns of predictions, and their features, in Avro or Protobuf; see `row_writer`."""
+    write, names, features_names = row_writer(pipeline, schema), prediction_fields(pipeline), pipeline.feature_names
+
+    def values(columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
+        if pipeline.include_features and features is not None:
+            columns.append(_feature_rows(features_names, features))
+        return Lines.of([write(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)])
+
+    return values
+
+
+def _feature_rows(names: Sequence[str], features: npt.NDArray[np.float64]) -> list[Fields]:
+    """Features as mappings, null for what is no finite number, as in JSON."""
+    rows: list[list[float]] = features.tolist()
+    return [{name: x if math.isfinite(x) else None for name, x in zip(names, row, strict=True)} for row in rows]
+
+
+def prediction_reader(pipeline: Pipeline, schemas: SchemaSource) -> PredictionReader:
+    """Reads the values of a pipeline's predictions.
+
+    Args:
+        pipeline: Says the format.
+        schemas: Where the schemas come from that they name.
+    """
+    form, schema = pipeline.output_format, prediction_schema(pipeline)
+    head = HEAD_BYTES if not isinstance(form, Json) and form.framed else 0
+    if isinstance(form, Json | JsonSchema):
+        return lambda value: json_fields(value[head:])
+    assert schema is not None
+    known: dict[int, Callable[[bytes], Any]] = {}
+    message = form.message if isinstance(form, Protobuf) else None
+
+    def fields(value: bytes) -> Fields:
+        schema_id = schema_id_of(value[:HEAD_BYTES]) if head else 0
+        if isinstance(schema_id, Refused):
+            raise ValueError(schema_id.detail)
+        read = known.get(schema_id)
+        if read is None:
+            try:
+                written = schemas(schema_id) if head else schema
+            except SchemaUnknownError as error:
+                raise ValueError(str(error)) from error
+            read = known[schema_id] = _body_reader(form, written, message)
+        found = read(value[head:])
+        if isinstance(found, Refused):
+            raise ValueError(found.detail)
+        return found
+
+    return fields
+
+
+def _body_reader(
+    form: Avro | Protobuf, schema: RegisteredSchema, message: str | None
+) -> Callable[[bytes], Fields | Refused]:
+    if isinstance(form, Avro):
+        found = parsed_record(schema, f"schema {schema.id}")
+        if isinstance(found, Refused):
+            raise ValueError(found.detail)
+        return AvroReader(found).read
+    messages = compiled_messages(schema, f"schema {schema.id}")
+    if isinstance(messages, Refused):
+        raise ValueError(messages.detail)
+    read = MessageReader(named_message(messages, message))
+    framed = form.framed
+
+    def fields(body: bytes) -> Fields | Refused:
+        indexes, at = message_indexes(body, 0) if framed else ((0,), 0)
+        if indexes != (0,):
+            raise ValueError("it is of another message than the schema's first")
+        parsed = read.parse(body[at:])
+        return parsed if isinstance(parsed, Refused) else _message_fields(parsed)
+
+    return fields
+
+
+def _message_fields(message: Any) -> Fields:
+    found: Fields = {}
+    for one in message.DESCRIPTOR.fields:
+        if one.has_presence and not message.HasField(one.name):
+            found[one.name] = None
+        elif one.type == FieldDescriptor.TYPE_MESSAGE and one.label != FieldDescriptor.LABEL_REPEATED:
+            found[one.name] = _message_fields(getattr(message, one.name))
+        else:
+            found[one.name] = getattr(message, one.name)
+    return found

@@ -1,0 +1,227 @@
+"""Protobuf messages to rows of an event's fields, each record by the schema that it was written with.
+
+A scalar without presence (proto3 without `optional`) that is not in the bytes has its default, 0 or ""; a field with
+presence that is not there is None.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of
+from udfs.errors import DefinitionError
+from udfs.event_rows import UNITS_PER_S, Converter, Row, source_names
+from udfs.events import Events
+from udfs.formats import Protobuf
+from udfs.proto_text import ProtoTextError, compile_proto, messages_of
+from udfs.refused import Refused
+from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
+
+_WRAPPERS = "google.protobuf.wrappers.proto", "google/protobuf/wrappers.proto"
+
+
+class MessageReader:
+    """Reads messages of one type."""
+
+    def __init__(self, message: Descriptor) -> None:
+        self._parse = message_factory.GetMessageClass(message).FromString
+
+    def parse(self, body: bytes) -> Any:
+        """The message, or why it is none."""
+        try:
+            return self._parse(body)
+        except Exception as error:  # whatever protobuf raises on broken bytes, it is this record's fault
+            return Refused("not_protobuf", str(error) or type(error).__name__)
+
+
+class MessagePlan(NamedTuple):
+    """How messages of one type are read.
+
+    Attributes:
+        parse: Bytes -> message, or why they are none.
+        names: Fields of the event that are always there.
+        values: Their values of a message; None if there are none.
+        present: (field of the event, field of the message) of those that may be missing.
+        converters: (field of the event, what turns its value into the event's).
+    """
+
+    parse: Any
+    names: tuple[str, ...]
+    values: Any
+    present: tuple[tuple[str, str], ...]
+    converters: tuple[tuple[str, Converter], ...]
+
+
+class ProtobufRows:
+    """Reads Protobuf messages.
+
+    Args:
+        events: The event's fields.
+        form: Says whether records name their schema.
+        schemas: Where their schemas come from.
+
+    Raises:
+        DefinitionError: The one schema of bare records is none.
+    """
+
+    def __init__(self, events: Events, form: Protobuf, schemas: SchemaSource) -> None:
+        self._events, self._schemas, self._framed = events, schemas, form.schema is None
+        self._known: dict[bytes, MessagePlan] = {}
+        if form.schema is not None:
+            messages = compiled_messages(RegisteredSchema(0, form.kind, form.schema), "Protobuf: schema")
+            if isinstance(messages, Refused):
+                raise DefinitionError(messages.detail)
+            self._known[b""] = _plan_of(events, named_message(messages, form.message))
+
+    def __call__(self, value: bytes) -> Row | Refused:
+        """The row of a record, or why it is none."""
+        begin = 0
+        if self._framed:
+            # nearly all records are of the first message of their file: a 0 behind the schema's id
+            begin = HEAD_BYTES + 1 if value[HEAD_BYTES : HEAD_BYTES + 1] == b"\0" else self._begin(value)
+        plan = self._known.get(value[:begin])
+        if plan is None:
+            found = self._learn(value, begin)
+            if isinstance(found, Refused):
+                return found
+            plan = found
+        message = plan.parse(value[begin:])
+        if isinstance(message, Refused):
+            return message
+        row: Row = {} if plan.values is None else dict(zip(plan.names, plan.values(message), strict=True))
+        for field, name in plan.present:
+            row[field] = getattr(message, name) if message.HasField(name) else None
+        for field, convert in plan.converters:
+            row[field] = convert(row[field])
+        return row
+
+    def _begin(self, value: bytes) -> int:
+        try:
+            return message_indexes(value, HEAD_BYTES)[1]
+        except ValueError:
+            return 0
+
+    def _learn(self, value: bytes, begin: int) -> MessagePlan | Refused:
+        schema_id = schema_id_of(value[:HEAD_BYTES])
+        if isinstance(schema_id, Refused):
+            return schema_id
+        if begin == 0:
+            return Refused("wrong_framing", "no message indexes follow the schema's id")
+        try:
+            written = self._schemas(schema_id)
+        except SchemaUnknownError as error:
+            return Refused("unknown_schema", str(error) or f"the registry has no schema {schema_id}")
+        messages = compiled_messages(written, f"schema {schema_id}")
+        if isinstance(messages, Refused):
+            return messages
+        indexes, _ = message_indexes(value, HEAD_BYTES)
+        found = _message_at(messages, indexes)
+        if found is None:
+            return Refused("wrong_framing", f"schema {schema_id} has no message at {'.'.join(map(str, indexes))}")
+        self._known[value[:begin]] = _plan_of(self._events, found)
+        return self._known[value[:begin]]
+
+
+def compiled_messages(written: RegisteredSchema, where: str) -> list[Descriptor] | Refused:
+    """The messages of a schema, or why it has none."""
+    if written.kind != "PROTOBUF":
+        return Refused("unknown_schema", f"{where} is of kind {written.kind}, not Protobuf")
+    try:
+        messages = messages_of(compile_proto(written.text, [(name, text) for name, _, text in written.references]))
+    except (ProtoTextError, TypeError, ValueError) as error:
+        return Refused("unknown_schema", f"{where} cannot be read: {error}")
+    return messages or Refused("unknown_schema", f"{where} has no message")
+
+
+def named_message(messages: Sequence[Descriptor], name: str | None) -> Descriptor:
+    """The message of a full name; the first one without a name.
+
+    Raises:
+        DefinitionError: There is none; says which there are.
+    """
+    if name is None:
+        return messages[0]
+    for message in messages:
+        for candidate in (message, *_all_nested(message)):
+            if name in (candidate.full_name, candidate.name):
+                return candidate
+    known = ", ".join(message.full_name for message in messages)
+    raise DefinitionError(f"Protobuf: message is {name!r}; the schema has {known}")
+
+
+def _all_nested(message: Descriptor) -> list[Descriptor]:
+    return [found for nested in message.nested_types for found in (nested, *_all_nested(nested))]
+
+
+def _message_at(messages: Sequence[Descriptor], indexes: Sequence[int]) -> Descriptor | None:
+    found, among = None, list(messages)
+    for index in indexes:
+        if not 0 <= index < len(among):
+            return None
+        found = among[index]
+        among = list(found.nested_types)
+    return found
+
+
+def _plan_of(events: Events, message: Descriptor) -> MessagePlan:
+    names = source_names(events, {one.name: one.name for one in message.fields})
+    always, present, converters = [], [], []
+    for field, name in names.items():
+        one = message.fields_by_name[name]
+        if one.has_presence:
+            present.append((field, name))
+        else:
+            always.append((field, name))
+        convert = _converter(events, field, one)
+        if convert is not None:
+            converters.append((field, convert))
+    return MessagePlan(
+        MessageReader(message).parse,
+        tuple(field for field, _ in always),
+        _getter([name for _, name in always]),
+        tuple(present),
+        tuple(converters),
+    )
+
+
+def _getter(names: Sequence[str]) -> Any:
+    """Message -> the values of its fields, a tuple."""
+    if not names:
+        return None
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda message: (get(message),)
+
+
+def _converter(events: Events, field: str, one: FieldDescriptor) -> Converter | None:
+    if one.label == FieldDescriptor.LABEL_REPEATED:
+        return None
+    if one.type == FieldDescriptor.TYPE_ENUM:
+        symbols = {value.number: value.name for value in one.enum_type.values}
+        return partial(_symbol, symbols)
+    if one.type != FieldDescriptor.TYPE_MESSAGE:
+        return None
+    kind = one.message_type
+    if kind.full_name == "google.protobuf.Timestamp" and field == events.time:
+        is_float = events.field(field, "Events: time").kind == "float"
+        return partial(_timestamp, UNITS_PER_S[events.time_unit], is_float)
+    return _wrapped if kind.file.name in _WRAPPERS else None
+
+
+def _symbol(symbols: dict[int, str], number: int | None) -> str | None:
+    # an enum of proto3 is open: a number without a name is no broken record, but no known category either
+    return None if number is None else symbols.get(number, str(number))
+
+
+def _timestamp(units_per_s: int, is_float: bool, time: Any) -> Any:
+    if time is None:
+        return None
+    nanos = time.seconds * 1_000_000_000 + time.nanos
+    return nanos * units_per_s / 1_000_000_000 if is_float else nanos * units_per_s // 1_000_000_000
+
+
+def _wrapped(wrapper: Any) -> Any:
+    return None if wrapper is None else wrapper.value
