@@ -106,7 +106,8 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
     }
 
     private static String text(Map headers, String name) {
-        return new String((byte[]) headers.get(BinaryStringData.fromString(name)), StandardCharsets.UTF_8);
+        Object found = headers.get(BinaryStringData.fromString(name));
+        return found == null ? "?" : new String((byte[]) found, StandardCharsets.UTF_8);
     }
 
     private static int placeOf(String name, StringData[] names) {
@@ -185,12 +186,12 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
                 counts[gone]--;
                 dead--;
             }
-            byte came = refused ? numberOf(reason) : 0;
-            if (came != 0) {
-                counts[came]++;
+            last[next] = 0;
+            if (refused) {
+                last[next] = numberOf(reason);
+                counts[last[next]]++;
                 dead++;
             }
-            last[next] = came;
             next++;
             if (next == last.length) {
                 next = 0;
