@@ -42,7 +42,8 @@ def profile_formats() -> dict[str, float]:
 def _spent_us(form) -> tuple[float, float]:
     shop = load_pipeline("purchase")
     pipeline = dataclasses.replace(shop, events=dataclasses.replace(shop.events, format=form), output_format=form)
-    schema = None if isinstance(form, Json) else RegisteredSchema(7, form.kind, event_schema_text(shop.events, form.kind))
+    text = event_schema_text(shop.events, form.kind)
+    schema = None if isinstance(form, Json) else RegisteredSchema(7, form.kind, text)
     batches = [RecordBatch(pack_records(*batch)) for batch in _batches(pipeline, schema)]
     decoder = EventDecoder(pipeline, lambda _: schema)
     output = prediction_schema(pipeline)
