@@ -41,8 +41,9 @@ def bill_of_materials(lock: Path, jar_lock: Path, name: str, version: str) -> di
     ]
     jars = []
     for jar in read_lock(jar_lock):
-        group, artifact, number = jar.coordinate.split(":")
-        purl = f"pkg:maven/{group}/{artifact}@{number}?type=jar"
+        group, artifact, number, *kind = jar.coordinate.split(":")
+        form = f"classifier={kind[0]}&type={kind[1]}" if kind else "type=jar"
+        purl = f"pkg:maven/{group}/{artifact}@{number}?{form}"
         jars.append({**_component("library", artifact, number, purl, [jar.sha256]), "group": group})
     return {
         "bomFormat": "CycloneDX",
@@ -58,10 +59,7 @@ def _component(kind: str, name: str, version: str, purl: str, digests: list[str]
     if len(digests) == 1:
         return component | {"hashes": [{"alg": "SHA-256", "content": digests[0]}]}
     # a package has a file for each platform: the digests are alternatives, not of one file
-    files = [
-        {"type": "distribution", "url": "https://pypi.org/simple/" + name, "hashes": [_sha256(each)]}
-        for each in digests
-    ]
+    files = [{"type": "distribution", "url": purl, "hashes": [_sha256(each)]} for each in digests]
     return component | {"externalReferences": files}
 
 

@@ -280,7 +280,8 @@ def test_what_fastavro_writes_in_any_version_is_read(cases):
     decoder = EventDecoder(clicks(format=Avro()), Registry(*schemas))
     events = decoded(decoder, *(written(schema, row) for schema, (_, row) in zip(schemas, cases, strict=True)))
     for event, (_, row) in zip(events if len(cases) > 1 else [events], cases, strict=True):
-        assert fields(event) == {name: row.get(name) for name in ROW}
+        wanted = {name: row.get(name) for name in ROW}
+        assert fields(event) == {**wanted, "price": None if wanted["price"] is None else float(wanted["price"])}
 
 
 @settings(max_examples=200, deadline=None)
