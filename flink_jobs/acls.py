@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flink_jobs.topics import STREAM, Engine, group_id
+from flink_jobs.topics import STREAM, Engine, group_id, has_route, route_id
 from udfs.pipeline import Pipeline
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
@@ -38,6 +38,11 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         engine: What runs it.
     """
     events, predictions, dead_letters = pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)
+    sources = [source.topic for source in pipeline.events.sources] if has_route(pipeline, engine) else []
+    routed = [
+        *(Acl("run", "topic", topic, "Read") for topic in sources),
+        *([Acl("run", "topic", events, "Write"), Acl("run", "group", route_id(pipeline), "Read")] if sources else []),
+    ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
     run = [
         Acl("run", "topic", events, "Read"),
@@ -47,10 +52,11 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         Acl("run", "transactional-id", own, "Write", prefixed=True),
         # the broker's transaction.max.timeout.ms, before the start
         Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
+        *routed,
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (events, *outputs)
+        for name in (*sources, events, *outputs)
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {
@@ -63,9 +69,20 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
     return [
         *run,
         *create,
-        Acl("produce", "topic", events, "Write"),
+        *(Acl("produce", "topic", name, "Write") for name in sources or [events]),
+        *_replay_acls(events, dead_letters, f"{own}-replay"),
         *(Acl(command, "topic", name, "Read") for command, names in reads.items() for name in names),
         Acl("transactions", "transactional-id", own, "Describe", prefixed=True),
+    ]
+
+
+def _replay_acls(events: str, dead_letters: str, replayer: str) -> list[Acl]:
+    command, marks = "dead-letters replay", f"{dead_letters}-replays"
+    return [
+        *(Acl(command, "topic", name, "Read") for name in (events, dead_letters, marks)),
+        *(Acl(command, "topic", name, "Write") for name in (events, marks)),
+        Acl(command, "topic", marks, "Create"),
+        Acl(command, "transactional-id", replayer, "Write"),
     ]
 
 

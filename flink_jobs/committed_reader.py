@@ -8,6 +8,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.kafka_admin import KafkaAdminError, Properties, TopicMissingError, client_config, topic_partitions
+from flink_jobs.kafka_client import ends_reading
 from udfs.wire_formats import HEADER
 
 BEGINNING, END = -2, -1  # Kafka's logical offsets
@@ -91,7 +92,7 @@ class CommittedReader:
             return True
         if error.code() == KafkaError._PARTITION_EOF:
             self._ended.add(place)
-        elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+        elif ends_reading(error):
             raise KafkaAdminError(f"{place[0]} cannot be read: {error.str()}")
         return False
 

@@ -20,6 +20,7 @@ from flink_jobs.kafka_admin import (
     topic_ends,
     topic_starts,
 )
+from flink_jobs.kafka_client import ends_reading
 from flink_jobs.start_position import parse_start
 from flink_jobs.topics import parse_offsets
 from udfs.cells import TEXT, Cells, new_cells, scan_schema
@@ -255,7 +256,7 @@ class TopicReader:
                     f"{piece.source}/{piece.partition} no longer has offset {piece.begin}: its retention removed "
                     "records since the backfill began; begin anew with --fresh"
                 )
-            if not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            if ends_reading(error):
                 raise KafkaAdminError(f"{piece.source} cannot be read: {error.str()}")
         return False
 

@@ -34,6 +34,10 @@ UNREACHABLE_CODES = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
 )
 
+_NO_CONCERN_CODES = frozenset(
+    # the last one: who reads partitions that it chose itself needs no group, but librdkafka asks for one
+    {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED}
+)
 LEADERLESS_CODES = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
 
 
@@ -51,6 +55,11 @@ class KafkaLoginError(KafkaAdminError):
 
 class TopicMissingError(KafkaAdminError):
     """A topic does not exist."""
+
+
+def ends_reading(error: KafkaError) -> bool:
+    """Whether a reader of partitions that it chose itself cannot go on."""
+    return not error.retriable() and error.code() not in _NO_CONCERN_CODES
 
 
 def client_config(bootstrap: str, properties: Properties | None = None, **settings: Any) -> dict[str, Any]:

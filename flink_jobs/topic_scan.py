@@ -8,12 +8,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.history_topic import CONSUME_RECORDS, SILENCE_S, span_consumer
 from flink_jobs.kafka_admin import KafkaAdminError, Properties, topic_ends, topic_starts
+from flink_jobs.kafka_client import ends_reading
 
 Span = tuple[int, int]
 """First offset, and offset after the last."""
 GAP_OFFSETS = 10_000
 """Records that are read over rather than to begin anew behind them: that costs as much."""
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
 
 
 def scan(
@@ -51,7 +51,7 @@ def _span(consumer: Any, topic: str, begin: int, end: int) -> Iterator[list[Mess
         for failure in (each.error() for each in messages if each.error() is not None):
             if failure.code() == KafkaError._PARTITION_EOF:
                 following = end
-            elif not failure.retriable() and failure.code() not in _PASSING:
+            elif ends_reading(failure):
                 raise KafkaAdminError(f"{topic} cannot be read: {failure.str()}")
         if kept:
             deadline = time.monotonic() + SILENCE_S

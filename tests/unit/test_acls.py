@@ -2,6 +2,7 @@
 
 import json
 
+from shop_sources import shop_pipeline
 from typer.testing import CliRunner
 
 from flink_jobs.acls import as_kafka_acls, needed_acls
@@ -13,8 +14,16 @@ PURCHASE = load_pipeline("purchase")
 
 def test_nothing_is_allowed_on_topics_of_others():
     topics = {acl.name for acl in needed_acls(PURCHASE) if acl.resource == "topic"}
-    assert topics == {PURCHASE.events.topic, PURCHASE.predictions, PURCHASE.dead_letters}
+    marks = f"{PURCHASE.dead_letters}-replays"
+    assert topics == {PURCHASE.events.topic, PURCHASE.predictions, PURCHASE.dead_letters, marks}
     assert {acl.operation for acl in needed_acls(PURCHASE)}.isdisjoint({"All", "Alter", "Delete", "ClusterAction"})
+
+
+def test_a_job_with_sources_may_read_them_and_write_its_events():
+    of_run = {(acl.name, acl.operation) for acl in needed_acls(shop_pipeline("shop")) if acl.command == "run"}
+    wanted = {("shop-clicks", "Read"), ("shop-events", "Write"), ("shop-events", "Read"), ("millrace-shop.route", "Read")}
+    assert wanted <= of_run
+    assert ("shop-clicks", "Write") not in of_run
 
 
 def test_a_job_may_not_write_its_own_events():
