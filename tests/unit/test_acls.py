@@ -21,8 +21,8 @@ def test_nothing_is_allowed_on_topics_of_others():
 
 def test_a_job_with_sources_may_read_them_and_write_its_events():
     of_run = {(acl.name, acl.operation) for acl in needed_acls(shop_pipeline("shop")) if acl.command == "run"}
-    wanted = {("shop-clicks", "Read"), ("shop-events", "Write"), ("shop-events", "Read"), ("millrace-shop.route", "Read")}
-    assert wanted <= of_run
+    assert {("shop-clicks", "Read"), ("shop-events", "Read"), ("shop-events", "Write")} <= of_run
+    assert ("millrace-shop.route", "Read") in of_run
     assert ("shop-clicks", "Write") not in of_run
 
 
