@@ -67,7 +67,9 @@ def description_view(document: dict[str, Any]) -> Group:
 
 def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     topics, entity = document["topics"], document["entity"]
+    sources = [("sources", f"topics {', '.join(document['sources'])}")] if document["sources"] else []
     return [
+        *sources,
         ("events", f"topic {topics['events']}, {document['partitions']} partitions, keyed by {entity}"),
         ("predictions", f"topic {topics['predictions']}, the value is {document['prediction']}"),
         ("dead letters", f"topic {topics['dead_letters']}"),

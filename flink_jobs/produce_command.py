@@ -38,6 +38,12 @@ def run_produce_command(
             f"`millrace produce` writes plain JSON; the events of {name} are {describe_format(pipeline.events.format)} "
             f"with keys as {describe_format(pipeline.events.key_format)}: send them by a producer of that format"
         )
+    if pipeline.events.sources:
+        sources = ", ".join(source.topic for source in pipeline.events.sources)
+        raise CommandError(
+            f"the job itself writes {pipeline.events.topic}, from the records of {sources}: send yours there, by any "
+            "Kafka producer"
+        )
     counts = FileCounts()
     events = _events(pipeline, file, rate, speedup, seed, counts)
     connected(settings)

@@ -26,7 +26,5 @@ def run_topics_create_command(
         show(f"{outcome.name}: {done}")
         for difference in outcome.differences:
             say(f"  left as it is: {difference}", style="yellow")
-    next_steps(
-        (f"millrace produce {name}", "put events into it"),
-        (f"millrace run {name}", "score them"),
-    )
+    first = [] if pipeline.events.sources else [(f"millrace produce {name}", "put events into it")]
+    next_steps(*first, (f"millrace run {name}", "score them"))

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from properties import examples
 from shop_sources import ShopEvent, shop_pipeline
 
+from flink_jobs.console import CommandError
+from flink_jobs.produce_command import run_produce_command
+from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Debezium, DefinitionError, Events, Source
 from udfs.record_batch import RecordBatch, pack_records
@@ -171,3 +174,10 @@ def test_two_sources_of_one_topic_and_unknown_operations_are_refused():
         Debezium(operations=("insert",))
     with pytest.raises(DefinitionError, match="different topics"):
         dataclasses.replace(SHOP, predictions="shop-clicks")
+
+
+def test_produce_does_not_write_a_topic_that_the_job_writes():
+    with pytest.raises(CommandError, match="from the records of shop-clicks, shop-orders"):
+        run_produce_command(
+            SHOP, "shop", Settings(), file=None, rate=1.0, speedup=None, limit=1, seed=1, as_json=False
+        )
