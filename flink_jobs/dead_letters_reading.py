@@ -9,12 +9,12 @@ from confluent_kafka import Message
 from flink_jobs.console import CommandError
 from flink_jobs.dead_letter_marks import Marks, read_marks, topic_id
 from flink_jobs.dead_letters import DeadLetter, DecodeNow, Place, Wanted, letter_of
+from flink_jobs.decoding import event_decoder
 from flink_jobs.kafka_admin import offsets_for_time, topic_ends, topic_partitions, topic_starts
 from flink_jobs.served_answers import spans_of
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, records_at, scan, scan_outwards
 from udfs.pipeline import Pipeline
-from udfs.wire_formats import EventDecoder
 
 STEP_OFFSETS = 2_000
 _CLOCKS_APART_MS = 60_000
@@ -128,7 +128,7 @@ def open_letter_box(pipeline: Pipeline, settings: Settings) -> LetterBox:
         raise CommandError(f"topic {topic} does not exist at {settings.bootstrap}: {pipeline.name} was never run there")
     letters_id = topic_id(pipeline, settings)
     marks = read_marks(pipeline, settings, letters_id)
-    return LetterBox(pipeline, settings, letters_id, marks, EventDecoder(pipeline).decode)
+    return LetterBox(pipeline, settings, letters_id, marks, event_decoder(pipeline, settings).decode)
 
 
 def _is_original(letter: DeadLetter, message: Message) -> bool:
