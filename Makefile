@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := flink_jobs udfs models
 
-.PHONY: help setup demo test unit integration check format bench bench-quick sbom lock jars-lock clean
+.PHONY: help setup demo test unit integration check format bench bench-quick fuzz sbom lock jars-lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ bench: $(VENV)/.ready ## Run all benchmarks; writes build/bench.json
 
 bench-quick: $(VENV)/.ready ## Run the benchmarks that give the ratios, in a few minutes
 	@$(BIN)/python -m tests.benchmarks --quick
+
+fuzz: $(VENV)/.ready ## Fuzz every decoder, FUZZ_SECONDS each (600 unless set); atheris is put into build/fuzz
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement tests/fuzz/requirements.lock --target build/fuzz/atheris
+	@PYTHONPATH=build/fuzz/atheris $(BIN)/python -m tests.fuzz
 
 sbom: $(VENV)/.ready ## Write build/sbom.json: every locked package and jar with its digest (CycloneDX)
 	@$(BIN)/python -m flink_jobs.bill_of_materials build/sbom.json
