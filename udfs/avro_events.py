@@ -36,7 +36,8 @@ class AvroReader:
                 self._walk.check(value, begin)
             row: Any = schemaless_reader(stream, self._schema, None)
         except Exception as error:  # whatever fastavro raises on broken bytes, it is this record's fault
-            return Refused("not_avro", f"{type(error).__name__}: {error}")
+            # without the address of the stream: a dead letter is the same in every run
+            return Refused("not_avro", f"{type(error).__name__}: {str(error).replace(f' from {stream!r}', '')}")
         if stream.tell() != len(value):
             return Refused("not_avro", f"{len(value) - stream.tell()} bytes are left over behind the record")
         return row  # type: ignore[no-any-return]
