@@ -78,7 +78,10 @@ class Laboratory:
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
         )
-        own = {"bootstrap": self._bootstrap, **OPEN, "home": self._folder / name, "restart_attempts": 0}
+        own = {
+            "bootstrap": self._bootstrap, **OPEN, "home": self._folder / name, "restart_attempts": 0,
+            "dead_letter_limit_share": 1.0,  # a sample is what is in the topic
+        }  # fmt: skip
         checkpoint_ms = min(self._settings.checkpoint_interval_ms, CHECKPOINT_MS)
         more = {"checkpoint_folder": None, "checkpoint_interval_ms": checkpoint_ms, **setting}
         try:
