@@ -2,8 +2,8 @@
 
 from flink_jobs.console import bar, fetch_registry, next_steps, out, show, show_json
 from flink_jobs.local.home import registry_folder
-from flink_jobs.local.processes import is_port_free
 from flink_jobs.local.registry import DEFAULT_PORT, LocalRegistry
+from flink_jobs.local.server_process import first_port
 from flink_jobs.settings import Settings
 
 
@@ -17,8 +17,7 @@ def start_registry(settings: Settings, port: int | None, *, as_json: bool) -> tu
     folder = registry_folder(settings)
     before = LocalRegistry.find(folder)
     ran = before is not None and before.alive
-    if port is None and before is None and is_port_free(DEFAULT_PORT):
-        port = DEFAULT_PORT
+    port = first_port(port, before, DEFAULT_PORT)
     with out.status("starting the schema registry") if not as_json else bar(""):
         return LocalRegistry.start(folder, port), ran
 

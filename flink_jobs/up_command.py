@@ -3,7 +3,7 @@
 from flink_jobs.console import bar, fetch_jars, next_steps, out, show, show_json
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.home import broker_folder
-from flink_jobs.local.processes import is_port_free
+from flink_jobs.local.server_process import first_port
 from flink_jobs.registry_command import registry_document, registry_line, start_registry, stop_registry
 from flink_jobs.settings import Settings
 
@@ -16,8 +16,7 @@ def run_up_command(settings: Settings, port: int | None, *, with_registry: bool,
     folder = broker_folder(settings)
     before = Broker.find(folder)
     ran = before is not None and before.alive
-    if port is None and before is None and is_port_free(DEFAULT_PORT):
-        port = DEFAULT_PORT
+    port = first_port(port, before, DEFAULT_PORT)
     with out.status("starting Kafka") if not as_json else bar(""):
         broker = Broker.start(folder, port)
     if not as_json:

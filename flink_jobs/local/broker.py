@@ -5,8 +5,6 @@ machine said), `broker.json` (process and ports, by which another shell finds it
 """
 
 import json
-import os
-import signal
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -26,9 +24,9 @@ from flink_jobs.local.broker_files import (
 )
 from flink_jobs.local.broker_listeners import LockedListeners
 from flink_jobs.local.log_lines import PORT_TAKEN, size
+from flink_jobs.local.server_process import ServerProcess, port_of
 
 START_ATTEMPTS = 3  # a free port that we chose may be taken before Kafka binds it
-STOP_WAIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,11 @@ class BrokerStatus:
     log_file: Path
 
 
-class Broker:
+class Broker(ServerProcess):
     """A local broker that runs, or ran; made by `Broker.start` or found by `Broker.find`."""
+
+    name, error, stop_wait_s = "broker", BrokerError, 30.0
+    state: BrokerState
 
     def __init__(
         self,
@@ -101,11 +102,7 @@ class Broker:
                 except kafka_admin.KafkaUnreachableError as error:
                     raise BrokerError(f"broker process {found.state.pid} runs but does not answer: {error}") from error
                 return found
-            last = found.state if found else None
-            if port is None and last and processes.is_port_free(last.port):
-                port = last.port
-            if port is not None and not processes.is_port_free(port):
-                raise BrokerError(f"port {port} of {HOST} is taken by another process: name another one, or none")
+            port = port_of(port, found.state.port if found else None, BrokerError)
             for attempt in range(1, START_ATTEMPTS + 1):
                 chosen = port or processes.free_port()
                 controller_port = processes.free_port(avoid=chosen)
@@ -134,27 +131,9 @@ class Broker:
         return f"{HOST}:{self.state.port}"
 
     @property
-    def alive(self) -> bool:
-        """Whether the process is there; a frozen one is."""
-        return processes.is_alive(self.state.pid, self.state.identity)
-
-    @property
     def log_file(self) -> Path:
         """Kafka's log."""
         return self.folder / "broker.log"
-
-    def stop(self, *, wait_s: float = STOP_WAIT_S) -> None:
-        """End it in order; after `wait_s` by force. Nothing happens when it does not run."""
-        self._signal(signal.SIGTERM)
-        self.thaw()  # a frozen process would take the signal only after it
-        if not processes.wait_until_gone(self.state.pid, self.state.identity, wait_s):
-            self.kill()
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would."""
-        self._signal(signal.SIGKILL)
-        if not processes.wait_until_gone(self.state.pid, self.state.identity, STOP_WAIT_S):
-            raise BrokerError(f"broker process {self.state.pid} is still there {STOP_WAIT_S:g} s after SIGKILL")
 
     def restart(self, *, wait_s: float = 60.0) -> None:
         """Start it again on the same data and port; one that runs is stopped first."""
@@ -166,18 +145,6 @@ class Broker:
             die_with_parent=self._die_with_parent,
             listeners=self.listeners,
         ).state
-
-    def freeze(self) -> None:
-        """Halt it (SIGSTOP): connections stay open and nothing answers, like a machine that hangs."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen one go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.alive:
-            os.kill(self.state.pid, number)
 
 
 def broker_status(folder: Path | str) -> BrokerStatus | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flink_jobs.local import processes
 from flink_jobs.local.cluster_files import HOST, write_files
+from flink_jobs.local.server_process import port_of
 from flink_jobs.rest_client import ClusterRest, RestError, root_cause_line
 
 START_WAIT_S = 120.0
@@ -180,12 +181,8 @@ class LocalCluster:
 
 
 def _rest_port(asked: int | None, last: int | None) -> int:
-    if asked is not None:
-        if not processes.is_port_free(asked):
-            raise ClusterError(f"port {asked} of {HOST} is taken by another process: name another one, or none")
-        return asked
-    candidates = (last, DEFAULT_REST_PORT)
-    return next((port for port in candidates if port and processes.is_port_free(port)), processes.free_port())
+    usual = DEFAULT_REST_PORT if processes.is_port_free(DEFAULT_REST_PORT) else processes.free_port()
+    return port_of(asked, last, ClusterError) or usual
 
 
 def _launch(folder: Path, rest_port: int, taskmanagers: int, slots: int, die_with_parent: bool) -> ClusterState:

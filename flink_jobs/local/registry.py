@@ -5,8 +5,6 @@ between starts), `registry.log`, `registry.json` (process and port, by which ano
 """
 
 import json
-import os
-import signal
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -17,13 +15,13 @@ import requests
 from flink_jobs.documents import write_document
 from flink_jobs.local import processes, registry_files
 from flink_jobs.local.log_lines import PORT_TAKEN, size, telling_line
+from flink_jobs.local.server_process import ServerProcess, port_of
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8085
 """Not 8081, the usual one of registries: that is also the one of Flink's page."""
 START_ATTEMPTS = 3
 START_WAIT_S = 60.0
-STOP_WAIT_S = 15.0
 PROBE_WAIT_S = 5.0
 HEAP_MIN, HEAP_MAX = "64m", "384m"
 DEFAULT_COMPATIBILITY = "BACKWARD"
@@ -51,8 +49,11 @@ class RegistryState:
     port: int
 
 
-class LocalRegistry:
+class LocalRegistry(ServerProcess):
     """A local registry that runs, or ran; made by `LocalRegistry.start` or found by `LocalRegistry.find`."""
+
+    name, error, stop_wait_s = "registry", RegistryError, 15.0
+    state: RegistryState
 
     def __init__(self, folder: Path, state: RegistryState, *, die_with_parent: bool = False) -> None:
         self.folder, self.state = folder, state
@@ -88,10 +89,7 @@ class LocalRegistry:
                 if not found.answers():
                     raise RegistryError(f"registry process {found.state.pid} does not answer (see {found.log_file})")
                 return found
-            if port is None and found and processes.is_port_free(found.state.port):
-                port = found.state.port
-            if port is not None and not processes.is_port_free(port):
-                raise RegistryError(f"port {port} of {HOST} is taken by another process: name another one, or none")
+            port = port_of(port, found.state.port if found else None, RegistryError)
             for attempt in range(1, START_ATTEMPTS + 1):
                 try:
                     state = _launch(folder, port or processes.free_port(), wait_s, die_with_parent)
@@ -117,11 +115,6 @@ class LocalRegistry:
         return _url(self.state.port)
 
     @property
-    def alive(self) -> bool:
-        """Whether the process is there; a frozen one is."""
-        return processes.is_alive(self.state.pid, self.state.identity)
-
-    @property
     def log_file(self) -> Path:
         """All that it says."""
         return self.folder / "registry.log"
@@ -130,37 +123,12 @@ class LocalRegistry:
         """Whether it lists its subjects."""
         return _answers(self.state.port)
 
-    def stop(self, *, wait_s: float = STOP_WAIT_S) -> None:
-        """End it in order; after `wait_s` by force. Nothing happens when it does not run."""
-        self._signal(signal.SIGTERM)
-        self.thaw()  # a frozen process would take the signal only after it
-        if not processes.wait_until_gone(self.state.pid, self.state.identity, wait_s):
-            self.kill()
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL), as a crash would."""
-        self._signal(signal.SIGKILL)
-        if not processes.wait_until_gone(self.state.pid, self.state.identity, STOP_WAIT_S):
-            raise RegistryError(f"registry process {self.state.pid} is still there {STOP_WAIT_S:g} s after SIGKILL")
-
     def restart(self) -> None:
         """Start it again on the same data and port; one that runs is stopped first."""
         self.stop()
         self.state = LocalRegistry.start(
             self.folder, self.state.port, die_with_parent=self._die_with_parent
         ).state
-
-    def freeze(self) -> None:
-        """Halt it (SIGSTOP): connections stay open and nothing answers, like a machine that hangs."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen one go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.alive:
-            os.kill(self.state.pid, number)
 
 
 class _PortTakenError(Exception):
