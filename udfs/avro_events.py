@@ -7,13 +7,13 @@ from fastavro import schemaless_reader
 
 from udfs.avro_schemas import WriterPlan, needs_walk, plan_of, without_logical_types
 from udfs.avro_walk import AvroWalk
-from udfs.confluent_wire import HEAD_BYTES, schema_id_of
+from udfs.confluent_wire import HEAD_BYTES, schema_named_by
 from udfs.errors import DefinitionError
 from udfs.event_rows import Row
 from udfs.events import Events
 from udfs.formats import Avro
 from udfs.refused import Refused
-from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
+from udfs.registered_schema import RegisteredSchema, SchemaSource
 
 
 class AvroReader:
@@ -89,14 +89,10 @@ class AvroRows:
         return row
 
     def _learn(self, head: bytes) -> _Known | Refused:
-        schema_id = schema_id_of(head)
-        if isinstance(schema_id, Refused):
-            return schema_id
-        try:
-            written = self._schemas(schema_id)
-        except SchemaUnknownError as error:
-            return Refused("unknown_schema", str(error) or f"the registry has no schema {schema_id}")
-        plan = plan_of(self._events, written, f"schema {schema_id}")
+        written = schema_named_by(head, self._schemas)
+        if isinstance(written, Refused):
+            return written
+        plan = plan_of(self._events, written, f"schema {written.id}")
         if isinstance(plan, Refused):
             return plan
         self._known[head] = plan, AvroReader(plan.schema)

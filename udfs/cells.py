@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.compiled import inlined
-from udfs.events import Events
+from udfs.events import UNITS_PER_S, Events
 from udfs.text_scan import (
     LONG_NUMBER,
     NULL,
@@ -23,7 +23,6 @@ from udfs.text_scan import (
 TEXT, WHOLE, REAL, TRUTH = range(4)
 _KINDS = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": TRUTH}
 _LAST_US_IN_NS = 2**63 // 1_000 - 1
-_UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class ScanSchema(NamedTuple):
@@ -87,7 +86,7 @@ def scan_schema(events: Events, wanted: Collection[str], *, from_file: bool) -> 
         np.array([one.nullable for one in fields], np.bool_),
         np.array(slots, np.int64),
         np.array([one.name == events.time for one in fields], np.bool_),
-        _UNITS_PER_S[events.time_unit],
+        UNITS_PER_S[events.time_unit],
         from_file,
     )
 

@@ -6,6 +6,7 @@ https://docs.confluent.io/platform/current/schema-registry/fundamentals/serdes-d
 import struct
 
 from udfs.refused import Refused
+from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
 
 HEAD_BYTES = 5
 _HEAD = struct.Struct(">bI")
@@ -25,6 +26,21 @@ def schema_id_of(head: bytes) -> int | Refused:
     if magic != 0:
         return Refused("wrong_framing", f"the first byte is {head[0]}; a record that names its schema begins with 0")
     return int(schema_id)
+
+
+def schema_named_by(head: bytes, schemas: SchemaSource) -> RegisteredSchema | Refused:
+    """The schema that a record names in its first bytes, or why there is none.
+
+    Raises:
+        RegistryUnreachableError: Nothing is known of it until the registry answers.
+    """
+    schema_id = schema_id_of(head)
+    if isinstance(schema_id, Refused):
+        return schema_id
+    try:
+        return schemas(schema_id)
+    except SchemaUnknownError as error:
+        return Refused("unknown_schema", str(error) or f"the registry has no schema {schema_id}")
 
 
 def zigzag(number: int) -> bytes:

@@ -14,7 +14,7 @@ import pyarrow
 
 from udfs.cells import Cells, ScanSchema
 from udfs.compiled import compiled
-from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
+from udfs.events import EventField, Events, last_time
 from udfs.field_columns import FieldColumn, Numbers, Texts, columnise, times_ms
 from udfs.plan import FeaturePlan
 from udfs.text_scan import LONG_NUMBER, VALUE, Bytes, same_bytes
@@ -25,8 +25,6 @@ ArrowArray = Any
 Truths = npt.NDArray[np.bool_]
 SlowDecoder = Callable[[int], Any]
 """Row -> the event as an object, or `Refused`, or None for a record that is none (an empty line)."""
-
-_MS_PER_UNIT = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}
 
 
 class IdTooLargeError(ValueError):
@@ -233,7 +231,7 @@ def _check_values(events: Events, fields: RecordFields) -> None:
     """Leave records with impossible times and unknown categories to the stream's decoder, which says why."""
     time = fields.columns[events.time]
     assert isinstance(time, Numbers)
-    fields.plain &= (time.values >= 0) & (time.values <= MAX_EVENT_TIME_MS * _MS_PER_UNIT[events.time_unit])
+    fields.plain &= (time.values >= 0) & (time.values <= last_time(events.time_unit))
     for one in events.schema:
         if one.categories is None or one.name not in fields.columns:
             continue

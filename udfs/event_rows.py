@@ -7,15 +7,13 @@ from typing import Any
 import msgspec
 
 from udfs.byte_lines import Lines
-from udfs.events import Events
+from udfs.events import UNITS_PER_S, Events
 from udfs.refused import Refused
 
 Row = dict[str, Any]
 Converter = Callable[[Any], Any]
 RowReader = Callable[[bytes], Row | Refused]
 """A record's bytes -> its fields by the event's names, others left out or not; or why it is none."""
-
-UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class RowEvents:

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 Kind = Literal["str", "int", "float", "bool"]
 _KINDS: dict[type, Kind] = {str: "str", int: "int", float: "float", bool: "bool"}
 TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+UNITS_PER_S = {unit: TIME_UNITS_NS["s"] // ns for unit, ns in TIME_UNITS_NS.items()}
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 MAX_EVENT_TIME_MS = 253_402_300_799_999
 """The end of the year 9999. Times lie in 0..MAX_EVENT_TIME_MS; whoever decodes events refuses others."""
+
+
+def last_time(unit: str) -> float:
+    """MAX_EVENT_TIME_MS in another unit of `TIME_UNITS_NS`."""
+    return MAX_EVENT_TIME_MS * (UNITS_PER_S[unit] // 1_000 or 1e-3)
 
 
 @dataclass(frozen=True)

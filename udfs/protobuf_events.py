@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of
+from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of, schema_named_by
 from udfs.errors import DefinitionError
-from udfs.event_rows import UNITS_PER_S, Converter, Row, source_names
-from udfs.events import Events
+from udfs.event_rows import Converter, Row, source_names
+from udfs.events import UNITS_PER_S, Events
 from udfs.formats import Protobuf
 from udfs.proto_text import ProtoTextError, compile_proto, messages_of
 from udfs.refused import Refused
-from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
+from udfs.registered_schema import RegisteredSchema, SchemaSource
 
 _WRAPPERS = "google.protobuf.wrappers.proto", "google/protobuf/wrappers.proto"
 
@@ -106,22 +106,20 @@ class ProtobufRows:
             return 0
 
     def _learn(self, value: bytes, begin: int) -> MessagePlan | Refused:
-        schema_id = schema_id_of(value[:HEAD_BYTES])
-        if isinstance(schema_id, Refused):
-            return schema_id
         if begin == 0:
-            return Refused("wrong_framing", "no message indexes follow the schema's id")
-        try:
-            written = self._schemas(schema_id)
-        except SchemaUnknownError as error:
-            return Refused("unknown_schema", str(error) or f"the registry has no schema {schema_id}")
-        messages = compiled_messages(written, f"schema {schema_id}")
+            schema_id = schema_id_of(value[:HEAD_BYTES])
+            no_indexes = Refused("wrong_framing", "no message indexes follow the schema's id")
+            return schema_id if isinstance(schema_id, Refused) else no_indexes
+        written = schema_named_by(value[:HEAD_BYTES], self._schemas)
+        if isinstance(written, Refused):
+            return written
+        messages = compiled_messages(written, f"schema {written.id}")
         if isinstance(messages, Refused):
             return messages
         indexes, _ = message_indexes(value, HEAD_BYTES)
         found = _message_at(messages, indexes)
         if found is None:
-            return Refused("wrong_framing", f"schema {schema_id} has no message at {'.'.join(map(str, indexes))}")
+            return Refused("wrong_framing", f"schema {written.id} has no message at {'.'.join(map(str, indexes))}")
         self._known[value[:begin]] = _plan_of(self._events, found)
         return self._known[value[:begin]]
 

@@ -8,3 +8,16 @@ class Refused(NamedTuple):
 
     reason: str
     detail: str
+
+
+NO_VALUE = Refused("null_value", "the record has no value")
+
+
+def too_large(value: bytes, max_bytes: int) -> Refused:
+    """A record above its pipeline's limit."""
+    return Refused("too_large", f"{len(value)} bytes; the limit is {max_bytes}")
+
+
+def invalid_time(name: str, time: float) -> Refused:
+    """An event whose time is before 1970 or after `last_time`."""
+    return Refused("invalid_time", f"{name} is {time}; it must lie between 1970 and the year 9999")

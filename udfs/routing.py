@@ -15,20 +15,20 @@ import msgspec
 import numpy as np
 
 from udfs.byte_lines import Lines
-from udfs.events import MAX_EVENT_TIME_MS, TIME_UNITS_NS, EventField
+from udfs.events import TIME_UNITS_NS, EventField, last_time
 from udfs.json_events import decoded_json
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
+from udfs.refused import NO_VALUE, Refused, invalid_time, too_large
 from udfs.sources import CHANGED_MS, KEY, OPERATION, PLACE, RECORD_TIME, TOPIC, Source
-from udfs.wire_formats import HEADER, DeadLetters, Refused, struct_field
+from udfs.wire_formats import HEADER, DeadLetters, struct_field
 
 SOURCE_STEP = 1_000_000
 """More partitions than a topic has."""
 STAGE = "route"
 ORIGIN = ("source-topic", "source-partition", "source-offset")
 """Headers of an event, after `millrace-`: where it comes from."""
-_MS_NS = TIME_UNITS_NS["ms"]
 _DELETE = "d"
 
 
@@ -128,15 +128,15 @@ class SourceReader:
         self._decode_row = msgspec.json.Decoder(row_type).decode
         self._getters = [(name, _getter(attribute)) for name, attribute in attributes.items()]
         self._names = [one.name for one in events.schema]
-        self._time, self._last_time = events.time, MAX_EVENT_TIME_MS * _MS_NS // TIME_UNITS_NS[events.time_unit]
+        self._time, self._last_time = events.time, last_time(events.time_unit)
         self._to_time = _time_conversion(events.field(events.time, "Events: time"), events.time_unit, source)
 
     def read(self, record: RawRecord) -> "dict[str, Any] | Refused | None":
         """The event by field; why it is none; or None for a record that is passed over."""
         if record.value is None:
-            return None if self._letters is not None else Refused("null_value", "the record has no value")
+            return None if self._letters is not None else NO_VALUE
         if len(record.value) > self._max_bytes:
-            return Refused("too_large", f"{len(record.value)} bytes; the limit is {self._max_bytes}")
+            return too_large(record.value, self._max_bytes)
         change: _Change | None = None
         if self._letters is None:
             row = decoded_json(record.value, self._decode_row)
@@ -156,7 +156,7 @@ class SourceReader:
             event[one.name] = part
         time = event[self._time] = self._to_time(event[self._time])
         if not 0 <= time <= self._last_time:
-            return Refused("invalid_time", f"{self._time} is {time}; it must lie between 1970 and the year 9999")
+            return invalid_time(self._time, time)
         return {name: event[name] for name in self._names}
 
     def _changed_row(self, value: bytes) -> "tuple[Any, _Change] | Refused | None":

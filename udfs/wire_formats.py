@@ -17,12 +17,13 @@ from udfs.confluent_wire import head_of
 from udfs.errors import DefinitionError
 from udfs.event_keys import key_reader
 from udfs.event_rows import RowEvents
-from udfs.events import MAX_EVENT_TIME_MS, EventField, Events
+from udfs.events import EventField, Events, last_time
 from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.json_events import JsonEvents
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch
+from udfs.refused import NO_VALUE, invalid_time, too_large
 from udfs.refused import Refused as Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource, no_schemas
 
@@ -116,8 +117,7 @@ class EventDecoder:
         self._values = _value_reader(events, event_class, schemas)
         self._key_text = key_reader(events)
         self._entity_of, self._time_of = operator.attrgetter(self._entity), operator.attrgetter(self._time)
-        one_ms = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[events.time_unit]
-        self._last_time = MAX_EVENT_TIME_MS * one_ms
+        self._last_time = last_time(events.time_unit)
 
     def decode_batch(self, records: RecordBatch) -> DecodedBatch:
         """All records of a batch: together where that is safe, and one by one where one of them is broken."""
@@ -164,15 +164,15 @@ class EventDecoder:
             RegistryUnreachableError: Nothing can be said about the record until the registry answers.
         """
         if value is None:
-            return Refused("null_value", "the record has no value")
+            return NO_VALUE
         if len(value) > self._max_bytes:
-            return Refused("too_large", f"{len(value)} bytes; the limit is {self._max_bytes}")
+            return too_large(value, self._max_bytes)
         event = self._values.one(value)
         if isinstance(event, Refused):
             return event
         time = getattr(event, self._time)
         if not 0 <= time <= self._last_time:
-            return Refused("invalid_time", f"{self._time} is {time}; it must lie between 1970 and the year 9999")
+            return invalid_time(self._time, time)
         entity = str(getattr(event, self._entity))
         if key is None or not self._is_key(entity, key):
             shown = "missing" if key is None else repr(key[:80])
