@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flink_jobs.topics import STREAM, Engine, group_id, has_route, route_id
+from flink_jobs.topics import STREAM, Engine, group_id, route_id, routed_topics
 from udfs.pipeline import Pipeline
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
@@ -38,7 +38,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         engine: What runs it.
     """
     events, predictions, dead_letters = pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)
-    sources = [source.topic for source in pipeline.events.sources] if has_route(pipeline, engine) else []
+    sources = routed_topics(pipeline, engine)
     routed = [
         *(Acl("run", "topic", topic, "Read") for topic in sources),
         *([Acl("run", "topic", events, "Write"), Acl("run", "group", route_id(pipeline), "Read")] if sources else []),

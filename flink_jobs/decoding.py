@@ -43,11 +43,12 @@ def event_decoder(pipeline: Pipeline, settings: Settings | None = None) -> Event
 
 
 def in_json(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with JSON events and predictions: for files' rows, and for runs whose topics are our own.
+    """The pipeline with JSON events, from no sources, and predictions: for files' rows, and runs on topics of our own.
 
     What is computed is the same.
     """
-    return replace(pipeline, events=replace(pipeline.events, format=Json(), key_format=Text()), output_format=Json())
+    events = replace(pipeline.events, format=Json(), key_format=Text(), sources=())
+    return replace(pipeline, events=events, output_format=Json())
 
 
 def file_decoder(pipeline: Pipeline) -> EventDecoder:

@@ -27,11 +27,11 @@ from flink_jobs.topics import (
     STREAM,
     Engine,
     group_id,
-    has_route,
     is_offsets,
     job_name,
     parse_offsets,
     route_id,
+    routed_topics,
     run_name,
 )
 from udfs.pipeline import Pipeline
@@ -95,8 +95,7 @@ class JobRun:
     @property
     def sources(self) -> list[str]:
         """Topics whose records this job takes to the events' topic."""
-        routed = has_route(self.pipeline, self.engine)
-        return [source.topic for source in self.pipeline.events.sources] if routed else []
+        return routed_topics(self.pipeline, self.engine)
 
     def offsets(self, topic: str | None = None) -> tuple[dict[int, int], dict[int, int]]:
         """By partition, up to where a completed checkpoint has come, and where the topic ends.
@@ -158,10 +157,7 @@ class JobRun:
     def _wait_until_routed(self) -> None:
         """Wait until all that is in the sources now is in the events' topic."""
         for topic in self.sources:
-            goal = self._record_ends(topic)
-            while _distance(self._committed(topic), goal):
-                self.raise_if_ended()
-                time.sleep(POLL_S)
+            self._wait_until_covered(topic, self._record_ends(topic))
         if self.sources:
             self._wait_until_through()
 
@@ -182,13 +178,16 @@ class JobRun:
         self, progress: Callable[[int, int], None] | None = None, *, ends: dict[int, int] | None = None
     ) -> None:
         """Wait until a checkpoint covers all that is in the topic now; arguments as of `wait_until_caught_up`."""
-        goal = ends or self._record_ends(self.pipeline.events.topic)
-        total = _distance(self._committed(), goal)
-        left = total
+        self._wait_until_covered(None, ends or self._record_ends(self.pipeline.events.topic), progress)
+
+    def _wait_until_covered(
+        self, topic: str | None, goal: dict[int, int], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        left = total = _distance(self._committed(topic), goal)
         while left:
             self.raise_if_ended()
             time.sleep(POLL_S)
-            left = _distance(self._committed(), goal)
+            left = _distance(self._committed(topic), goal)
             if progress is not None:
                 progress(total - left, total)
 

@@ -100,7 +100,7 @@ def send_input(
         should_stop: Called often; raises to end.
     """
     own = in_json(pipeline)
-    events = dataclasses.replace(own.events, topic=f"{pipeline.name}-{TOPIC}", sources=())
+    events = dataclasses.replace(own.events, topic=f"{pipeline.name}-{TOPIC}")
     own = dataclasses.replace(own, events=events)
     topic, partitions = own.events.topic, own.events.partitions
     create_topics(bootstrap, [TopicSpec(topic, partitions)])

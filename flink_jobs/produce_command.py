@@ -39,7 +39,7 @@ def run_produce_command(
             f"with keys as {describe_format(pipeline.events.key_format)}: send them by a producer of that format"
         )
     if pipeline.events.sources:
-        sources = ", ".join(source.topic for source in pipeline.events.sources)
+        sources = ", ".join(pipeline.events.source_topics)
         raise CommandError(
             f"the job itself writes {pipeline.events.topic}, from the records of {sources}: send yours there, by any "
             "Kafka producer"

@@ -62,7 +62,7 @@ def routed_batches(
     begin = route_start(pipeline, settings, start_from)
     tables.execute_sql(routed_sources_ddl(_SOURCES, pipeline, settings, begin))
     numbers = " ".join(
-        f"WHEN '{source.topic}' THEN {number * SOURCE_STEP}" for number, source in enumerate(pipeline.events.sources)
+        f"WHEN '{topic}' THEN {number * SOURCE_STEP}" for number, topic in enumerate(pipeline.events.source_topics)
     )
     columns = f"`key`, `value`, CASE `topic` {numbers} END + `partition`, `offset`, `timestamp`"
     query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
@@ -95,9 +95,9 @@ def route_start(pipeline: Pipeline, settings: Settings, start_from: str) -> str:
     """
     group, properties = route_id(pipeline), settings.kafka_properties
     done: dict[Place, int] = {}
-    for source in pipeline.events.sources:
-        committed = committed_offsets(settings.bootstrap, group, source.topic, properties)
-        done.update({(source.topic, partition): offset for partition, offset in committed.items()})
+    for topic in pipeline.events.source_topics:
+        committed = committed_offsets(settings.bootstrap, group, topic, properties)
+        done.update({(topic, partition): offset for partition, offset in committed.items()})
     routed = _routed_after(pipeline, settings, done)
     if not done and not routed:
         return EARLIEST if is_offsets(start_from) else start_from

@@ -59,15 +59,15 @@ def route_id(pipeline: Pipeline) -> str:
     return f"{group_id(pipeline)}.route"  # no pipeline's name has a dot
 
 
-def has_route(pipeline: Pipeline, engine: Engine = STREAM) -> bool:
-    """Whether a job takes records of sources to the events' topic: one job of a pipeline does, that of DataStream."""
-    return engine == STREAM and len(pipeline.events.sources) > 0
+def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
+    """The sources whose records a job takes to the events' topic: one job of a pipeline does, that of DataStream."""
+    return pipeline.events.source_topics if engine == STREAM else []
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
     """The pipeline's topics: sources, events, predictions, dead letters; all with as many partitions."""
     names = (
-        *(source.topic for source in pipeline.events.sources),
+        *pipeline.events.source_topics,
         pipeline.events.topic,
         pipeline.predictions,
         str(pipeline.dead_letters),
@@ -175,9 +175,8 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
     Partitions are read in step by their records' timestamps, so that after an outage one topic is not read hours ahead
     of another; a partition without records for some seconds holds up nothing.
     """
-    topics = [source.topic for source in pipeline.events.sources]
     options = {
-        **_source_options(topics, route_id(pipeline), settings, start_from, "key"),
+        **_source_options(pipeline.events.source_topics, route_id(pipeline), settings, start_from, "key"),
         "scan.watermark.alignment.group": "sources",
         "scan.watermark.alignment.max-drift": f"{SOURCES_DRIFT_MS} ms",
         "scan.watermark.alignment.update-interval": "100 ms",
@@ -194,7 +193,7 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
 
 def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
-    routed = [pipeline.events.topic] if has_route(pipeline, engine) else []
+    routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
     options = {
         "connector": "kafka",
         "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed]),

@@ -74,7 +74,7 @@ class Laboratory:
         written = in_json(self._pipeline)  # what is sent is JSON
         pipeline = dataclasses.replace(
             written,
-            events=dataclasses.replace(written.events, topic=f"{name}-events", sources=()),
+            events=dataclasses.replace(written.events, topic=f"{name}-events"),
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
         )

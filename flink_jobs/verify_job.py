@@ -240,10 +240,9 @@ def _compare(
             now.letters = _letters_among(now.letters, *between.get(bucket[0], (0, -1)), request)
         comparison.compare(bucket, now)
         step("comparing", min(1.0, (number + 1) / max(1, len(wanted))))
-    sources = {source.topic for source in pipeline.events.sources}
     for topic, count in answers.elsewhere.items():
         why = f"of topic {topic}, the pipeline reads {pipeline.events.topic}"
-        if topic in sources:
+        if topic in pipeline.events.source_topics:
             why = f"refused on the way from source {topic}"
         comparison.findings.unverifiable[why] += count
     return comparison.findings

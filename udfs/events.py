@@ -160,6 +160,11 @@ class Events:
                 )
 
     @property
+    def source_topics(self) -> list[str]:
+        """Topics of the sources."""
+        return [source.topic for source in self.sources]
+
+    @property
     def new_names(self) -> dict[str, str]:
         """New name by old name, of fields that were renamed."""
         return {old: new for new, old in self.renamed.items()}

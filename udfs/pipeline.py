@@ -116,7 +116,7 @@ class Pipeline:
             object.__setattr__(self, "dead_letters", f"{self.name}-dead-letters")
         check_topic(self.predictions, f"pipeline {self.name}: predictions")
         check_topic(self.dead_letters or "", f"pipeline {self.name}: dead_letters")
-        topics = [self.events.topic, *(source.topic for source in self.events.sources)]
+        topics = [self.events.topic, *self.events.source_topics]
         if len({*topics, self.predictions, self.dead_letters}) < len(topics) + 2:
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions and dead_letters need three different topics"
@@ -249,7 +249,7 @@ class Pipeline:
         return {
             "name": self.name,
             "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
-            "sources": [source.topic for source in self.events.sources],
+            "sources": self.events.source_topics,
             "formats": {
                 "events": describe_format(self.events.format),
                 "keys": describe_format(self.events.key_format),

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, int], None]
 """Called with (jars ready, jars in all, bytes fetched so far); one call at a time, from any thread."""
 
 LOCK_FILE = Path(__file__).with_name("jars.lock")
-LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|broker|registry"
+LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|login|broker|registry"
 ROOTS: dict[JarSet, tuple[str, ...]] = {
     "connector": ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",),
     # Kafka logs through slf4j 1.7: without a binding of that generation the broker is silent, also about why it failed.
