@@ -2,9 +2,9 @@
 
 import contextlib
 
+from click_events import FIELDS, PROTO, Registry, avro, clicks, decoded
 from shop_sources import shop_pipeline
 from test_event_blocks import VISITS, assert_same
-from test_event_formats import FIELDS, PROTO, Registry, avro, clicks, decoded
 
 from udfs.errors import StateCorruptError, StateVersionError
 from udfs.event_keys import key_reader

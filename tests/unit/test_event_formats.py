@@ -1,88 +1,33 @@
 """Events in Avro, Protobuf and JSON Schema: what libraries write is read, and nothing broken stops it."""
 
-import io
 import json
 import struct
-from typing import Literal
 
-import fastavro
 import msgspec
 import pytest
+from click_events import (
+    BOXED,
+    CLICK,
+    FIELDS,
+    PROTO,
+    PROTO_TEXT,
+    PROTO_VALUE,
+    ROW,
+    Registry,
+    avro,
+    clicks,
+    decoded,
+    fields,
+    written,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire_records import batch_of
 
 from udfs.confluent_wire import head_of, message_indexes, read_zigzag, zigzag
-from udfs.event_keys import key_of, key_reader
-from udfs.formats import Avro, Json, JsonSchema, Protobuf, Text
-from udfs.pipeline import Count, DefinitionError, Events, Model, Pipeline
-from udfs.proto_text import compile_proto, messages_of
-from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError, SchemaUnknownError
+from udfs.formats import Avro, JsonSchema, Protobuf
+from udfs.pipeline import DefinitionError
+from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError
 from udfs.wire_formats import REASONS, EventDecoder, Refused
-
-
-class Click:
-    id: str
-    user: str
-    page: Literal["home", "cart"]
-    price: float | None
-    count: int
-    at: int
-
-
-def clicks(**changes):
-    given = {"entity": "user", "time": "at", "id": "id", **changes}
-    return Pipeline("clicks", Events(Click, "clicks", **given), [Count(window="1h")], Model("m", 1), prediction="score")
-
-
-class Registry:
-    """Schemas in memory."""
-
-    def __init__(self, *schemas):
-        self.schemas = {schema.id: schema for schema in schemas}
-        self.asked = []
-
-    def __call__(self, schema_id):
-        self.asked.append(schema_id)
-        if schema_id not in self.schemas:
-            raise SchemaUnknownError(f"no schema {schema_id}")
-        return self.schemas[schema_id]
-
-
-def avro(*fields, number=1):
-    names = [{"name": name, "type": kind, **extra} for name, kind, extra in fields]
-    return RegisteredSchema(number, "AVRO", json.dumps({"type": "record", "name": "Click", "fields": names}))
-
-
-FIELDS = [
-    ("id", "string", {}), ("user", "string", {}),
-    ("page", {"type": "enum", "name": "Page", "symbols": ["home", "cart", "x"]}, {}),
-    ("price", ["null", "double"], {"default": None}), ("count", "int", {}),
-    ("at", {"type": "long", "logicalType": "timestamp-millis"}, {}),
-]  # fmt: skip
-ROW = {"id": "e1", "user": "u1", "page": "home", "price": 1.5, "count": 3, "at": 1_700_000_000_123}
-
-
-def written(schema, row):
-    """A record as fastavro writes it."""
-    content = io.BytesIO()
-    fastavro.schemaless_writer(content, fastavro.parse_schema(json.loads(schema.text)), row)
-    return head_of(schema.id) + content.getvalue()
-
-
-def decoded(decoder, *values, key=b"u1"):
-    """One by one and together: both say the same."""
-    alone = [decoder.decode(key, value) for value in values]
-    many = list(values) * 13
-    batch = decoder.decode_batch(batch_of([(key, value) for value in many]))
-    found = dict(zip(range(len(many)) if batch.rows is None else batch.rows.tolist(), batch.events, strict=True))
-    found.update(batch.refused)
-    assert [fields(found[row]) for row in range(len(values))] == [fields(each) for each in alone]
-    return alone[0] if len(values) == 1 else alone
-
-
-def fields(event):
-    return event if isinstance(event, Refused) else msgspec.structs.asdict(event)
 
 
 def test_avro_with_a_registry_is_read_and_the_registry_is_asked_once():
@@ -302,34 +247,6 @@ def test_broken_bytes_never_raise(data):
 
 # --- Protobuf
 
-PROTO_TEXT = """
-syntax = "proto3";
-package shop;
-import "google/protobuf/timestamp.proto";
-import "google/protobuf/wrappers.proto";
-message Other { string x = 1; message Inner { string id = 1; } }
-enum Page { home = 0; cart = 1; x = 2; }
-message Click {
-  string id = 1; string user = 2; Page page = 3; optional double price = 4; int32 count = 5; int64 at = 6;
-  repeated string tags = 7; map<string, Other> others = 8;
-}
-message Boxed {
-  string id = 1; string user = 2; string page = 3; google.protobuf.DoubleValue price = 4;
-  google.protobuf.Int64Value count = 5; google.protobuf.Timestamp at = 6;
-}
-"""
-PROTO = RegisteredSchema(3, "PROTOBUF", PROTO_TEXT)
-
-
-def proto_class(name, text=PROTO_TEXT):
-    from google.protobuf import message_factory
-
-    found = {one.full_name: one for one in messages_of(compile_proto(text))}[name]
-    return message_factory.GetMessageClass(found)
-
-
-CLICK, BOXED = proto_class("shop.Click"), proto_class("shop.Boxed")
-PROTO_VALUE = head_of(3) + b"\x02\x02" + CLICK(**{**ROW, "page": 0}).SerializeToString()
 JSON_VALUE = head_of(9) + msgspec.json.encode(ROW)
 
 
@@ -412,59 +329,6 @@ def test_framed_json_is_read_without_a_registry():
 
 
 # --- keys
-
-
-class Paid:
-    id: str
-    card: int
-    at: int
-
-
-def paid(key_format):
-    events = Events(Paid, "paid", entity="card", time="at", id="id", key_format=key_format)
-    return Pipeline("paid", events, [Count(window="1h")], Model("m", 1), prediction="score")
-
-
-@pytest.mark.parametrize("key_format", [Text(), Json(), JsonSchema(), Avro(), Avro(schema='"string"')])
-@pytest.mark.parametrize("entity", ["u1", "", 'é"\\\n', "u" * 200])
-def test_a_text_in_any_key_format_is_the_entity(key_format, entity):
-    pipeline = clicks(key_format=key_format)
-    key = key_of(pipeline.events, entity, schema_id=12)
-    read = key_reader(pipeline.events)
-    assert read is None or read(key) == entity
-    value = msgspec.json.encode({**ROW, "user": entity})
-    assert fields(decoded(EventDecoder(pipeline), value, key=key))["user"] == entity
-    for wrong in (None, b"", key + b"x", key[:-1], b"\0" + key, b"\xff" + key):
-        if wrong != key:
-            assert EventDecoder(pipeline).decode(wrong, value).reason == "key_mismatch"
-
-
-@pytest.mark.parametrize("key_format", [Text(), Json(), JsonSchema(), Avro(), Avro(schema='"long"')])
-@pytest.mark.parametrize("entity", [0, 12, -1, 2**63 - 1, -(2**63)])
-def test_a_number_in_any_key_format_is_the_entity(key_format, entity):
-    pipeline = paid(key_format)
-    key = key_of(pipeline.events, str(entity), schema_id=12)
-    value = msgspec.json.encode({"id": "a", "card": entity, "at": 5})
-    assert decoded(EventDecoder(pipeline), value, key=key).card == entity
-    assert EventDecoder(pipeline).decode(key + b"\0", value).reason == "key_mismatch"
-
-
-def test_an_avro_key_may_be_a_record_of_one_field():
-    schema = RegisteredSchema(
-        7, "AVRO", json.dumps({"type": "record", "name": "K", "fields": [{"name": "user", "type": "string"}]})
-    )
-    assert written(schema, {"user": "u1"}) == key_of(clicks(key_format=Avro()).events, "u1", schema_id=7)
-
-
-def test_a_key_of_protobuf_is_refused_and_the_reason_is_said():
-    with pytest.raises(DefinitionError, match="more than one encoding"):
-        clicks(key_format=Protobuf())
-    with pytest.raises(DefinitionError, match="format is 'avro'; write Json"):
-        clicks(format="avro")
-    with pytest.raises(DefinitionError, match="subject_strategy is 'x'"):
-        Avro(subject_strategy="x")
-    with pytest.raises(DefinitionError, match="schema is ' '"):
-        Avro(schema=" ")
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
