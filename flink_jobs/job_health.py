@@ -49,7 +49,8 @@ class JobHealth:
         checkpoint_age_s: Since the last complete one began; None before the first.
         events_per_s: Read by the source, a mean over the last minute.
         lag: By partition, of sources first if there are any; None where Kafka does not answer.
-        refused_commits: Transactions that Kafka refused to commit since the last restart, by Flink's counter.
+        refused_commits: Transactions that Kafka refused to commit since the last restart, by Flink's counter, and at
+            least those that are lost.
         lost_commits: Those refused that are not committed: their answers are lost. All that were refused, where no log
             names them.
     """
@@ -84,6 +85,7 @@ def health_of(job: JobRun) -> JobHealth:
         lag = [each for topic in (*job.sources, None) for each in _lag(job, topic)]
     except KafkaAdminError:
         lag = None
+    lost = _lost(job, refused, restarts)
     return JobHealth(
         job_id=rest.job_id,
         state=state,
@@ -94,8 +96,8 @@ def health_of(job: JobRun) -> JobHealth:
         checkpoint_age_s=(now_ms - stats.last_triggered_ms) / 1_000 if stats.last_triggered_ms else None,
         events_per_s=rest.rate("numRecordsInPerSecond", of="Source"),
         lag=lag,
-        refused_commits=refused,
-        lost_commits=_lost(job, refused, restarts),
+        refused_commits=max(refused, len(lost)),  # Flink shows its counter some seconds later than it logs
+        lost_commits=lost,
     )
 
 
