@@ -10,13 +10,15 @@ from confluent_kafka import Message
 
 from flink_jobs.dead_letters import DeadLetter, Place, Wanted
 from flink_jobs.dead_letters_reading import LetterBox, Looked
+from flink_jobs.decoding import parts_of
 from udfs.wire_formats import Refused
 
 REPLAYED = "replayed before"
 COUNTED = "in the state already: fed again, later events would count them twice"
 REFUSED = "refused by today's decoder, too"
 ROUTED = "refused on their way to the events topic: they are fed to their own topics by whoever writes those"
-GONE = "cut, and their records are no longer in the events topic"
+GONE = "cut or without their headers, and their records are no longer in the events topic"
+IGNORED = "without a value, and ignored by now"
 _BLOCK = 1_000
 
 
@@ -67,7 +69,7 @@ def plan_replay(
     plan, known = ReplayPlan(), dict[tuple[Any, ...], Replayable]()
     letters = iter(box.all(wanted, looked))
     while block := list(islice(letters, _BLOCK)):
-        originals = box.originals(letter for letter in block if letter.cut)
+        originals = box.originals(letter for letter in block if letter.cut or box.pipeline.events.headers)
         for letter in block:
             same = letter.topic, letter.source, letter.record_time_ms
             if same in known:
@@ -93,20 +95,22 @@ def _left_out(
         return ROUTED
     if letter.is_counted and not also_counted:
         return COUNTED
-    if letter.cut and original is None:
+    if original is None and (letter.cut or box.pipeline.events.headers):
         return GONE
-    if not also_refused and isinstance(decoded_now(box, letter, original), Refused):
-        return REFUSED
-    return None
+    found = decoded_now(box, letter, original)
+    if found is None:
+        return IGNORED
+    return REFUSED if isinstance(found, Refused) and not also_refused else None
 
 
 def decoded_now(box: LetterBox, letter: DeadLetter, original: Message | None) -> Any:
-    """The event that today's decoder makes of a letter's record, or `Refused`."""
+    """What today's decoder makes of a letter's record; see `DecodeNow`."""
     if original is None:
-        return box.decode(letter.key, letter.value)
+        return box.decode(letter.key, letter.value, letter.parts)
     key: Any = original.key()
     value: Any = original.value()
-    return box.decode(None if key is None else bytes(key), None if value is None else bytes(value))
+    raw = [None if each is None else bytes(each) for each in (key, value)]
+    return box.decode(raw[0], raw[1], parts_of(original))
 
 
 def chunks(records: Iterable[Replayable], most: int, most_bytes: int) -> Iterator[list[Replayable]]:

@@ -2,8 +2,9 @@
 
 In: a file whose columns are named like the pipeline's event fields; other columns are left out. Out: Kafka keys and
 values. Cells are converted to the fields' types, ISO-8601 times to the pipeline's time unit (without an offset they
-are UTC). An empty cell, None and NaN are null. A row that cannot be converted is sent as it is and counted: refusing
-it is the job's business, which makes a dead letter of it with a reason.
+are UTC). An empty cell, None and NaN are null, or the default of a field that has one and cannot be null. A row that
+cannot be converted is sent as it is and counted: refusing it is the job's business, which makes a dead letter of it
+with a reason.
 """
 
 import csv
@@ -126,9 +127,11 @@ def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
     converted = True
     for field in pipeline.events.schema:
         if field.name not in row:
-            converted &= field.nullable
+            converted &= field.optional
             continue
         cell = row[field.name]
+        if field.default is not None and not field.nullable and _is_missing(cell):
+            continue
         try:
             is_time = field.name == pipeline.events.time
             event[field.name] = _time(cell, field, pipeline.events.time_unit) if is_time else _converted(cell, field)
@@ -235,7 +238,7 @@ def check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
     Raises:
         EventFileError: Names the columns.
     """
-    missing = [f.name for f in pipeline.events.schema if not f.nullable and f.name not in columns]
+    missing = [f.name for f in pipeline.events.schema if not f.optional and f.name not in columns]
     if missing:
         raise EventFileError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
 

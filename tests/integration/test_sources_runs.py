@@ -24,7 +24,8 @@ from flink_jobs.committed_reader import read_all
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.route_job import route_start
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST
-from udfs.routing import RawRecord, SourceReader
+from udfs.raw_record import RawRecord, RecordParts
+from udfs.record_reader import RecordReader
 from udfs.wire_formats import Refused
 
 pytestmark = pytest.mark.integration
@@ -78,13 +79,13 @@ class Traffic:
 
 def source_records(broker, pipeline):
     """What each record of the sources must become, by topic, partition and offset: an event, a refusal, or nothing."""
-    readers = {source.topic: SourceReader(pipeline, source) for source in pipeline.events.sources}
+    readers = {source.topic: RecordReader(pipeline, source) for source in pipeline.events.sources}
     found = {}
     for message in read_all(broker.bootstrap, list(readers)):
-        raw = RawRecord(
-            message.key(), message.value(), message.partition(), message.offset(), message.timestamp()[1]
-        )
-        found[message.topic(), message.partition(), message.offset()] = readers[message.topic()].read(raw)
+        parts = RecordParts(message.partition(), message.offset(), message.timestamp()[1])
+        event = readers[message.topic()].read(RawRecord(message.key(), message.value(), parts))
+        place = message.topic(), message.partition(), message.offset()
+        found[place] = event if event is None or isinstance(event, Refused) else msgspec.to_builtins(event)
     return found
 
 

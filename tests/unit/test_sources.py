@@ -15,8 +15,10 @@ from flink_jobs.produce_command import run_produce_command
 from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Debezium, DefinitionError, Events, Source
+from udfs.raw_record import RawRecord, RecordParts
 from udfs.record_batch import RecordBatch, pack_records
-from udfs.routing import SOURCE_STEP, RawRecord, Router, SourceReader
+from udfs.record_reader import RecordReader
+from udfs.routing import SOURCE_STEP, Router
 from udfs.wire_formats import REASONS, EventDecoder, Refused
 
 SHOP = shop_pipeline("shop")
@@ -130,7 +132,7 @@ def test_good_records_beside_refused_ones_are_events():
 @examples(60)
 @given(st.sampled_from([CLICKS, ORDERS, ADDRESSES]), st.none() | st.binary(max_size=9), st.binary(max_size=99))
 def test_arbitrary_bytes_are_refused_and_never_raise(source, key, value):
-    found = SourceReader(SHOP, SHOP.events.sources[source]).read(RawRecord(key, value, 0, 0, AT))
+    found = RecordReader(SHOP, SHOP.events.sources[source]).read(RawRecord(key, value, RecordParts(0, 0, AT)))
     assert isinstance(found, Refused)
     assert found.reason in REASONS
 
@@ -141,8 +143,8 @@ def test_a_float_time_keeps_its_fraction_of_another_unit():
 
     source = Source("m", fields={"event_id": "@place", "customer": "@key"}, constants={"kind": "click"}, time_unit="ms")
     events = Events(Measured, topic="e", entity="customer", time="at", id="event_id", time_unit="s", sources=[source])
-    reader = SourceReader(dataclasses.replace(SHOP, events=events), source)
-    assert reader.read(RawRecord(b"k", b'{"at": 1500}', 0, 0, AT))["at"] == 1.5
+    reader = RecordReader(dataclasses.replace(SHOP, events=events), source)
+    assert reader.read(RawRecord(b"k", b'{"at": 1500}', RecordParts(0, 0, AT))).at == 1.5
 
 
 WRONG = [
