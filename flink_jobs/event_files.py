@@ -20,10 +20,12 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
+from udfs.event_writer import WrittenRecord
 from udfs.pipeline import EventField, Pipeline
 
 Row = dict[str, Any]
 Record = tuple[bytes | None, bytes | None]
+WriteRow = Callable[[Row], WrittenRecord | None]
 
 UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 TRUE_WORDS, FALSE_WORDS = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
@@ -53,11 +55,28 @@ def file_events(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Record]:
-    """Kafka key (the entity) and value (JSON) of each row.
+    """Kafka key (the entity) and value (JSON) of each row; see `file_records`."""
+    found: Any = file_records(path, pipeline, None, speedup, counts=counts, clock=clock, sleep=sleep)
+    return found  # type: ignore[no-any-return]
+
+
+def file_records(
+    path: Path | str,
+    pipeline: Pipeline,
+    write: WriteRow | None,
+    speedup: float | None = None,
+    *,
+    counts: FileCounts | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Record | WrittenRecord]:
+    """The Kafka record of each row.
 
     Args:
         path: `.jsonl`, `.csv`, either with `.gz`, or `.parquet`.
         pipeline: Says which fields an event has and of what type.
+        write: Makes a record of a row, or None where it cannot; such a row is sent as JSON under the entity, as all are
+            without it.
         speedup: Wait between rows as long as between their event times, divided by this; None never waits.
         counts: Kept up to date while the events are taken.
         clock: Seconds, for the pace.
@@ -71,7 +90,7 @@ def file_events(
     if speedup is not None and not speedup > 0:
         raise EventFileError(f"speedup is {speedup}: write a number above 0, e.g. 60 for a minute a second")
     rows = _rows(path, pipeline)
-    return _records(rows, pipeline, speedup, counts or FileCounts(), clock, sleep)
+    return _records(rows, pipeline, speedup, counts or FileCounts(), write, clock, sleep)
 
 
 def _records(
@@ -79,9 +98,10 @@ def _records(
     pipeline: Pipeline,
     speedup: float | None,
     counts: FileCounts,
+    write: WriteRow | None,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-) -> Iterator[Record]:
+) -> Iterator[Record | WrittenRecord]:
     events = pipeline.events
     units_per_s = UNITS_PER_S[events.time_unit]
     first: tuple[float, float] | None = None
@@ -92,14 +112,15 @@ def _records(
             yield None, row
             continue
         event, converted = converted_row(row, pipeline)
-        counts.unconverted += not converted
+        written = None if write is None else write(event)
+        counts.unconverted += not converted or (write is not None and written is None)
         event_time = event.get(events.time)
         if speedup is not None and isinstance(event_time, int | float):
             first = first or (clock(), event_time)
             due = first[0] + (event_time - first[1]) / units_per_s / speedup
             while (wait_s := due - clock()) > 0:
                 sleep(min(wait_s, LONGEST_WAIT_S))
-        yield _as_record(event, pipeline)
+        yield _as_record(event, pipeline) if written is None else written
 
 
 def record_of(row: Row | bytes, pipeline: Pipeline) -> Record:
