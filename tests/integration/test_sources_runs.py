@@ -1,4 +1,4 @@
-"""Three topics with other keys feed one entity's features: nothing lost, nothing twice, whatever is killed."""
+"""Three topics with other keys and formats feed one entity's features: nothing lost or twice, whatever is killed."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from answers import (
 )
 from confluent_kafka import Producer
 from jobs import JobProcess
-from shop_sources import shop_pipeline
+from shop_sources import FORMATS, in_format, shop_pipeline
 from workloads import log_model, make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all
@@ -57,7 +57,7 @@ class Traffic:
 
     def __init__(self, broker, pipeline, seed):
         self._producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 2})
-        self._topics = [source.topic for source in pipeline.events.sources]
+        self._sources = pipeline.events.sources
         self._stop, self._rng = threading.Event(), random.Random(seed)
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
@@ -67,8 +67,8 @@ class Traffic:
         while not self._stop.wait(0.02):
             for _ in range(8):
                 source, key, value = record(self._rng, number)
-                value = msgspec.json.encode(value) if isinstance(value, dict) else value
-                self._producer.produce(self._topics[source], value, key)
+                value = in_format(self._sources[source].format, value) if isinstance(value, dict) else value
+                self._producer.produce(self._sources[source].topic, value, key)
                 number += 1
         assert self._producer.flush(30) == 0
 
@@ -122,8 +122,8 @@ def assert_each_once_and_in_order(broker, pipeline):
 
 
 def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_is_killed(broker, tmp_path):
-    nameless = shop_pipeline("shop")
-    pipeline = shop_pipeline("shop", log_model(nameless, tmp_path / "models", column="count_1h"))
+    model = log_model(shop_pipeline("shop"), tmp_path / "models", column="count_1h")
+    pipeline = shop_pipeline("shop", model, FORMATS)
     settings = settings_of(broker, tmp_path / "home", restart_attempts=5, restart_delay_ms=200)
     make_topics(broker, pipeline)
     assert route_start(pipeline, settings, LATEST) == LATEST

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
-from shop_sources import ShopEvent, shop_pipeline
+from shop_sources import FORMATS, ShopEvent, in_format, shop_pipeline
 
 from flink_jobs.console import CommandError
 from flink_jobs.produce_command import run_produce_command
 from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Debezium, DefinitionError, Events, Source
+from udfs.pipeline import Avro, Debezium, DefinitionError, Events, Source
 from udfs.raw_record import RawRecord, RecordParts
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.record_reader import RecordReader
@@ -36,7 +36,8 @@ def change(op, *, wrapped=False, **parts):
 
 def routed(*records, pipeline=SHOP):
     """(source, key, document or bytes) of each -> outputs and how many were passed over."""
-    values = [value if isinstance(value, bytes | None) else msgspec.json.encode(value) for _, _, value in records]
+    forms = [source.format for source in pipeline.events.sources]
+    values = [value if isinstance(value, bytes | None) else in_format(forms[at], value) for at, _, value in records]
     places = [source * SOURCE_STEP + 1 for source, _, _ in records]
     batch = pack_records([key for _, key, _ in records], values, places, list(range(len(records))), [AT] * len(records))
     found = Router(pipeline).route(RecordBatch(batch))
@@ -83,6 +84,64 @@ def test_tombstones_and_changes_that_nobody_asked_for_are_passed_over():
         (ADDRESSES, b"a7", None), (ADDRESSES, b"a7", change("r", after=ROW)), (ADDRESSES, b"a7", change("t"))
     )
     assert (found.outputs, found.passed_over) == ([], 3)
+
+
+WITHIN = shop_pipeline("shop", formats=FORMATS)
+MOVED = {"source": {"ts_ms": AT + 2_000}, "before": None, "after": None}
+
+
+@pytest.mark.parametrize("op", ["c", "u", "d"])
+def test_sources_in_other_formats_become_the_same_events(op):
+    row = {"id": "a7", "customer_id": "ann"}
+    moved = {**MOVED, "op": op, "before" if op == "d" else "after": row}
+    records = [(CLICKS, None, CLICK), (ORDERS, b"ann", ORDER), (ADDRESSES, b"a7", moved)]
+    expected = routed(*records).outputs
+    assert [(each.topic, each.key, each.value) for each in routed(*records, pipeline=WITHIN).outputs] == [
+        (each.topic, each.key, each.value) for each in expected
+    ]
+    assert len({each.topic for each in expected}) == 1
+
+
+OTHERWISE = [
+    (ADDRESSES, b"a7", None, []),
+    (ADDRESSES, b"a7", {**MOVED, "op": "t"}, []),
+    (ADDRESSES, b"a7", {**MOVED, "op": "c"}, ["missing_field"]),
+    (ADDRESSES, b"a7", b"x", ["not_avro"]),
+    (ORDERS, b"ann", b"x", ["not_protobuf"]),
+    (ORDERS, b"ann", b"", ["invalid_time"]),
+    (ORDERS, None, ORDER, ["missing_field"]),
+    (ORDERS, b"ann", None, ["null_value"]),
+]
+
+
+@pytest.mark.parametrize(("source", "key", "value", "reasons"), OTHERWISE)
+def test_what_is_no_event_in_another_format(source, key, value, reasons):
+    if value == b"":
+        value = in_format(FORMATS["orders"], {"time_s": -5})
+    found = routed((source, key, value), pipeline=WITHIN)
+    assert [each.headers["millrace-reason"] for each in found.outputs] == reasons
+    assert found.passed_over == (not reasons)
+
+
+def test_tombstones_of_a_source_may_be_ignored_and_those_of_changes_kept():
+    clicks, orders, addresses = SHOP.events.sources
+    sources = [
+        dataclasses.replace(clicks, tombstones="ignore"), orders,
+        dataclasses.replace(addresses, tombstones="dead-letter"),
+    ]  # fmt: skip
+    pipeline = dataclasses.replace(SHOP, events=dataclasses.replace(SHOP.events, sources=sources))
+    found = routed((CLICKS, b"x", None), (ADDRESSES, b"x", None), pipeline=pipeline)
+    assert (found.passed_over, [each.headers["millrace-topic"] for each in found.outputs]) == (1, ["shop-addresses"])
+
+
+def test_a_timestamp_of_a_schema_says_its_own_unit_also_in_a_source_with_another():
+    kind = {"type": "long", "logicalType": "timestamp-micros"}
+    schema = {"type": "record", "name": "Order", "fields": [
+        {"name": "order_id", "type": "string"}, {"name": "time_s", "type": kind}, {"name": "amount", "type": "double"},
+    ]}  # fmt: skip
+    pipeline = shop_pipeline("shop", formats={"orders": Avro(schema=msgspec.json.encode(schema).decode())})
+    (event,) = routed((ORDERS, b"ann", {**ORDER, "time_s": 1_700_000_001_999_999}), pipeline=pipeline).outputs
+    assert msgspec.json.decode(event.value)["at"] == 1_700_000_001_000
 
 
 def test_an_event_says_where_it_comes_from_and_all_keep_their_order():
