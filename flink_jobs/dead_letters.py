@@ -16,8 +16,10 @@ from udfs.wire_formats import AFTER_DECODING, HEADER, REASONS, Refused
 
 Place = tuple[int, int]
 """Partition and offset."""
-DecodeNow = Callable[[bytes | None, bytes | None, RecordParts], Any]
-"""Key, value and the rest of a record -> the event as an object; `Refused`; or None for one that is passed over."""
+Origin = tuple[str, Place]
+"""Topic of a record and its place there."""
+DecodeNow = Callable[[str, bytes | None, bytes | None, RecordParts], Any]
+"""Topic, key, value and the rest of a record -> the event; `Refused`; or None for one that is passed over."""
 
 
 class DeadLetter(NamedTuple):
@@ -53,6 +55,11 @@ class DeadLetter(NamedTuple):
     def time_ms(self) -> int:
         """When the record came into its topic; where that is unknown, when the letter was written."""
         return self.written_ms if self.record_time_ms is None else self.record_time_ms
+
+    @property
+    def origin(self) -> Origin:
+        """Which record it is of."""
+        return self.topic, self.source
 
     @property
     def parts(self) -> RecordParts:
@@ -136,7 +143,7 @@ class Wanted:
     def _has_event_time(self, letter: DeadLetter, events: Events, decode: DecodeNow) -> bool:
         if self.event_since_ms is None and self.event_until_ms is None:
             return True
-        event = decode(letter.key, letter.value, letter.parts)
+        event = decode(letter.topic, letter.key, letter.value, letter.parts)
         if event is None or isinstance(event, Refused):
             return False
         time_ms = int(events.times_ms([getattr(event, events.time)])[0])

@@ -13,7 +13,8 @@ from flink_jobs.settings import Settings, load_settings
 from udfs.formats import Json, Text, needs_registry
 from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
-from udfs.raw_record import RecordParts
+from udfs.raw_record import RawRecord, RecordParts
+from udfs.record_reader import RecordReader
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
 from udfs.wire_formats import EventDecoder
 
@@ -58,6 +59,21 @@ def decode_message(decoder: EventDecoder, message: Message) -> Any:
     value: Any = message.value()
     bytes_of = [None if each is None else bytes(each) for each in (key, value)]
     return decoder.decode(bytes_of[0], bytes_of[1], parts_of(message))
+
+
+def letter_decoder(pipeline: Pipeline, settings: Settings) -> Callable[..., Any]:
+    """Today's decoder of a pipeline's dead letters, those of its sources among them; see `DecodeNow`."""
+    events, own = pipeline.events, event_decoder(pipeline, settings)
+    sources = {
+        source.topic: RecordReader(pipeline, source, schema_source(settings, source.format)).read
+        for source in events.sources
+    }
+
+    def decode(topic: str, key: bytes | None, value: bytes | None, parts: RecordParts) -> Any:
+        read = sources.get(topic)
+        return own.decode(key, value, parts) if read is None else read(RawRecord(key, value, parts))
+
+    return decode
 
 
 def in_json(pipeline: Pipeline) -> Pipeline:
