@@ -57,7 +57,7 @@ class EventDecoder:
 
     def decode_batch(self, records: RecordBatch) -> DecodedBatch:
         """All records of a batch: together where that is safe, and one by one where one of them is broken."""
-        events = self._reader.together(records)
+        events = self._reader.together(records.values, records.raw)
         if events is not None:
             entities = list(map(str, map(self._entity_of, events)))
             if self._are_keys(entities, records.keys):

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from udfs.byte_lines import Lines
 from udfs.change_events import Change, ChangeReader, avro_changes, json_changes
 from udfs.event_rows import RowEvents
 from udfs.events import EventField, Events, last_time
@@ -19,7 +20,6 @@ from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.json_events import JsonEvents
 from udfs.pipeline import Pipeline
 from udfs.raw_record import RawRecord, part_reader, time_conversion
-from udfs.record_batch import RecordBatch
 from udfs.record_fields import Getter, flat_type, nested_type
 from udfs.refused import NO_VALUE, Refused, invalid_time, too_large
 from udfs.registered_schema import SchemaSource, no_schemas
@@ -66,19 +66,24 @@ class RecordReader:
             self._columns = [_column(events, source, one, getters, to_time) for one in events.schema]
             self._event: Any = msgspec.defstruct("Event", [(one.name, Any) for one in events.schema], gc=False)
 
-    def together(self, records: RecordBatch) -> list[Any] | None:
-        """The events of n records; None if one of them is none, or that is not certain."""
-        lengths = records.values.lengths
-        if self._changes is not None or len(records) < _FEWEST_TOGETHER:
+    def together(self, values: Lines, raw: Callable[[], list[RawRecord]]) -> list[Any] | None:
+        """The events of n records; None if one of them is none, or that is not certain.
+
+        Args:
+            values: Theirs.
+            raw: Gives them one by one, if that is needed.
+        """
+        lengths = values.lengths
+        if self._changes is not None or len(values) < _FEWEST_TOGETHER:
             return None
         if lengths.min() < 0 or lengths.max() > self._max_bytes:
             return None
-        events = self._values.together(records.values)
+        events = self._values.together(values)
         if events is None:
             return None
         if self._columns is not None:
-            raw = records.raw() if self.needs_parts else []
-            columns = [list(map(get, raw if of_raw else events)) for get, of_raw in self._columns]
+            records = raw() if self.needs_parts else []
+            columns = [list(map(get, records if of_raw else events)) for get, of_raw in self._columns]
             if any(Refused in set(map(type, column)) for column in columns):
                 return None
             events = list(map(self._event, *columns))

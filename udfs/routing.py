@@ -7,15 +7,18 @@
 In a batch, a record's source stands in its partition: `SOURCE_STEP` times the source's number, plus the partition.
 """
 
+import functools
 import operator
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from udfs.byte_lines import Lines
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
+from udfs.raw_record import RawRecord
 from udfs.record_batch import RecordBatch
 from udfs.record_reader import RecordReader
 from udfs.refused import Refused
@@ -56,34 +59,58 @@ class Router:
         self._entity_of = operator.attrgetter(events.entity)
         self._getters = [operator.attrgetter(one.name) for one in events.schema]
         self._event: Any = msgspec.defstruct("Event", [(one.name, Any) for one in events.schema], gc=False)
-        self._encode = msgspec.json.Encoder().encode
+        self._encode_lines = msgspec.json.Encoder().encode_lines
         names = [f"{HEADER}{name}" for name in ORIGIN]
         self._events = OutputGroup(events.topic, {f"{HEADER}pipeline": pipeline.name}, names[1:], names[:1])
         self._dead_letters = [DeadLetters(pipeline, source.topic) for source in self._sources]
 
     def route(self, records: RecordBatch) -> Routed:
         """Every record of a batch as an event or a dead letter, unless it is passed over."""
-        keys, values, kept = [], [], []
-        refused: dict[int, Refused] = {}
         numbers, partitions = np.divmod(records.partitions, SOURCE_STEP)
-        for row, (number, record) in enumerate(zip(numbers.tolist(), records.raw(), strict=True)):
-            parts = record.parts._replace(partition=record.parts.partition % SOURCE_STEP)
-            event = self._readers[number].read(record._replace(parts=parts))
-            if event is None:
-                continue
-            if isinstance(event, Refused):
-                refused[row] = event
-                continue
-            keys.append(str(self._entity_of(event)).encode())
-            values.append(self._encode(self._event(*[get(event) for get in self._getters])))
-            kept.append(row)
+        found = self._events_of(records, numbers)
+        refused = {row: event for row, event in enumerate(found) if isinstance(event, Refused)}
+        kept = [row for row, event in enumerate(found) if event is not None and row not in refused]
+        events = [found[row] for row in kept]
         outputs = b""
         if kept:
             topics = [self._sources[number].topic.encode() for number in numbers[kept].tolist()]
             places = partitions[kept], records.offsets[kept]
-            outputs = self._events.pack(Lines.of(keys), Lines.of(values), places, [Lines.of(topics)])
+            keys = Lines.of([str(entity).encode() for entity in map(self._entity_of, events)])
+            values = Lines.split(self._encode_lines(events))
+            outputs = self._events.pack(keys, values, places, [Lines.of(topics)])
         for number, dead_letters in enumerate(self._dead_letters):
             of_source = {row: why for row, why in refused.items() if numbers[row] == number}
             if of_source:
                 outputs += dead_letters.pack(records, of_source, stage=STAGE, partitions=partitions)
         return Routed(outputs, len(records) - len(kept) - len(refused))
+
+    def _events_of(self, records: RecordBatch, numbers: npt.NDArray[Any]) -> list[Any]:
+        """What becomes of each record: source by source together where all are events, else one by one."""
+        values, found = records.values.tolist(), list[Any]([None] * len(records))
+
+        @functools.cache
+        def raw() -> list[RawRecord]:
+            return [
+                record._replace(parts=record.parts._replace(partition=record.parts.partition % SOURCE_STEP))
+                for record in records.raw()
+            ]
+
+        for number, reader in enumerate(self._readers):
+            rows = np.flatnonzero(numbers == number).tolist()
+            if not rows:
+                continue
+            of_source = Lines.of([values[row] for row in rows])
+            events = reader.together(of_source, lambda rows=rows: [raw()[row] for row in rows])  # type: ignore[misc]
+            if events is not None:
+                events = list(map(self._event, *(map(get, events) for get in self._getters)))
+            else:
+                events = [self._as_written(reader.read(raw()[row])) for row in rows]
+            for row, event in zip(rows, events, strict=True):
+                found[row] = event
+        return found
+
+    def _as_written(self, event: Any) -> Any:
+        """An event with its fields in order and by their own names; anything else as it is."""
+        if event is None or isinstance(event, Refused):
+            return event
+        return self._event(*[get(event) for get in self._getters])

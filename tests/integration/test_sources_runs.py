@@ -21,6 +21,11 @@ from shop_sources import FORMATS, in_format, shop_pipeline
 from workloads import log_model, make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all
+from flink_jobs.dead_letter_marks import read_marks
+from flink_jobs.dead_letters import Wanted
+from flink_jobs.dead_letters_plan import plan_replay
+from flink_jobs.dead_letters_reading import open_letter_box
+from flink_jobs.dead_letters_replay import replay
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.route_job import route_start
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST
@@ -149,6 +154,11 @@ def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_i
     assert_features_equal(pipeline, answers.predictions, expected_of(pipeline, events, every=7))
     before = len(events)
 
+    box, options = open_letter_box(pipeline, settings), {"also_refused": True, "also_counted": False}
+    plan = plan_replay(box, Wanted(stages=frozenset({"route"})), looked=lambda *_: None, **options)
+    fed = replay(box, plan)
+    assert (fed.replayed, plan.left_out) == (len(routed_places(broker, pipeline)[1]), {})
+
     # begun anew without any state, and without what the last run had committed of its offsets: nothing is taken twice
     assert route_start(pipeline, settings, EARLIEST) == COMMITTED
     traffic = Traffic(broker, pipeline, 2)
@@ -159,3 +169,6 @@ def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_i
         job.stop()
     assert_each_once_and_in_order(broker, pipeline)
     assert len(read_events(broker, pipeline)) > before
+    again = list(read_marks(pipeline, settings, box.letters_id).by_record.values())
+    assert {(mark.topic, *mark.fed_to) for mark in again} <= routed_places(broker, pipeline)[1].keys()
+    assert len(again) == fed.replayed

@@ -242,3 +242,32 @@ def test_produce_does_not_write_a_topic_that_the_job_writes():
         run_produce_command(
             SHOP, "shop", Settings(), file=None, rate=1.0, speedup=None, limit=1, seed=1, as_json=False
         )
+
+
+@pytest.mark.parametrize("pipeline", [SHOP, WITHIN])
+@pytest.mark.parametrize("broken", [None, (CLICKS, None, b"{"), (ORDERS, None, b"x"), (ADDRESSES, b"a7", b"[]")])
+def test_many_records_of_all_sources_become_what_each_becomes_alone(pipeline, broken):
+    row = {"id": "a7", "customer_id": "ann"}
+    records = [
+        one
+        for number in range(15)
+        for one in (
+            (CLICKS, None, {**CLICK, "at": AT + number}),
+            (ORDERS, b"u%d" % number, {**ORDER, "order_id": f"o{number}"}),
+            (ADDRESSES, b"a7", {**MOVED, "op": "u", "after": row}), (ADDRESSES, b"a7", {**MOVED, "op": "r"}),
+        )
+    ]  # fmt: skip
+    if broken is not None:
+        records.insert(20, broken)
+    together = routed(*records, pipeline=pipeline)
+    alone = [routed(one, pipeline=pipeline) for one in records]
+    events = [each for each in together.outputs if each.topic == pipeline.events.topic]
+    # by themselves all are at offset 0, which is the id of a click
+    assert [(each.key, {**msgspec.json.decode(each.value), "event_id": ""}) for each in events] == [
+        (each.key, {**msgspec.json.decode(each.value), "event_id": ""})
+        for one in alone for each in one.outputs if each.topic == pipeline.events.topic
+    ]  # fmt: skip
+    clicks = [msgspec.json.decode(each.value)["event_id"] for each in events if b'"click"' in each.value]
+    assert clicks == [f"shop-clicks/1/{row}" for row, one in enumerate(records) if one[0] == CLICKS and one != broken]
+    assert together.passed_over == sum(one.passed_over for one in alone) == 15
+    assert len(together.outputs) - len(events) == (broken is not None)
