@@ -1,5 +1,6 @@
 """Which dead letters are meant, what is fed again of them, and what of their bytes reaches a terminal."""
 
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from flink_jobs.cli import app
 from flink_jobs.console import CommandError
 from flink_jobs.dead_letter_marks import Mark, Marks, _marks, mark_record, marks_topic
 from flink_jobs.dead_letters import Wanted, letter_of, parse_offsets_range, wanted_of
-from flink_jobs.dead_letters_plan import COUNTED, GONE, REFUSED, REPLAYED, Replayable, chunks, plan_replay
+from flink_jobs.dead_letters_plan import COUNTED, GONE, IGNORED, REFUSED, REPLAYED, Replayable, chunks, plan_replay
 from flink_jobs.dead_letters_reading import LetterBox
 from flink_jobs.dead_letters_replay import _Feed, transactional_id
 from flink_jobs.decoding import letter_decoder
@@ -191,6 +192,24 @@ def test_what_was_refused_on_the_way_from_a_source_is_decoded_as_that_source_say
     assert decode("shop-orders", None, click, parts).reason == "missing_field"
     assert decode("shop-addresses", b"a1", None, parts) is None
     assert decode("shop-events", None, click, parts).reason == "missing_field"
+
+
+def test_tombstones_that_are_ignored_by_now_are_not_fed_again():
+    found = letter((b"u", None), "null_value")
+    ignoring = dataclasses.replace(PURCHASE, events=dataclasses.replace(PURCHASE.events, tombstones="ignore"))
+    box = Box(ignoring, Settings(), "id", Marks(), letter_decoder(ignoring, Settings())).fill([found])
+    assert planned(box_of([found]), also_refused=True) == ([(0, 7)], {})
+    assert planned(box, also_refused=True) == ([], {IGNORED: 1})
+
+
+def test_without_its_headers_a_record_is_not_fed_again():
+    places = {"dwell_time_sec": "@header.dwell"}
+    told = dataclasses.replace(PURCHASE, events=dataclasses.replace(PURCHASE.events, fields=places))
+    found = letter(GOOD[0], "missing_field")
+    box = Box(told, Settings(), "id", Marks(), letter_decoder(told, Settings()))
+    assert planned(box.fill([found])) == ([], {GONE: 1})
+    original = Message((2, 40), *GOOD[0], [("dwell", b"1.5")])
+    assert planned(box.fill([found], {(2, 40): original})) == ([(0, 7)], {})
 
 
 def test_letters_that_a_repeating_job_wrote_twice_are_one_record():
