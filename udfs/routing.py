@@ -9,6 +9,7 @@ In a batch, a record's source stands in its partition: `SOURCE_STEP` times the s
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -100,7 +101,7 @@ class Router:
             if not rows:
                 continue
             of_source = Lines.of([values[row] for row in rows])
-            events = reader.together(of_source, lambda rows=rows: [raw()[row] for row in rows])  # type: ignore[misc]
+            events = reader.together(of_source, functools.partial(_at, raw, rows))
             if events is not None:
                 events = list(map(self._event, *(map(get, events) for get in self._getters)))
             else:
@@ -114,3 +115,8 @@ class Router:
         if event is None or isinstance(event, Refused):
             return event
         return self._event(*[get(event) for get in self._getters])
+
+
+def _at(raw: Callable[[], list[RawRecord]], rows: list[int]) -> list[RawRecord]:
+    records = raw()
+    return [records[row] for row in rows]
