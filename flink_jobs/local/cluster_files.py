@@ -80,6 +80,8 @@ def flink_configuration(folder: Path, ports: dict[str, int], slots: int) -> dict
         "rest.bind-port": ports["rest"],
         # an upload of a jar is a way to run any code; jobs are submitted by `millrace submit`
         "web.submit.enable": False,
+        # the page's button ends a job without a savepoint; `millrace stop` and `cancel` do not need it
+        "web.cancel.enable": False,
         "taskmanager.host": HOST,
         "taskmanager.bind-host": HOST,
         "taskmanager.numberOfTaskSlots": slots,

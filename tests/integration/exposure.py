@@ -24,12 +24,11 @@ def own_processes(*more):
 
 
 def listeners(processes):
-    """(address, port, command) of each port of TCP that somebody listens on."""
+    """(address, port, program) of each port of TCP that somebody listens on."""
     found = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            name = " ".join(process.cmdline())[-120:]
-            sockets = process.net_connections(kind="tcp")
+            name, sockets = process.name(), process.net_connections(kind="tcp")
             found |= {(each.laddr.ip, each.laddr.port, name) for each in sockets if each.status == psutil.CONN_LISTEN}
     return found
 

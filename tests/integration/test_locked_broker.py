@@ -2,7 +2,10 @@
 
 import base64
 import dataclasses
+import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from answers import assert_dead_letters, assert_receipts, read_answers, read_events
 from certificates import Authority
 from exposure import beyond_loopback, file_texts, listeners, own_processes, process_texts, rest_texts, traces
-from locked_broker import PASSWORD, TOKEN_FILE, TOKEN_SECRET, LockedBroker
+from locked_broker import PASSWORD, TOKEN_FILE, TOKEN_SECRET, USER, LockedBroker
 from workloads import make_topics, purchase, shoppers
 
 from flink_jobs.events_producer import produce_events
@@ -58,14 +61,14 @@ def test_job_answers_every_event_once_over_a_locked_door(locked, way, tmp_path):
     job.wait_until_caught_up()
     processes = own_processes()
     ports = listeners(processes)
-    assert sum("java" in command for _, _, command in ports) > 6, "the ports of workers are among them"
+    assert sum(program == "java" for _, _, program in ports) > 12, "the ports of workers are among them"
     assert beyond_loopback(ports) == set()
     seen = {"REST": rest_texts(job.rest.cluster.address, job.rest.job_id), "processes": process_texts(processes)}
     job.stop()
     seen |= {"logs": java_logs(processes), "checkpoints": file_texts(settings.checkpoints)}
     secrets = [PASSWORD, TOKEN_SECRET, locked.client.key.read_text().splitlines()[1]]
     secrets += [(locked.folder / "token").read_text()] if way == TOKEN_FILE else []
-    visible = {"processes": str(settings.logs.parent.parent.parent.name)}
+    visible = {"processes": "pyflink"}
     for what, texts in seen.items():
         assert traces(visible.get(what, SEEN), texts), f"{what} were not looked through"
         for secret in secrets:
@@ -135,3 +138,20 @@ def test_token_that_is_not_given_is_said(locked, tmp_path):
     settings = locked.settings("OAUTHBEARER", kafka_password_file=tmp_path / "wrong")
     with pytest.raises(KafkaLoginError, match="token"):
         wait_for_broker(settings.bootstrap, settings.kafka_properties, timeout_s=10.0)
+
+
+@pytest.mark.parametrize("arguments", [("topics", "create", "purchase"), ("run", "purchase", "--until-caught-up")])
+def test_command_that_fails_says_why_and_no_secret(locked, tmp_path, arguments):
+    (tmp_path / "wrong").write_text("wrong-password")
+    files = {"KAFKA_PASSWORD": tmp_path / "wrong", "TLS_CA": locked.authority.file}
+    given = {"BOOTSTRAP": f"127.0.0.1:{locked.listeners.sasl_port}", "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512"}
+    given |= {"KAFKA_USERNAME": USER, "HOME": tmp_path, **{f"{name}_FILE": file for name, file in files.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", "from flink_jobs.cli import main; main()", *arguments],
+        env={**os.environ, **{f"MILLRACE_{name}": str(value) for name, value in given.items()}},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = {"stdout": done.stdout.encode(), "stderr": done.stderr.encode(), **file_texts(tmp_path / "logs")}
+    assert traces("Authentication failed", said) == ["stderr"]
+    assert traces("wrong-password", said) == []

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flink_jobs.local.flink_lib import BEAM_SERVERS
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -171,3 +173,8 @@ def test_nobody_can_upload_code_through_flink_s_web_page():
     (command,) = (arguments for _, arguments in stages()["millrace"] if "config-parser-utils.sh" in arguments)
     assert "-D web.submit.enable=false" in command
     assert "web.submit.enable" not in flink_options("jobmanager")
+
+
+def test_workers_servers_come_before_flink_python_in_the_class_path():
+    (command,) = (arguments for _, arguments in stages()["millrace"] if "flink_jobs.local.flink_lib" in arguments)
+    assert f"/{BEAM_SERVERS}\" /opt/flink/lib/" in command
