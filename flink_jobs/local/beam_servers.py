@@ -13,6 +13,8 @@ import struct
 import zipfile
 from pathlib import Path
 
+from flink_jobs.local.jars import JarError
+
 CLASS = "org/apache/beam/sdk/fn/server/ServerFactory$InetSocketAddressServerFactory.class"
 CLASS_SHA256 = "c1118447c1a3ca918c1a766c1319a42789455667f0ad312689ffabed3849cfe9"
 """Of the class in flink-python 2.2.1, which has Beam's 2.61."""
@@ -26,10 +28,6 @@ _OLD_TYPE = struct.pack(">BHH", 12, 201, 202)
 _COUNT = slice(8, 10)
 
 
-class BeamServersError(RuntimeError):
-    """flink-python's jar is not the one that this is made for."""
-
-
 def write_jar(flink_python: Path, target: Path) -> None:
     """Write the jar; the same bytes each time.
 
@@ -38,12 +36,12 @@ def write_jar(flink_python: Path, target: Path) -> None:
         target: Where to write.
 
     Raises:
-        BeamServersError: It has another class.
+        JarError: It has another class.
     """
     with zipfile.ZipFile(flink_python) as jar:
         original = jar.read(CLASS)
     if hashlib.sha256(original).hexdigest() != CLASS_SHA256:
-        raise BeamServersError(
+        raise JarError(
             f"{flink_python.name} has another {CLASS.rpartition('/')[2]} than flink_jobs/local/beam_servers.py changes"
         )
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as jar:

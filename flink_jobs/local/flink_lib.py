@@ -29,8 +29,7 @@ def flink_lib() -> Path:
     """The folder, made if it is not there yet; without flink-python, which PyFlink's launcher adds at the end.
 
     Raises:
-        JarError: A jar cannot be fetched.
-        BeamServersError: flink-python is not the one that Millrace is made for.
+        JarError: A jar cannot be fetched, or flink-python is not the one that Millrace is made for.
     """
     home = flink_home()
     python = flink_python_jar(home)

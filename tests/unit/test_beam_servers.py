@@ -6,6 +6,7 @@ import pytest
 
 from flink_jobs.local import beam_servers
 from flink_jobs.local.flink_lib import BEAM_SERVERS, flink_home, flink_python_jar
+from flink_jobs.local.jars import JarError
 
 JAR = flink_python_jar(flink_home())
 
@@ -30,7 +31,7 @@ def test_the_same_jar_gives_the_same_bytes(tmp_path):
 def test_a_class_that_nobody_looked_at_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "flink-python-9.jar", "w") as other:
         other.writestr(beam_servers.CLASS, b"\xca\xfe\xba\xbe another")
-    with pytest.raises(beam_servers.BeamServersError, match=r"flink-python-9\.jar has another"):
+    with pytest.raises(JarError, match=r"flink-python-9\.jar has another"):
         beam_servers.write_jar(tmp_path / "flink-python-9.jar", tmp_path / "a.jar")
 
 
