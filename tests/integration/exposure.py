@@ -33,6 +33,19 @@ def listeners(processes):
     return found
 
 
+def listeners_in(table):
+    """(address, port, "") of the listeners in /proc/net/tcp or tcp6, for processes in another place."""
+    found = set()
+    for line in table.splitlines():
+        fields = line.split()
+        if len(fields) > 3 and fields[3] == "0A":
+            address, port = fields[1].split(":")
+            # words of four bytes, each in the processor's order
+            words = b"".join(bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8))
+            found.add((str(ipaddress.ip_address(words)), int(port, 16), ""))
+    return found
+
+
 def beyond_loopback(found):
     """Those of them that are reached from elsewhere."""
     addresses = {each: ipaddress.ip_address(each[0].partition("%")[0]) for each in found}
