@@ -163,7 +163,9 @@ def create_remote_environment(
     environment = _prepared(StreamExecutionEnvironment(remote), settings)
     environment.add_python_file(str(files))
     # a cluster need not have them in its lib folder; those that it has there win
-    shipped = [flink_python_jar(flink_home()), *ensure_jars(jar_sets=("connector", "login"))]
+    shipped = [flink_python_jar(flink_home()), *ensure_jars(jar_sets=("connector",))]
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        shipped += ensure_jars(jar_sets=("login",))
     environment.add_jars(*(jar.as_uri() for jar in shipped))
     return environment
 

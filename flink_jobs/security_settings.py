@@ -162,6 +162,8 @@ def _check_sasl(given: KafkaSecuritySettings, protocol: str | None) -> None:
         raise ValueError(f"{mechanism} needs kafka_username and kafka_password_file")
     if given.kafka_token_ca_file is not None and not (given.kafka_token_url or "").startswith("https:"):
         raise ValueError("kafka_token_ca_file belongs to a kafka_token_url with https")
+    if re.search(r"[\"\\]|\$\{", str(given.kafka_token_ca_file)):
+        raise ValueError("kafka_token_ca_file: a quotation mark, backslash or ${ cannot be in its path")
 
 
 def _check_token_file(given: KafkaSecuritySettings) -> None:
