@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.kafka_security import java_system_properties
 from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
 from flink_jobs.local.jars import ensure_jars, java_home
@@ -37,6 +38,8 @@ def prepare_process(logs: Path) -> None:
     os.environ["FLINK_LOG_DIR"] = str(logs)
     # without the first, PyFlink sets the second itself
     os.environ["FLINK_HOME"], os.environ["FLINK_LIB_DIR"] = str(flink_home()), str(flink_lib())
+    quiet = write_log_configuration(flink_home() / "conf" / "log4j-cli.properties", logs)
+    os.environ["LOG4J_PROPERTIES"] = str(quiet)
     os.environ.setdefault("JVM_ARGS", "-Xmx1536m")
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))

@@ -1,13 +1,13 @@
 """The files of a local Flink cluster's folder: its configuration, and the command of each of its processes."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.local import jars
 from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
 
@@ -42,7 +42,7 @@ def write_files(folder: Path, ports: dict[str, int], slots: int, java_options: S
     configuration = flink_configuration(folder, ports, slots)
     configuration["env.java.opts.all"] = " ".join([_java_options(), *java_options])
     (conf / "config.yaml").write_text(yaml.safe_dump(configuration), "utf-8")
-    shutil.copy(flink_home() / "conf" / "log4j-console.properties", conf)
+    write_log_configuration(flink_home() / "conf" / "log4j-console.properties", conf)
     zookeeper = {
         "tickTime": 1000,
         "initLimit": 10,

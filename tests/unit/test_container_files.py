@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flink_jobs.flink_logs import QUIET, write_log_configuration
 from flink_jobs.local.flink_lib import BEAM_SERVERS
 
 ROOT = Path(__file__).parents[2]
@@ -178,3 +179,14 @@ def test_nobody_can_upload_code_through_flink_s_web_page():
 def test_workers_servers_come_before_flink_python_in_the_class_path():
     (command,) = (arguments for _, arguments in stages()["millrace"] if "flink_jobs.local.flink_lib" in arguments)
     assert f"/{BEAM_SERVERS}\" /opt/flink/lib/" in command
+
+
+def test_flink_logs_as_quietly_as_elsewhere(tmp_path):
+    (command,) = (arguments for _, arguments in stages()["millrace"] if "log4j-console.properties" in arguments)
+    settings = [line for line in QUIET.splitlines() if line and not line.startswith("#")]
+    assert settings
+    assert all(f"'{line}'" in command for line in settings)
+    shipped = tmp_path / "log4j-console.properties"
+    shipped.write_text("rootLogger.level = INFO")
+    (tmp_path / "own").mkdir()
+    assert write_log_configuration(shipped, tmp_path / "own").read_text("utf-8") == f"rootLogger.level = INFO{QUIET}"
