@@ -1,15 +1,17 @@
-"""`make sbom`: every locked Python package and jar as a CycloneDX 1.6 document, made of the lock files alone."""
+"""`make sbom`: every locked Python package, Java runtime and jar as CycloneDX 1.6, made of the lock files alone."""
 
 import json
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.local.jars import LOCK_FILE, read_lock
+from flink_jobs.local.registry_files import JAVA_LOCK
 
 _PACKAGE = re.compile(r"([A-Za-z\d._-]+)(?:\[[^\]]*\])?==(\S+)")
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -33,10 +35,18 @@ def locked_packages(lock: Path) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-def bill_of_materials(lock: Path, jar_lock: Path, name: str, version: str) -> dict[str, Any]:
-    """The document; the same locks give the same bytes."""
+def bill_of_materials(locks: Sequence[Path], jar_lock: Path, name: str, version: str) -> dict[str, Any]:
+    """The document; the same locks give the same bytes.
+
+    Args:
+        locks: Of Python packages; one of two versions in them is there twice.
+        jar_lock: Of jars.
+        name: Of what is made of all that.
+        version: Of it.
+    """
     packages = [
         _component("library", package, number, f"pkg:pypi/{package}@{quote(number)}", digests)
+        for lock in locks
         for package, number, digests in locked_packages(lock)
     ]
     jars = []
@@ -70,7 +80,8 @@ def _sha256(digest: str) -> dict[str, str]:
 def main(target: Path) -> None:
     """Write the document of this checkout."""
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    document = bill_of_materials(PROJECT_ROOT / "requirements.lock", LOCK_FILE, project["name"], project["version"])
+    locks = PROJECT_ROOT / "requirements.lock", JAVA_LOCK
+    document = bill_of_materials(locks, LOCK_FILE, project["name"], project["version"])
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     print(f"{len(document['components'])} components in {target}")

@@ -1,6 +1,7 @@
 """`millrace cluster up` and `down`."""
 
 from flink_jobs.console import bar, err, fetch_jars, next_steps, show, show_json
+from flink_jobs.kafka_security import java_options
 from flink_jobs.local.cluster import LocalCluster
 from flink_jobs.local.home import cluster_folder, local_cluster
 from flink_jobs.settings import Settings
@@ -15,8 +16,9 @@ def run_cluster_up_command(
     ran = before is not None and before.alive
     with err.status("starting Flink") if not as_json and err.is_terminal else bar(""):
         cluster = LocalCluster.start(
-            cluster_folder(settings), taskmanagers=taskmanagers, slots=slots, rest_port=port
-        )
+            cluster_folder(settings), taskmanagers=taskmanagers, slots=slots, rest_port=port,
+            java_options=java_options(settings.kafka_properties),
+        )  # fmt: skip
     if as_json:
         show_json({"rest": cluster.rest_address, "already_ran": ran, "folder": str(cluster.folder), "slots": slots})
         return

@@ -175,12 +175,13 @@ def fetch_jars(*jar_sets: str) -> None:
     """Make the jars available, with progress; the first time this is a download."""
     from flink_jobs.local import jars
 
-    wanted: Any = jar_sets or ("connector", "broker")
+    # Flink and the broker both need those of logins
+    wanted: Any = ("login", *(jar_sets or ("connector", "broker")))
     locked = [jar for jar in jars.read_lock() if jar.jar_set in wanted]
     folder = jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).exists()]
     if missing:
-        size = sum({"connector": 11, "broker": 44}[name] for name in wanted)
+        size = sum({"connector": 11, "login": 3, "broker": 41}[name] for name in wanted)
         say(f"fetching {len(missing)} jars into {folder} (only the first time, about {size} MB)")
     with bar("jars") as progress:
         task = progress.add_task("fetching jars" if missing else "checking jars", total=len(locked))

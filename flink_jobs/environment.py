@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from flink_jobs.flink_logs import write_log_configuration
-from flink_jobs.kafka_security import ALLOWED_TOKEN_URLS
-from flink_jobs.local.jars import connector_jar, java_home, login_jars
+from flink_jobs.kafka_security import java_system_properties
+from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
+from flink_jobs.local.jars import ensure_jars, java_home
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
 
@@ -35,7 +36,9 @@ def prepare_process(logs: Path) -> None:
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112  # PyFlink spells it so
     os.environ["FLINK_LOG_DIR"] = str(logs)
-    quiet = write_log_configuration(pyflink_folder() / "conf" / "log4j-cli.properties", logs)
+    # without the first, PyFlink sets the second itself
+    os.environ["FLINK_HOME"], os.environ["FLINK_LIB_DIR"] = str(flink_home()), str(flink_lib())
+    quiet = write_log_configuration(flink_home() / "conf" / "log4j-cli.properties", logs)
     os.environ["LOG4J_PROPERTIES"] = str(quiet)
     os.environ.setdefault("JVM_ARGS", "-Xmx1536m")
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -162,16 +165,12 @@ def create_remote_environment(
     )
     environment = _prepared(StreamExecutionEnvironment(remote), settings)
     environment.add_python_file(str(files))
-    # a cluster need not have it in its lib folder
-    environment.add_jars(*(path.absolute().as_uri() for path in pyflink_folder().glob("opt/flink-python-*.jar")))
+    # a cluster need not have them in its lib folder; those that it has there win
+    shipped = [flink_python_jar(flink_home()), *ensure_jars(jar_sets=("connector",))]
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        shipped += ensure_jars(jar_sets=("login",))
+    environment.add_jars(*(jar.as_uri() for jar in shipped))
     return environment
-
-
-def pyflink_folder() -> Path:
-    """Where PyFlink is installed: a Flink distribution."""
-    import pyflink
-
-    return Path(pyflink.__file__).parent
 
 
 def configuration_of(options: Mapping[str, str]) -> "Configuration":
@@ -201,18 +200,13 @@ def _number_operators_anew() -> None:
     reset.invoke(None, gateway.new_array(gateway.jvm.java.lang.Object, 0))
 
 
-def kafka_jars(settings: Settings) -> list[Path]:
-    """What Kafka's Java clients are in."""
-    return [connector_jar(), *(login_jars() if settings.kafka_sasl_mechanism == "OAUTHBEARER" else [])]
-
-
 def allow_token_urls(settings: Settings) -> None:
-    """Let Kafka's clients in this process's JVM ask the identity provider of the settings."""
+    """Let Kafka's clients in this process's JVM ask the identity provider of the settings, or read the token's file."""
     from pyflink.java_gateway import get_gateway
 
-    if settings.kafka_token_url is not None:
-        jvm: Any = get_gateway().jvm
-        jvm.java.lang.System.setProperty(ALLOWED_TOKEN_URLS, settings.kafka_token_url)
+    jvm: Any = get_gateway().jvm
+    for name, text in java_system_properties(settings.kafka_properties).items():
+        jvm.java.lang.System.setProperty(name, text)
 
 
 def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> "StreamExecutionEnvironment":
@@ -220,7 +214,6 @@ def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> 
     allow_token_urls(settings)
     environment.set_parallelism(settings.parallelism)
     environment.set_max_parallelism(MAX_PARALLELISM)
-    environment.add_jars(*(jar.absolute().as_uri() for jar in kafka_jars(settings)))
     return environment
 
 

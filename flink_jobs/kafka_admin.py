@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its own re-exports
     ConfigResource,
     NewPartitions,
@@ -24,6 +24,7 @@ from flink_jobs.kafka_client import (
     Properties,
     TopicMissingError,
     client_config,
+    error_code,
 )
 
 __all__ = [
@@ -180,9 +181,19 @@ def committed_offsets(
     try:
         return {p.partition: p.offset for p in consumer.committed(partitions, timeout=timeout_s) if p.offset >= 0}
     except KafkaException as error:
+        _check_group(admin, group)
         raise admin.explained(error) from error
     finally:
         consumer.close()
+
+
+def _check_group(admin: Admin, group: str) -> None:
+    """Say at once that a group is not for us: a consumer is never told who coordinates it, and asks for 45 s."""
+    try:
+        admin.call(admin.client.describe_consumer_groups([group], request_timeout=admin.timeout_s)[group])
+    except KafkaAdminError as error:
+        if error_code(error) == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            raise
 
 
 def reset_committed_offsets(
@@ -196,6 +207,7 @@ def reset_committed_offsets(
 ) -> None:
     """Commit an offset for every partition, 0 where `to` names none, so that nothing is left of a former run."""
     admin = Admin(bootstrap, properties, timeout_s)
+    _check_group(admin, group)
     offsets, count = to or {}, admin.partitions().get(topic, 0)
     partitions = [TopicPartition(topic, number, offsets.get(number, 0)) for number in range(count)]
     consumer = Consumer(client_config(bootstrap, properties, group_id=group, isolation_level="read_committed"))

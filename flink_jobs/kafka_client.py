@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its own re-
     ResourceType,
 )
 
-from flink_jobs.kafka_security import SecretError, check_files, with_secrets
+from flink_jobs.kafka_security import SecretError, check_files, librdkafka_properties
 
 Properties = Mapping[str, str]
 Isolation = Literal["read_committed", "read_uncommitted"]
@@ -77,7 +77,7 @@ def client_config(bootstrap: str, properties: Properties | None = None, **settin
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,
         **{name.replace("_", "."): value for name, value in settings.items()},
-        **with_secrets(properties or {}),
+        **librdkafka_properties(properties or {}),
     }
 
 

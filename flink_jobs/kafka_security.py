@@ -7,10 +7,14 @@ names.
 """
 
 import base64
+import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from flink_jobs.security_settings import REFERENCE, reference
 
@@ -18,6 +22,9 @@ SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka"
 """Where Flink's connector has Kafka's classes, names of classes and of system properties in strings included."""
 ALLOWED_TOKEN_URLS = f"{SHADED}.sasl.oauthbearer.allowed.urls"
 """System property without which Kafka's Java clients ask no identity provider."""
+ALLOWED_TOKEN_FILES = f"{SHADED}.sasl.oauthbearer.allowed.files"
+"""The same for a file with a token, whose URL must be in the other one besides."""
+TOKEN_URL = "sasl.oauthbearer.token.endpoint.url"  # noqa: S105  # a property's name
 MAX_SECRET_BYTES = 65_536
 
 _LOGIN_MODULES = {
@@ -32,7 +39,7 @@ _PROVIDERS = {"directory": "DirectoryConfigProvider", "env": "EnvVarConfigProvid
 _ONLY_LIBRDKAFKA = {
     "sasl.username", "sasl.password", "sasl.mechanisms", "ssl.ca.location", "ssl.certificate.location",
     "ssl.key.location", "sasl.oauthbearer.method", "sasl.oauthbearer.client.id", "sasl.oauthbearer.client.secret",
-    "sasl.oauthbearer.scope",
+    "sasl.oauthbearer.scope", "https.ca.location",
 }  # fmt: skip
 
 
@@ -50,6 +57,42 @@ def with_secrets(properties: Mapping[str, str]) -> dict[str, str]:
         name: REFERENCE.sub(lambda found, name=name: _secret(found, name), text)  # type: ignore[misc]
         for name, text in properties.items()
     }
+
+
+def librdkafka_properties(properties: Mapping[str, str]) -> dict[str, Any]:
+    """The properties with secrets, and with who reads a token's file: librdkafka itself knows only providers.
+
+    Raises:
+        SecretError: As of `with_secrets`.
+    """
+    found: dict[str, Any] = with_secrets(properties)
+    file = _token_file(properties)
+    if file is not None:
+        del found[TOKEN_URL]
+        found["oauth_cb"] = lambda _config: read_token(file)
+    return found
+
+
+def read_token(file: Path) -> tuple[str, float]:
+    """A JSON web token, and when it ends, in seconds since 1970.
+
+    Raises:
+        SecretError: It is none, or has ended.
+    """
+    token = _read(file, "kafka_token_file").strip()
+    try:
+        claims = token.split(".")[1]
+        end = float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise SecretError(f"kafka_token_file: {file} holds no JSON web token with a time of its end (exp)") from None
+    if end <= time.time():
+        raise SecretError(f"kafka_token_file: the token in {file} has expired: write a new one there")
+    return token, end
+
+
+def _token_file(properties: Mapping[str, str]) -> Path | None:
+    url = urlsplit(properties.get(TOKEN_URL, ""))
+    return Path(url.path) if url.scheme == "file" else None
 
 
 def java_properties(properties: Mapping[str, str]) -> dict[str, str]:
@@ -80,10 +123,17 @@ def java_properties(properties: Mapping[str, str]) -> dict[str, str]:
     return java | _providers(java)
 
 
+def java_system_properties(properties: Mapping[str, str]) -> dict[str, str]:
+    """What a Java machine with such clients in it must be told before they log in."""
+    if TOKEN_URL not in properties:
+        return {}
+    file = _token_file(properties)
+    return {ALLOWED_TOKEN_URLS: properties[TOKEN_URL], **({ALLOWED_TOKEN_FILES: str(file)} if file else {})}
+
+
 def java_options(properties: Mapping[str, str]) -> list[str]:
-    """Options of a Java machine with such clients in it."""
-    url = properties.get("sasl.oauthbearer.token.endpoint.url")
-    return [] if url is None else [f"-D{ALLOWED_TOKEN_URLS}={url}"]
+    """The same as options of its command line."""
+    return [f"-D{name}={text}" for name, text in java_system_properties(properties).items()]
 
 
 def check_files(properties: Mapping[str, str]) -> None:
@@ -93,7 +143,10 @@ def check_files(properties: Mapping[str, str]) -> None:
         SecretError: Naming the file and what to do.
     """
     with_secrets(properties)
-    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location"):
+    file = _token_file(properties)
+    if file is not None:
+        read_token(file)
+    for name in ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "https.ca.location"):
         if name in properties:
             path = Path(properties[name])
             text = _read(path, name)
@@ -121,6 +174,8 @@ def _jaas(mechanism: str, properties: Mapping[str, str]) -> str:
     if mechanism == "OAUTHBEARER":
         names = {"clientId": "client.id", "clientSecret": "client.secret", "scope": "scope"}
         options = {java: properties.get(f"sasl.oauthbearer.{name}") for java, name in names.items()}
+        if "https.ca.location" in properties:  # of the identity provider, not of the brokers
+            options |= {"ssl.truststore.type": "PEM", "ssl.truststore.location": properties["https.ca.location"]}
     else:
         options = {"username": properties.get("sasl.username"), "password": properties.get("sasl.password")}
     said = " ".join(f'{name}="{text}"' for name, text in options.items() if text is not None)

@@ -206,6 +206,11 @@ class SchemaRegistry:
                 reason = f"it answers {response.status_code}"
             except requests.RequestException as error:
                 reason = _network_reason(error)
+                if _is_other_server(error):
+                    raise RegistryUnreachableError(
+                        f"the schema registry at {url} is not trusted: {reason}; tls_ca_file says who may sign its "
+                        "certificate, and schema_registry must have the name that is in it"
+                    ) from error
             if time.monotonic() + pause_s > deadline:
                 raise RegistryUnreachableError(f"the schema registry at {url} cannot be reached: {reason}")
             time.sleep(pause_s)
@@ -296,6 +301,15 @@ def _answer(response: requests.Response, url: str) -> Any:
         f"{url} answers {response.status_code} like no schema registry"
         f"{f' ({message[:200]})' if message else ''}: check schema_registry"
     )
+
+
+def _is_other_server(error: requests.RequestException) -> bool:
+    """Whether the server's certificate was refused, which gets no better by asking again."""
+    cause: object = error
+    while isinstance(cause, BaseException) and not isinstance(cause, ssl.SSLCertVerificationError):
+        inner = cause.args[0] if cause.args else None  # requests wraps urllib3's, which wraps the one of ssl
+        cause = getattr(cause, "reason", None) or inner
+    return isinstance(cause, ssl.SSLCertVerificationError)
 
 
 def _network_reason(error: requests.RequestException) -> str:

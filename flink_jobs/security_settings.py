@@ -34,7 +34,15 @@ class KafkaSecuritySettings(BaseSettings):
     )
     kafka_token_url: str | None = Field(None, description="OAUTHBEARER: where the identity provider gives out tokens")
     kafka_token_scope: str | None = Field(None, description="OAUTHBEARER: the scope to ask for")
-    tls_ca_file: Path | None = Field(None, description="PEM file of who may sign servers' certificates")
+    kafka_token_ca_file: Path | None = Field(
+        None, description="PEM file of who may sign the identity provider's certificate; default: the system's"
+    )
+    kafka_token_file: Path | None = Field(
+        None, description="OAUTHBEARER: file with the token itself, read again before it expires"
+    )
+    tls_ca_file: Path | None = Field(
+        None, description="PEM file of who may sign the certificates of Kafka's and the schema registry's servers"
+    )
     tls_certificate_file: Path | None = Field(None, description="PEM file of our own certificate, for mutual TLS")
     tls_key_file: Path | None = Field(None, description="PEM file (PKCS #8) of its private key")
     tls_key_password_file: Path | None = Field(None, description="file with the key's password, if it has one")
@@ -115,8 +123,6 @@ def _security_properties(given: KafkaSecuritySettings) -> Iterator[tuple[str, st
     _check_sasl(given, protocol)
     if (given.tls_certificate_file is None) != (given.tls_key_file is None):
         raise ValueError("tls_certificate_file and tls_key_file go together: set both, or none for a one-sided TLS")
-    if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT"):
-        raise ValueError(f"kafka_security_protocol is {protocol}, but TLS files are set: write it with SSL")
     if protocol is None:
         return
     yield "security.protocol", protocol
@@ -127,9 +133,9 @@ def _security_properties(given: KafkaSecuritySettings) -> Iterator[tuple[str, st
         ("ssl.certificate.location", given.tls_certificate_file),
         ("ssl.key.location", given.tls_key_file),
     ):
-        if file is not None:
+        if file is not None and protocol.endswith("SSL"):
             yield name, str(file.expanduser().absolute())
-    if given.tls_key_password_file is not None:
+    if given.tls_key_password_file is not None and protocol.endswith("SSL"):
         yield "ssl.key.password", reference(given.tls_key_password_file)
 
 
@@ -140,20 +146,42 @@ def _check_sasl(given: KafkaSecuritySettings, protocol: str | None) -> None:
             raise ValueError(f"kafka_security_protocol is {protocol}, so kafka_sasl_mechanism must be set")
         if given.kafka_username is not None or given.kafka_password_file is not None:
             raise ValueError("kafka_username and kafka_password_file need kafka_sasl_mechanism, like SCRAM-SHA-512")
+        if given.kafka_token_url is not None or given.kafka_token_file is not None:
+            raise ValueError("kafka_token_url and kafka_token_file need kafka_sasl_mechanism OAUTHBEARER")
         return
     if protocol is not None and not protocol.startswith("SASL"):
         raise ValueError(f"kafka_sasl_mechanism is set, but kafka_security_protocol is {protocol}: write SASL_SSL")
-    if given.kafka_username is None or given.kafka_password_file is None:
+    has_url, has_file = given.kafka_token_url is not None, given.kafka_token_file is not None
+    if mechanism == "OAUTHBEARER" and has_url == has_file:
+        raise ValueError("OAUTHBEARER needs kafka_token_url or kafka_token_file, one of them")
+    if mechanism != "OAUTHBEARER" and (has_url or has_file):
+        raise ValueError("kafka_token_url and kafka_token_file belong to OAUTHBEARER")
+    if has_file:
+        _check_token_file(given)
+    elif given.kafka_username is None or given.kafka_password_file is None:
         raise ValueError(f"{mechanism} needs kafka_username and kafka_password_file")
-    if (mechanism == "OAUTHBEARER") != (given.kafka_token_url is not None):
-        raise ValueError("kafka_token_url belongs to OAUTHBEARER, and OAUTHBEARER needs it")
+    if given.kafka_token_ca_file is not None and not (given.kafka_token_url or "").startswith("https:"):
+        raise ValueError("kafka_token_ca_file belongs to a kafka_token_url with https")
+    if re.search(r"[\"\\]|\$\{", str(given.kafka_token_ca_file)):
+        raise ValueError("kafka_token_ca_file: a quotation mark, backslash or ${ cannot be in its path")
+
+
+def _check_token_file(given: KafkaSecuritySettings) -> None:
+    if given.kafka_username is not None or given.kafka_password_file is not None:
+        raise ValueError("kafka_token_file is all that is needed: leave out kafka_username and kafka_password_file")
+    if re.search(r"[\s,\"\\?#%]", str(given.kafka_token_file)):
+        # it is written as a URL and in a list of allowed files, and Kafka's clients take both as they are
+        raise ValueError("kafka_token_file: a space, comma, quotation mark, backslash, ?, # or % cannot be in its path")
 
 
 def _sasl_properties(given: KafkaSecuritySettings) -> Iterator[tuple[str, str]]:
     assert given.kafka_sasl_mechanism is not None
+    yield "sasl.mechanism", given.kafka_sasl_mechanism
+    if given.kafka_token_file is not None:
+        yield "sasl.oauthbearer.token.endpoint.url", given.kafka_token_file.expanduser().absolute().as_uri()
+        return
     assert given.kafka_username is not None
     assert given.kafka_password_file is not None
-    yield "sasl.mechanism", given.kafka_sasl_mechanism
     secret = reference(given.kafka_password_file)
     if given.kafka_sasl_mechanism != "OAUTHBEARER":
         yield "sasl.username", given.kafka_username
@@ -165,3 +193,5 @@ def _sasl_properties(given: KafkaSecuritySettings) -> Iterator[tuple[str, str]]:
     yield "sasl.oauthbearer.token.endpoint.url", str(given.kafka_token_url)
     if given.kafka_token_scope is not None:
         yield "sasl.oauthbearer.scope", given.kafka_token_scope
+    if given.kafka_token_ca_file is not None:
+        yield "https.ca.location", str(given.kafka_token_ca_file.expanduser().absolute())

@@ -1,10 +1,10 @@
 """Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -98,6 +98,18 @@ class Settings(KafkaSecuritySettings):
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )
     restart_delay_ms: int = Field(1_000, ge=0, description="wait before the first restart; grows to 5,000")
+
+    @model_validator(mode="after")
+    def _check_tls_is_used(self) -> Self:
+        """Files that nobody would look at are a mistake: without SSL, Kafka does not."""
+        protocol, urls = self.kafka_security_protocol, self.schema_registry or ""
+        has_tls = self.tls_ca_file is not None or self.tls_certificate_file is not None
+        if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and "https:" not in urls:
+            raise ValueError(
+                f"kafka_security_protocol is {protocol} and no schema_registry has https, but TLS files are set: write "
+                "the protocol with SSL"
+            )
+        return self
 
     @field_validator("bootstrap")
     @classmethod

@@ -268,16 +268,13 @@ def _numbers(settings: Settings, topic: str) -> list[int]:
 
 @contextmanager
 def _admin(settings: Settings) -> Iterator[Any]:
-    """Kafka's own admin client, from the connector's jar, with the properties that the job has."""
+    """Kafka's own admin client, as the connector has it, with the properties that the job has."""
     from py4j.protocol import Py4JJavaError
     from pyflink.java_gateway import get_gateway
-    from pyflink.util.java_utils import add_jars_to_context_class_loader
 
-    from flink_jobs.environment import allow_token_urls, kafka_jars
+    from flink_jobs.environment import allow_token_urls
 
     allow_token_urls(settings)
-    # each Python thread has a thread of its own in the JVM, with a class loader of its own
-    add_jars_to_context_class_loader([jar.absolute().as_uri() for jar in kafka_jars(settings)])
     jvm: Any = get_gateway().jvm
     properties = jvm.java.util.Properties()
     limits = {"default.api.timeout.ms": str(_TIMEOUT_MS), "request.timeout.ms": str(_TIMEOUT_MS // 2)}

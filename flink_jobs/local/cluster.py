@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class LocalCluster:
         rest_port: int | None = None,
         wait_s: float = START_WAIT_S,
         die_with_parent: bool = False,
+        java_options: Sequence[str] = (),
     ) -> "LocalCluster":
         """Start the cluster of a folder, or return the one that already runs there.
 
@@ -79,6 +81,7 @@ class LocalCluster:
             rest_port: Of the web UI. By default the one it had last time in this folder, or a free one.
             wait_s: How long it may take until every slot is there.
             die_with_parent: End it (SIGKILL) when the thread that called this ends.
+            java_options: More of them for each process, from `kafka_security.java_options`.
 
         Raises:
             ClusterError: It does not get ready, or another one runs in the folder.
@@ -97,7 +100,7 @@ class LocalCluster:
                 return found
             last = found.state.rest_port if found else None
             port = _rest_port(rest_port, last)
-            started = cls(folder, _launch(folder, port, taskmanagers, slots, die_with_parent))
+            started = cls(folder, _launch(folder, port, taskmanagers, slots, die_with_parent, java_options))
             try:
                 started.wait_until_ready(wait_s)
             except BaseException:
@@ -185,14 +188,16 @@ def _rest_port(asked: int | None, last: int | None) -> int:
     return port_of(asked, last, ClusterError) or usual
 
 
-def _launch(folder: Path, rest_port: int, taskmanagers: int, slots: int, die_with_parent: bool) -> ClusterState:
+def _launch(
+    folder: Path, rest_port: int, taskmanagers: int, slots: int, die_with_parent: bool, java_options: Sequence[str]
+) -> ClusterState:
     ports = {"rest": rest_port}
     for name in ("rpc", "blob", "zookeeper"):
         port = processes.free_port()
         while port in ports.values():
             port = processes.free_port()
         ports[name] = port
-    write_files(folder, ports, slots)
+    write_files(folder, ports, slots, java_options)
     (folder / STATE).unlink(missing_ok=True)
     order = [str(number) for number in (rest_port, taskmanagers, slots)]
     with (folder / "log" / "supervisor.log").open("wb") as log:

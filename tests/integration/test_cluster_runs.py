@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from answers import assert_as_uninterrupted, assert_entity_order, read_answers, read_events
+from exposure import beyond_loopback, listeners, own_processes
 from workloads import make_topics, shipped_as, shoppers
 
 from flink_jobs.certify_faults import Lab, halt_before_commit
@@ -27,6 +28,7 @@ from flink_jobs.transactions import abort_transactions, open_transactions
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
+ROLES = ("zookeeper", "jobmanager", "taskmanager")
 
 
 def wait_for(condition, timeout_s=60.0):
@@ -102,6 +104,9 @@ def test_a_job_is_submitted_watched_stopped_and_goes_on_with_another_parallelism
     submitted = home.run("submit", home.file, "--json").json
     assert submitted["restored_from"] is None
     status = healthy(home, 3_000)
+    ports = listeners(own_processes(*(each.pid for role in ROLES for each in home.cluster.running(role))))
+    assert len(ports) > 15, "those of the workers of two TaskManagers are among them"
+    assert beyond_loopback(ports) == set()
     assert status["state"] == "RUNNING"
     assert status["well"]
     assert status["lost_commits"] == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exposure import beyond_loopback, listeners_in
 
 from flink_jobs.application import DRIVER, MODULE
 from flink_jobs.kafka_admin import KafkaAdminError, topic_ends
@@ -167,6 +168,10 @@ def test_up_ends_with_predictions_and_killed_parts_come_back_with_nothing_lost_o
     assert len(seen.splitlines()) == 5
     assert all(0.0 < json.loads(line)["purchase_probability"] < 1.0 for line in seen.splitlines())
 
+    tables = project.compose("exec", "-T", "taskmanager", "cat", "/proc/net/tcp", "/proc/net/tcp6")
+    ports = listeners_in(tables)
+    assert len(beyond_loopback(ports)) <= 3, "RPC, shuffles and metrics, which the other containers need"
+    assert len(ports - beyond_loopback(ports)) >= 6, "Beam's servers for the Python worker"
     for service in ("taskmanager", "jobmanager"):
         # so that what is seen after the crash was made after it
         wait_until("the job keeps up", lambda: lag(project) < 200, RECOVERY_S)

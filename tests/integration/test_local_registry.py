@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from certificates import Authority
 
 from flink_jobs.local.processes import free_port, is_alive
 from flink_jobs.local.registry import LocalRegistry, RegistryError
@@ -139,6 +140,35 @@ def test_a_restart_in_the_middle_is_waited_for_and_a_dead_one_is_unreachable(own
     with pytest.raises(RegistryUnreachableError, match="cannot be reached"):
         impatient.by_id(known)
     assert time.monotonic() - started < 5
+
+
+def test_schemas_over_tls_beside_a_plain_kafka_and_no_other_server(fetched_registry, tmp_path):
+    """A certificate of another name, or of another authority, is refused at once; Kafka is not asked for TLS."""
+    authority, port = Authority(tmp_path / "pem"), free_port()
+    signed = authority.sign("registry")
+    locked = LocalRegistry.start(
+        tmp_path / "registry", die_with_parent=True, properties={
+            "quarkus.http.ssl-port": port,
+            "quarkus.http.ssl.certificate.files": signed.certificate,
+            "quarkus.http.ssl.certificate.key-files": signed.key,
+        },
+    )  # fmt: skip
+
+    def client(host: str = "127.0.0.1", ca: Path = authority.file) -> SchemaRegistry:
+        url = f"https://{host}:{port}/apis/ccompat/v7"
+        settings = load_settings(schema_registry=url, tls_ca_file=ca, kafka_security_protocol="PLAINTEXT")
+        assert "ssl.ca.location" not in settings.kafka_properties
+        return SchemaRegistry(settings, time_limit_s=10)
+
+    try:
+        assert client().by_id(client().register("private-value", "AVRO", avro("a"))).text == avro("a")
+        for wrong in (client("localhost"), client(ca=Authority(tmp_path / "other").file)):
+            started = time.monotonic()
+            with pytest.raises(RegistryUnreachableError, match=r"is not trusted.*tls_ca_file"):
+                wrong.subjects()
+            assert time.monotonic() - started < 2.0
+    finally:
+        locked.kill()
 
 
 def test_starting_it_twice_gives_the_same_one(registry):

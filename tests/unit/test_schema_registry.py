@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 
 from flink_jobs.local.processes import free_port
 from flink_jobs.schema_registry import Reference, SchemaRefusedError, SchemaRegistry
@@ -235,3 +237,22 @@ def test_tls_settings_that_are_no_certificates_are_named(tmp_path: Path):
     broken.write_text("no certificate")
     client = SchemaRegistry(settings("https://127.0.0.1:1", tls_ca_file=broken), time_limit_s=0.5)
     assert "tls_ca_file" in refusal(client.subjects, SettingsError)
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "why"), [("localhost", 30, "Hostname mismatch"), ("127.0.0.1", -1, "expired")]
+)
+def test_a_server_with_a_wrong_certificate_is_refused_at_once_in_one_line(tmp_path, host, days, why):
+    authority = Authority(tmp_path)
+    signed = authority.sign("registry", days=days)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(signed.certificate, signed.key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"https://{host}:{server.server_port}"
+    client = SchemaRegistry(settings(url, tls_ca_file=authority.file), time_limit_s=20.0)
+    said = refusal(client.subjects, RegistryUnreachableError)
+    server.shutdown()
+    assert f"the schema registry at {url} is not trusted" in said
+    assert why in said
