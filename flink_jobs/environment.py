@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from flink_jobs.kafka_security import ALLOWED_TOKEN_URLS
-from flink_jobs.local.jars import connector_jar, java_home, login_jars
+from flink_jobs.local.jars import java_home, job_jars
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
 
@@ -200,7 +200,7 @@ def _number_operators_anew() -> None:
 
 def kafka_jars(settings: Settings) -> list[Path]:
     """What Kafka's Java clients are in."""
-    return [connector_jar(), *(login_jars() if settings.kafka_sasl_mechanism == "OAUTHBEARER" else [])]
+    return job_jars(login=settings.kafka_sasl_mechanism == "OAUTHBEARER")
 
 
 def allow_token_urls(settings: Settings) -> None:

@@ -57,7 +57,7 @@ def write_files(folder: Path, ports: dict[str, int], slots: int) -> None:
 def _write_lib(lib: Path) -> None:
     """Flink's jars with those of Python and Kafka, which then are loaded once and not anew for each job."""
     lib.mkdir(exist_ok=True)
-    kafka = jars.ensure_jars(jar_sets=("connector", "login"))
+    kafka = jars.job_jars(login=True)
     wanted = [*(FLINK / "lib").glob("*.jar"), *(FLINK / "opt").glob("flink-python-*.jar"), *kafka]
     for old in lib.iterdir():
         old.unlink()
