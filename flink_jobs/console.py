@@ -174,7 +174,7 @@ def bar(unit: str) -> Progress:
 
 
 def fetch_jars(*whose: Literal["job", "broker"]) -> None:
-    """Make the jars of jobs, the local broker or (the default) both available, with progress; the first time a download."""
+    """Make the jars of jobs, the local broker or both (the default) available, with progress; at first a download."""
     from flink_jobs.local import jars
 
     wanted: Any = {jar_set for each in whose or _JARS_OF for jar_set in _JARS_OF[each]}

@@ -3,8 +3,8 @@
 In: `jars.lock` beside this file, one line a file: `group:artifact:version[:classifier:packaging] sha256 set`, where the
 set is `connector` (Flink's Kafka connector), `compression` (what its clients need besides for zstd), `login` (and for
 OAUTHBEARER; the broker has both too), `broker` (the local Kafka) or `registry` (the local schema registry, an archive).
-Out: paths of verified files in a cache folder. Dependencies are resolved only when the lock is made (`python -m flink_jobs.local.jars --lock`); at run
-time exactly what it names is used.
+Out: paths of verified files in a cache folder. Dependencies are resolved only when the lock is made (`python -m
+flink_jobs.local.jars --lock`); at run time exactly what it names is used.
 """
 
 import hashlib
