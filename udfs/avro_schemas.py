@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
+from udfs.avro_program import ODD
 from udfs.event_rows import Converter, source_names, time_converter
-from udfs.events import Events
+from udfs.events import UNITS_PER_S, Events
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema
 
@@ -31,11 +32,15 @@ class WriterPlan(NamedTuple):
         schema: From `parsed_record`.
         moved: (field, the writer's name of it) where they differ.
         converters: (field, what turns its value into the event's).
+        targets: For `avro_program`: by the writer's name of a field, the event's and what whole numbers are scaled by.
+        is_complete: Whether the writer has every field that is not optional.
     """
 
     schema: Any
     moved: tuple[tuple[str, str], ...]
     converters: tuple[tuple[str, Converter], ...]
+    targets: dict[str, tuple[int, int]]
+    is_complete: bool
 
 
 def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
@@ -49,20 +54,25 @@ def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan
     parsed = parsed_record(written, where)
     if isinstance(parsed, Refused):
         return parsed
-    named = parsed[_NAMED]
     there = {}
     for one in parsed["fields"]:
         there.update(dict.fromkeys(one.get("aliases", ()), one["name"]))
     there.update({one["name"]: one["name"] for one in parsed["fields"]})
     names = source_names(events, there)
     types = {one["name"]: one["type"] for one in parsed["fields"]}
-    converters = []
-    for field, name in names.items():
-        converter = _converter(events, field, types[name], named)
+    converters, targets = [], dict[str, tuple[int, int]]()
+    for place, one in enumerate(events.schema):
+        if one.name not in names:
+            continue
+        name = names[one.name]
+        converter, factor = _conversion(events, one.name, types[name], parsed[_NAMED])
         if converter is not None:
-            converters.append((field, converter))
+            converters.append((one.name, converter))
+        # a field that is read twice is left to the library
+        targets[name] = (ODD, 1) if factor is None or name in targets else (place, factor)
     moved = tuple((field, name) for field, name in names.items() if field != name)
-    return WriterPlan(parsed, moved, tuple(converters))
+    is_complete = all(one.nullable or one.name in names for one in events.schema)
+    return WriterPlan(parsed, moved, tuple(converters), targets, is_complete)
 
 
 def parsed_record(written: RegisteredSchema, where: str) -> Any:
@@ -82,7 +92,7 @@ def parsed_record(written: RegisteredSchema, where: str) -> Any:
         if not isinstance(parsed, dict) or parsed.get("type") != "record":
             return Refused("unknown_schema", f"{where} is no record")
         found = {**parsed, _NAMED: named}
-        needs_walk(without_logical_types(found))  # whatever is odd about it is found here
+        check_size(without_logical_types(found))  # whatever is odd about it is found here
     except _UNREADABLE as error:
         return Refused("unknown_schema", f"{where} cannot be read: {type(error).__name__}: {error}")
     return found
@@ -101,19 +111,27 @@ def _resolved(kind: Any, named: dict[str, Any]) -> Any:
     return named[kind] if isinstance(kind, str) and kind not in _PRIMITIVES else kind
 
 
-def _converter(events: Events, field: str, kind: Any, named: dict[str, Any]) -> Converter | None:
-    """What the logical type of a field asks for."""
+def _conversion(
+    events: Events, field: str, kind: Any, named: dict[str, Any]
+) -> tuple[Converter | None, int | None]:
+    """What the logical type of a field asks for; and what comes to the same for whole numbers.
+
+    That is a factor, or if negative a divisor; None if there is no such number.
+    """
     for option in _options(kind):
         option = _resolved(option, named)
         logical = option.get("logicalType") if isinstance(option, dict) else None
-        if logical in _TIME_UNITS_PER_S and field == events.time:
-            return time_converter(events, _TIME_UNITS_PER_S[logical])
-        if logical == "date" and field == events.time:
-            seconds = time_converter(events, 1)
-            return partial(_day, seconds)
+        if field == events.time and (logical in _TIME_UNITS_PER_S or logical == "date"):
+            given, wanted = _TIME_UNITS_PER_S.get(logical, 1), UNITS_PER_S[events.time_unit]
+            factor = wanted // given if wanted >= given else -(given // wanted)
+            converter = time_converter(events, given)
+            if logical == "date":
+                converter, factor = partial(_day, converter), factor * _DAY_S
+            is_float = events.field(field, "Events: time").kind == "float"
+            return converter, None if is_float and converter is not None else factor
         if logical == "decimal":
-            return partial(_decimal, 10 ** int(option.get("scale", 0)))
-    return None
+            return partial(_decimal, 10 ** int(option.get("scale", 0))), None
+    return None, 1
 
 
 def _day(seconds: Converter | None, days: Any) -> Any:
@@ -177,15 +195,15 @@ def _parts(kind: Any) -> Iterator[Any]:
             yield kind["type"]
 
 
-def needs_walk(schema: Any) -> bool:
-    """Whether a type holds itself, or an array has items that may take no bytes.
+def check_size(schema: Any) -> None:
+    """Refuse a schema whose records could be very large without having bytes.
 
-    Its records can be nested without an end, or claim endless items: they are gone through with limits before fastavro
-    sees them.
+    Raises:
+        ValueError: It has very many types within each other.
     """
     named, visited = schema[_NAMED], 0
 
-    def holds_itself(kind: Any, above: tuple[str, ...]) -> bool:
+    def visit(kind: Any, above: tuple[str, ...]) -> None:
         nonlocal visited
         visited += 1
         if visited > _MOST_TYPES:
@@ -194,27 +212,9 @@ def needs_walk(schema: Any) -> bool:
         name = kind.get("name") if isinstance(kind, dict) else None
         if name is not None:
             if name in above:
-                return True
+                return
             above = (*above, name)
-        return any(holds_itself(part, above) for part in _parts(kind))
+        for part in _parts(kind):
+            visit(part, above)
 
-    def takes_nothing(kind: Any) -> bool:
-        kind = _resolved(kind, named)
-        if isinstance(kind, str):
-            return kind == "null"
-        if isinstance(kind, list):
-            return False
-        if isinstance(kind.get("type"), (dict, list)):
-            return takes_nothing(kind["type"])
-        if kind["type"] == "fixed":
-            return bool(kind["size"] == 0)
-        if kind["type"] in ("record", "error"):
-            return all(takes_nothing(one["type"]) for one in kind["fields"])
-        return bool(kind["type"] == "null")
-
-    def has_empty_items(kind: Any) -> bool:
-        kind = _resolved(kind, named)
-        empty = isinstance(kind, dict) and "items" in kind and takes_nothing(kind["items"])
-        return empty or any(has_empty_items(part) for part in _parts(kind))
-
-    return holds_itself(schema, ()) or has_empty_items(schema)
+    visit(schema, ())

@@ -189,11 +189,11 @@ def _value_reader(events: Events, event_class: type, schemas: SchemaSource) -> "
     if isinstance(form, Avro):
         from udfs.avro_events import AvroRows
 
-        return RowEvents(event_class, AvroRows(events, form, schemas))
+        return RowEvents(events, event_class, AvroRows(events, form, schemas))
     if isinstance(form, Protobuf):
         from udfs.protobuf_events import ProtobufRows
 
-        return RowEvents(event_class, ProtobufRows(events, form, schemas))
+        return RowEvents(events, event_class, ProtobufRows(events, form, schemas))
     return JsonEvents(event_class, framed=isinstance(form, JsonSchema) and form.framed)
 
 
