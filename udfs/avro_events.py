@@ -33,7 +33,7 @@ _FAULTS = {
     avro_scan.LEFT_OVER: "{} bytes are left over behind the record",
 }
 _UNTARGETED = ScanSchema(
-    np.zeros(0, np.uint8), *(np.zeros(1, np.int64) for _ in range(2)), np.ones(1, np.bool_), np.full(1, -1),
+    np.zeros(0, np.uint8), np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.bool_), np.full(1, -1),
     np.zeros(1, np.bool_), 1, False,
 )  # fmt: skip
 _ROW = np.zeros(1, np.int64)

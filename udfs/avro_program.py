@@ -67,7 +67,9 @@ class _Builder:
         types = np.array(self._types, np.int64)
         found = [targets.get(one["name"], (LEFT_OUT, 1)) for one in self._schema["fields"]]
         return AvroProgram(
-            *(types[:, column].copy() for column in range(3)),
+            types[:, 0].copy(),
+            types[:, 1].copy(),
+            types[:, 2].copy(),
             np.array(self._parts, np.int64),
             np.array([target for target, _ in found], np.int64),
             np.array([factor for _, factor in found], np.int64),

@@ -5,6 +5,9 @@ fastavro, for which nothing is left then that could make it recurse or loop with
 negative branch of a union or symbol of an enum would mean to it what a negative index means in Python.
 """
 
+# numba says what kinds of numbers these are: to mypy, those of numpy are not Python's
+# mypy: disable-error-code="no-any-return,return-value,arg-type,assignment"
+
 import numpy as np
 import numpy.typing as npt
 

@@ -3,6 +3,9 @@
 https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
+# numba says what kinds of numbers these are: to mypy, those of numpy are not Python's
+# mypy: disable-error-code="no-any-return,return-value,arg-type,assignment"
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -108,9 +108,14 @@ class _Builder:
         numbers, forms, wires, found, odd, defaults, inner, inner_ends = np.array(rows or np.zeros((0, 8))).T
         return ProtobufProgram(
             np.array(firsts, np.int64),
-            *(each.astype(np.int64) for each in (numbers, forms, wires, found)),
-            *(each.astype(np.bool_) for each in (odd, defaults)),
-            *(each.astype(np.int64) for each in (inner, inner_ends)),
+            numbers.astype(np.int64),
+            forms.astype(np.int64),
+            wires.astype(np.int64),
+            found.astype(np.int64),
+            odd.astype(np.bool_),
+            defaults.astype(np.bool_),
+            inner.astype(np.int64),
+            inner_ends.astype(np.int64),
             np.frombuffer(b"".join(name for _, name in self._symbols), np.uint8).copy(),
             np.cumsum([0, *(len(name) for _, name in self._symbols)]).astype(np.int64),
             np.array([number for number, _ in self._symbols], np.int64),

@@ -3,6 +3,9 @@
 https://protobuf.dev/programming-guides/encoding/
 """
 
+# numba says what kinds of numbers these are: to mypy, those of numpy are not Python's
+# mypy: disable-error-code="no-any-return,return-value,arg-type,assignment"
+
 import numpy as np
 import numpy.typing as npt
 
