@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
 from udfs.avro_program import ODD
-from udfs.event_rows import Converter, source_names, time_converter
+from udfs.event_rows import Converter, Names, must_pick, paths_of, time_converter
 from udfs.events import UNITS_PER_S, Events
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema
+from udfs.sources import Source
 
 _TIME_UNITS_PER_S = {
     "timestamp-millis": 1_000, "timestamp-micros": 1_000_000, "timestamp-nanos": 1_000_000_000,
@@ -30,49 +31,82 @@ class WriterPlan(NamedTuple):
 
     Attributes:
         schema: From `parsed_record`.
-        moved: (field, the writer's name of it) where they differ.
+        places: (field, where the writer has it), if they differ; else none.
         converters: (field, what turns its value into the event's).
         targets: For `avro_program`: by the writer's name of a field, the event's and what whole numbers are scaled by.
         is_complete: Whether the writer has every field that is not optional.
     """
 
     schema: Any
-    moved: tuple[tuple[str, str], ...]
+    places: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
     targets: dict[str, tuple[int, int]]
     is_complete: bool
 
 
-def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
+AFTER = "after"
+"""The changed row in a change event; of a deletion it is `before`, with the same fields."""
+
+
+def plan_of(events: Events, source: Source, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
     """How to read records of a schema, or why that cannot be.
 
     Args:
         events: The event's fields.
+        source: Says where they are.
         written: The writer's schema.
         where: What the schema is called in errors.
     """
     parsed = parsed_record(written, where)
     if isinstance(parsed, Refused):
         return parsed
-    there = {}
-    for one in parsed["fields"]:
-        there.update(dict.fromkeys(one.get("aliases", ()), one["name"]))
-    there.update({one["name"]: one["name"] for one in parsed["fields"]})
-    names = source_names(events, there)
-    types = {one["name"]: one["type"] for one in parsed["fields"]}
-    converters, targets = [], dict[str, tuple[int, int]]()
-    for place, one in enumerate(events.schema):
-        if one.name not in names:
+    named, record = parsed[_NAMED], parsed
+    if source.changes is not None:
+        after = _found(parsed, (AFTER,), named)
+        record = None if after is None else _record_of(after[1], named)
+        if record is None:
+            return Refused("unknown_schema", f"{where} has no record `{AFTER}`: it is of no change event of Debezium")
+    places, converters, targets = [], [], dict[str, tuple[int, int]]()
+    numbers = {one.name: number for number, one in enumerate(events.schema)}
+    wanted = source.value_fields(events.schema)
+    for one in wanted:
+        found = next(filter(None, (_found(record, path, named) for path in paths_of(events, source, one.name))), None)
+        if found is None:
             continue
-        name = names[one.name]
-        converter, factor = _conversion(events, one.name, types[name], parsed[_NAMED])
+        places.append((one.name, found[0]))
+        converter, factor = _conversion(events, source, one.name, found[1], named)
         if converter is not None:
             converters.append((one.name, converter))
-        # a field that is read twice is left to the library
-        targets[name] = (ODD, 1) if factor is None or name in targets else (place, factor)
-    moved = tuple((field, name) for field, name in names.items() if field != name)
-    is_complete = all(one.nullable or one.name in names for one in events.schema)
-    return WriterPlan(parsed, moved, tuple(converters), targets, is_complete)
+        name = found[0][0]
+        # a field that is read twice, or from within another, is left to the library
+        odd = factor is None or name in targets or len(found[0]) > 1
+        targets[name] = (ODD, 1) if odd or factor is None else (numbers[one.name], factor)
+    differ = must_pick(places, wanted, [each["name"] for each in record["fields"]])
+    there = {field for field, _ in places}
+    is_complete = source.changes is None and all(one.optional or one.name in there for one in wanted)
+    return WriterPlan(parsed, tuple(places) if differ else (), tuple(converters), targets, is_complete)
+
+
+def _record_of(kind: Any, named: dict[str, Any]) -> Any:
+    """The record that a type is or may be; None if it may be none."""
+    resolved = (_resolved(option, named) for option in _options(kind))
+    return next((one for one in resolved if isinstance(one, dict) and one.get("type") == "record"), None)
+
+
+def _found(record: Any, path: Names, named: dict[str, Any]) -> tuple[Names, Any] | None:
+    """The writer's names of a field, and its type; None if it has none."""
+    names, kind = [], record
+    for wanted in path:
+        inside = _record_of(kind, named)
+        if inside is None:
+            return None
+        mine = [one for one in inside["fields"] if one["name"] == wanted]
+        one = next(iter(mine or [one for one in inside["fields"] if wanted in one.get("aliases", ())]), None)
+        if one is None:
+            return None
+        names.append(one["name"])
+        kind = one["type"]
+    return tuple(names), kind
 
 
 def parsed_record(written: RegisteredSchema, where: str) -> Any:
@@ -112,7 +146,7 @@ def _resolved(kind: Any, named: dict[str, Any]) -> Any:
 
 
 def _conversion(
-    events: Events, field: str, kind: Any, named: dict[str, Any]
+    events: Events, source: Source, field: str, kind: Any, named: dict[str, Any]
 ) -> tuple[Converter | None, int | None]:
     """What the logical type of a field asks for; and what comes to the same for whole numbers.
 
@@ -122,9 +156,9 @@ def _conversion(
         option = _resolved(option, named)
         logical = option.get("logicalType") if isinstance(option, dict) else None
         if field == events.time and (logical in _TIME_UNITS_PER_S or logical == "date"):
-            given, wanted = _TIME_UNITS_PER_S.get(logical, 1), UNITS_PER_S[events.time_unit]
+            given, wanted = _TIME_UNITS_PER_S.get(logical, 1), UNITS_PER_S[source.time_unit or events.time_unit]
             factor = wanted // given if wanted >= given else -(given // wanted)
-            converter = time_converter(events, given)
+            converter = time_converter(events, source, given)
             if logical == "date":
                 converter, factor = partial(_day, converter), factor * _DAY_S
             is_float = events.field(field, "Events: time").kind == "float"

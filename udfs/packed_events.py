@@ -6,7 +6,6 @@ https://github.com/msgpack/msgpack/blob/master/spec.md
 # numba says what kinds of numbers these are: to mypy, those of numpy are not Python's
 # mypy: disable-error-code="no-any-return,return-value,arg-type,assignment"
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from udfs.cells import REAL, TEXT, TRUTH, Cells, ScanSchema
 from udfs.compiled import compiled, inlined
+from udfs.events import Events
 from udfs.text_scan import NULL, VALUE, Bytes
 
 _NIL, _FALSE, _TRUE, _FLOAT, _INT, _STR8, _STR32, _MAP16, _ARRAY32 = (
@@ -27,13 +27,13 @@ class PackedEvents:
     """Makes events of cells.
 
     Args:
-        event_class: The event, a msgspec struct.
-        names: Of its fields.
+        events: All fields.
+        event_class: The event, or some of its fields: a msgspec struct.
     """
 
-    def __init__(self, event_class: type, names: Sequence[str]) -> None:
+    def __init__(self, events: Events, event_class: type) -> None:
         self._decode: Any = msgspec.msgpack.Decoder(list[event_class]).decode  # type: ignore[valid-type]
-        keys = [msgspec.msgpack.encode(name) for name in names]
+        keys = [msgspec.msgpack.encode(one.name) for one in events.schema]
         self._keys = np.frombuffer(b"".join(keys), np.uint8).copy()
         self._key_ends = np.cumsum([0, *map(len, keys)]).astype(np.int64)
 
@@ -41,12 +41,12 @@ class PackedEvents:
         """The events of some records that are plain, or None if one is none.
 
         Args:
-            cells: With a slot for every field.
+            cells: With a slot for every field of the struct.
             rows: (m,) int64.
             schema: The fields.
             data: Where the cells' texts are.
         """
-        texts = schema.kinds == TEXT
+        texts = (schema.kinds == TEXT) & (schema.slots >= 0)
         held = np.where(cells.states[schema.slots[texts]] == VALUE, cells.lengths[schema.slots[texts]], 0)
         a_row = 3 + len(self._keys) + _MOST_VALUE_BYTES * len(schema.kinds)
         packed = np.empty(5 + len(rows) * a_row + int(held.sum()), np.uint8)
@@ -81,6 +81,8 @@ def _pack(
         at += 3
         for field in range(len(schema.kinds)):
             slot = schema.slots[field]
+            if slot < 0:
+                continue
             state, kind = cells.states[slot, row], schema.kinds[field]
             if state != VALUE and state != NULL:
                 continue

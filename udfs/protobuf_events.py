@@ -1,7 +1,7 @@
 """Protobuf messages to rows of an event's fields, each record by the schema that it was written with.
 
 A scalar without presence (proto3 without `optional`) that is not in the bytes has its default, 0 or ""; a field with
-presence that is not there is None.
+presence that is not there is a field that the record does not have.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from udfs.cells import Cells, ScanSchema
 from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of, schema_named_by
 from udfs.errors import DefinitionError
-from udfs.event_rows import Converter, Row, source_names
+from udfs.event_rows import Converter, Names, Row, paths_of
 from udfs.events import UNITS_PER_S, Events
 from udfs.formats import Protobuf
 from udfs.proto_text import ProtoTextError, compile_proto, messages_of
@@ -26,6 +26,7 @@ from udfs.protobuf_scan import MOST_DEPTH, scan_protobuf
 from udfs.record_heads import rows_by_head
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource
+from udfs.sources import Source
 from udfs.text_scan import Bytes
 
 
@@ -50,7 +51,7 @@ class MessagePlan(NamedTuple):
         parse: Bytes -> message, or why they are none.
         names: Fields of the event that are always there.
         values: Their values of a message; None if there are none.
-        present: (field of the event, field of the message) of those that may be missing.
+        present: (field of the event, where the message has it) of those that may be missing.
         converters: (field of the event, what turns its value into the event's).
         program: For `scan_protobuf`; None where no record is plain.
     """
@@ -58,7 +59,7 @@ class MessagePlan(NamedTuple):
     parse: Any
     names: tuple[str, ...]
     values: Any
-    present: tuple[tuple[str, str], ...]
+    present: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
     program: ProtobufProgram | None
 
@@ -68,22 +69,24 @@ class ProtobufRows:
 
     Args:
         events: The event's fields.
-        form: Says whether records name their schema.
+        source: Where they are, and whether records name their schema.
         schemas: Where their schemas come from.
 
     Raises:
         DefinitionError: The one schema of bare records is none.
     """
 
-    def __init__(self, events: Events, form: Protobuf, schemas: SchemaSource) -> None:
-        self._events, self._schemas, self._framed = events, schemas, form.schema is None
+    def __init__(self, events: Events, source: Source, schemas: SchemaSource) -> None:
+        form = source.format
+        assert isinstance(form, Protobuf)
+        self._events, self._source, self._schemas, self._framed = events, source, schemas, form.schema is None
         self._known: dict[bytes, MessagePlan] = {}
         self._stack = np.zeros((MOST_DEPTH, 2), np.int64)
         if form.schema is not None:
             messages = compiled_messages(RegisteredSchema(0, form.kind, form.schema), "Protobuf: schema")
             if isinstance(messages, Refused):
                 raise DefinitionError(messages.detail)
-            self._known[b""] = _plan_of(events, named_message(messages, form.message))
+            self._known[b""] = _plan_of(events, source, named_message(messages, form.message))
 
     def __call__(self, value: bytes) -> Row | Refused:
         """The row of a record, or why it is none."""
@@ -95,10 +98,15 @@ class ProtobufRows:
         if isinstance(message, Refused):
             return message
         row: Row = {} if plan.values is None else dict(zip(plan.names, plan.values(message), strict=True))
-        for field, name in plan.present:
-            row[field] = getattr(message, name) if message.HasField(name) else None
+        for field, names in plan.present:
+            inside = message
+            for name in names[:-1]:
+                inside = getattr(inside, name)  # of one that is not there, nothing is
+            if inside.HasField(names[-1]):
+                row[field] = getattr(inside, names[-1])
         for field, convert in plan.converters:
-            row[field] = convert(row[field])
+            if field in row:
+                row[field] = convert(row[field])
         return row
 
     def scan(
@@ -150,7 +158,7 @@ class ProtobufRows:
         found = _message_at(messages, indexes)
         if found is None:
             return Refused("wrong_framing", f"schema {written.id} has no message at {'.'.join(map(str, indexes))}")
-        self._known[value[:begin]] = _plan_of(self._events, found)
+        self._known[value[:begin]] = _plan_of(self._events, self._source, found)
         return self._known[value[:begin]]
 
 
@@ -195,32 +203,51 @@ def _message_at(messages: Sequence[Descriptor], indexes: Sequence[int]) -> Descr
     return found
 
 
-def _plan_of(events: Events, message: Descriptor) -> MessagePlan:
-    names = source_names(events, {one.name: one.name for one in message.fields})
+def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan:
     always, present, converters = [], [], []
-    for field, name in names.items():
-        one = message.fields_by_name[name]
+    for wanted in source.value_fields(events.schema):
+        field = wanted.name
+        found = next(filter(None, (_found(message, path) for path in paths_of(events, source, field))), None)
+        if found is None:
+            continue
+        names, one = found
         if one.has_presence:
-            present.append((field, name))
+            present.append((field, names))
         else:
-            always.append((field, name))
-        convert = _converter(events, field, one)
+            always.append((field, names))
+        convert = _converter(events, source, field, one)
         if convert is not None:
             converters.append((field, convert))
     program = None
-    # a field of the message that is read twice is left to the library
-    if len(set(names.values())) == len(names) and all(one.nullable or one.name in names for one in events.schema):
+    there = {field: names for field, names in (*always, *present)}
+    outermost = {names[0] for names in there.values() if len(names) == 1}
+    # a field of the message that is read twice, or from within another, is left to the library
+    alone = len(outermost) == len(there) and source.time_unit in (None, events.time_unit)
+    is_complete = all(one.optional or one.name in there for one in source.value_fields(events.schema))
+    if alone and source.changes is None and is_complete:
         places = {one.name: place for place, one in enumerate(events.schema)}
-        targets = {name: places[field] for field, name in names.items()}
+        targets = {names[0]: places[field] for field, names in there.items()}
         program = protobuf_program(message, targets, places[events.time])
     return MessagePlan(
         MessageReader(message).parse,
         tuple(field for field, _ in always),
-        _getter([name for _, name in always]),
+        _getter([".".join(names) for _, names in always]),
         tuple(present),
         tuple(converters),
         program,
     )
+
+
+def _found(message: Descriptor, path: Names) -> tuple[Names, FieldDescriptor] | None:
+    """A field of a message, or of messages in it; None if there is none."""
+    inside: Descriptor | None = message
+    one = None
+    for name in path:
+        one = None if inside is None else inside.fields_by_name.get(name)
+        if one is None:
+            return None
+        inside = one.message_type if one.label != FieldDescriptor.LABEL_REPEATED else None
+    return None if one is None else (path, one)
 
 
 def _getter(names: Sequence[str]) -> Any:
@@ -231,7 +258,7 @@ def _getter(names: Sequence[str]) -> Any:
     return get if len(names) > 1 else lambda message: (get(message),)
 
 
-def _converter(events: Events, field: str, one: FieldDescriptor) -> Converter | None:
+def _converter(events: Events, source: Source, field: str, one: FieldDescriptor) -> Converter | None:
     if one.label == FieldDescriptor.LABEL_REPEATED:
         return None
     if one.type == FieldDescriptor.TYPE_ENUM:
@@ -242,7 +269,7 @@ def _converter(events: Events, field: str, one: FieldDescriptor) -> Converter | 
     kind = one.message_type
     if is_timestamp(kind) and field == events.time:
         is_float = events.field(field, "Events: time").kind == "float"
-        return partial(_timestamp, UNITS_PER_S[events.time_unit], is_float)
+        return partial(_timestamp, UNITS_PER_S[source.time_unit or events.time_unit], is_float)
     return _wrapped if is_wrapper(kind) else None
 
 

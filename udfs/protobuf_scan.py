@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.avro_scan import float_at, put_integer
-from udfs.cells import REAL, WHOLE, Cells, ScanSchema, is_text, put_null, put_real, put_text, put_whole
+from udfs.cells import REAL, WHOLE, Cells, ScanSchema, is_text, put_real, put_text, put_whole
 from udfs.cells import TEXT as TEXT_KIND
 from udfs.cells import TRUTH as TRUTH_KIND
 from udfs.compiled import compiled, inlined
@@ -37,7 +37,7 @@ from udfs.protobuf_program import (
     ZIGZAG_32,
     ProtobufProgram,
 )
-from udfs.text_scan import NULL, Bytes
+from udfs.text_scan import ABSENT, Bytes
 
 MOST_DEPTH = 64
 _LARGEST = np.uint64(2**63 - 1)
@@ -155,9 +155,8 @@ def _scan_message(
     """Whether a message is plain; `stack` has (message, where it ends)."""
     for place in range(program.firsts[1]):
         field = program.targets[place]
-        if field >= 0 and not program.defaults[place]:
-            put_null(cells, schema.slots[field], row)
-        elif field >= 0 and not _put_default(program, place, symbols_begin, schema, cells, field, row):
+        is_default = field >= 0 and program.defaults[place]
+        if is_default and not _put_default(program, place, symbols_begin, schema, cells, field, row):
             return False
     depth, guess, has_time, seconds, nanos = 0, 0, False, 0, 0
     stack[0, 0], stack[0, 1] = 0, end
@@ -202,7 +201,7 @@ def _scan_message(
                     return False
         elif form in (MESSAGE, WRAPPER, TIMESTAMP):
             inner = program.inner[place]
-            if form == WRAPPER and (slot < 0 or cells.states[slot, row] == NULL):
+            if form == WRAPPER and (slot < 0 or cells.states[slot, row] == ABSENT):
                 value = program.firsts[inner]
                 if not _put_default(program, value, symbols_begin, schema, cells, field, row):
                     return False
