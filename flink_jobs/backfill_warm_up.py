@@ -1,6 +1,7 @@
 """Compiles what jobs and backfills run, so that the first does not wait: a tiny backfill from each kind of text."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from flink_jobs.backfill_job import run_backfill
@@ -8,8 +9,14 @@ from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.history_files import file_pieces
 from flink_jobs.history_topic import RawRecords, TopicReader
 from flink_jobs.labels import LabelRequest
+from udfs.formats import Avro, Protobuf
 from udfs.pipeline import Count, Events, Model, Pipeline
 from udfs.plan import FeaturePlan
+from udfs.record_batch import RecordBatch, pack_records
+from udfs.schema_texts import event_schema_text
+from udfs.wire_formats import EventDecoder
+
+_ENOUGH = 20  # records to be decoded together
 
 
 class _Text:
@@ -37,6 +44,19 @@ def warm_up_backfill() -> None:
         reader = TopicReader(FeaturePlan.build(_pipeline(kind)), "127.0.0.1:9", None, 1)  # connects to nothing
         reader.block(RawRecords([b"1"], [value], [0], [1], []))
         reader.close()
+
+
+    _warm_up_formats()
+
+
+def _warm_up_formats() -> None:
+    for form, value in ((Avro, b"\x021\x02"), (Protobuf, b"\x0a\x011\x10\x01")):
+        pipeline = _pipeline(_Text)
+        schema = event_schema_text(pipeline.events, form.kind)
+        pipeline = replace(pipeline, events=replace(pipeline.events, format=form(schema=schema)))
+        numbers = [1] * _ENOUGH
+        batch = RecordBatch(pack_records([b"1"] * _ENOUGH, [value] * _ENOUGH, numbers, numbers, numbers))
+        assert not EventDecoder(pipeline).decode_batch(batch).refused
 
 
 def _pipeline(kind: type) -> Pipeline:

@@ -11,7 +11,7 @@ def run_cluster_up_command(
     settings: Settings, *, taskmanagers: int, slots: int, port: int | None, as_json: bool
 ) -> None:
     """Start it, and say where it is."""
-    fetch_jars("connector")
+    fetch_jars("job")
     before = local_cluster(settings)
     ran = before is not None and before.alive
     with err.status("starting Flink") if not as_json and err.is_terminal else bar(""):

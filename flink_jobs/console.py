@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 OWN_PACKAGES = frozenset({"flink_jobs", "udfs", "models"})
 INTERRUPTED, TERMINATED = 130, 143  # 128 + number of the signal, as shells have it
+_JARS_OF = {"job": ("connector", "compression", "login"), "broker": ("broker", "compression", "login")}
+_JAR_MEGABYTES = {"connector": 11, "compression": 7, "login": 3, "broker": 35}
 
 out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
@@ -171,17 +173,16 @@ def bar(unit: str) -> Progress:
     return Progress(*columns, TextColumn(unit), TimeElapsedColumn(), console=err, transient=True)
 
 
-def fetch_jars(*jar_sets: str) -> None:
-    """Make the jars available, with progress; the first time this is a download."""
+def fetch_jars(*whose: Literal["job", "broker"]) -> None:
+    """Make the jars of jobs, the local broker or both (the default) available, with progress; at first a download."""
     from flink_jobs.local import jars
 
-    # Flink and the broker both need those of logins
-    wanted: Any = ("login", *(jar_sets or ("connector", "broker")))
+    wanted: Any = {jar_set for each in whose or _JARS_OF for jar_set in _JARS_OF[each]}
     locked = [jar for jar in jars.read_lock() if jar.jar_set in wanted]
     folder = jars.cache_folder()
     missing = [jar for jar in locked if not (folder / jar.filename).exists()]
     if missing:
-        size = sum({"connector": 11, "login": 3, "broker": 41}[name] for name in wanted)
+        size = sum(_JAR_MEGABYTES[jar_set] for jar_set in wanted)
         say(f"fetching {len(missing)} jars into {folder} (only the first time, about {size} MB)")
     with bar("jars") as progress:
         task = progress.add_task("fetching jars" if missing else "checking jars", total=len(locked))

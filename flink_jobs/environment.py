@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.kafka_security import java_system_properties
 from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
-from flink_jobs.local.jars import ensure_jars, java_home
+from flink_jobs.local.jars import java_home, job_jars
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
 
@@ -166,9 +166,7 @@ def create_remote_environment(
     environment = _prepared(StreamExecutionEnvironment(remote), settings)
     environment.add_python_file(str(files))
     # a cluster need not have them in its lib folder; those that it has there win
-    shipped = [flink_python_jar(flink_home()), *ensure_jars(jar_sets=("connector",))]
-    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
-        shipped += ensure_jars(jar_sets=("login",))
+    shipped = [flink_python_jar(flink_home()), *job_jars(login=settings.kafka_sasl_mechanism == "OAUTHBEARER")]
     environment.add_jars(*(jar.as_uri() for jar in shipped))
     return environment
 

@@ -39,7 +39,7 @@ def run_job_command(
         pipeline, name, settings, engine=engine, asked=asked, start_from=start_from, fresh=fresh,
         accept_loss=accept_loss,
     )  # fmt: skip
-    fetch_jars("connector")
+    fetch_jars("job")
     say(f"{run_name(pipeline, engine)}: {start.position.text}")
     log_file = settings.logs / f"run-{run_name(pipeline, engine)}-{os.getpid()}.log"
     say(f"the job's own output goes to {settings.logs}")

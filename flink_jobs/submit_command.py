@@ -41,7 +41,7 @@ def run_submit_command(
         return
     check_cluster(pipeline, name, settings, engine)
     start = _start(pipeline, name, settings, engine, from_savepoint, start_from, bootstrap_from, fresh, accept_loss)
-    fetch_jars("connector")
+    fetch_jars("job")
     say(f"{job_name(pipeline, engine)}: {start.position.text}")
     archive = make_archive(settings) if ship_python else None
     log_file = settings.logs / f"submit-{job_name(pipeline, engine)}-{os.getpid()}.log"

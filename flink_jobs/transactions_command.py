@@ -61,7 +61,7 @@ def run_transactions_command(
     if abort and not yes and (as_json or not sys.stdin.isatty()):
         raise CommandError("--abort asks before it does anything: give --yes where nobody can answer")
     connected(settings)
-    fetch_jars("connector")
+    fetch_jars("job")
     with flink_ready(settings):
         look = _look(pipeline, settings)
         aborted: list[OwnedTransaction] = []

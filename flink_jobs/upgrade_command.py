@@ -40,14 +40,14 @@ def run_upgrade_command(
     say_changes(changes)
     if dry_run_min is not None and not any(each.effect == BLOCKED for each in changes):
         preflight(pipeline, settings)
-        fetch_jars("connector")
+        fetch_jars("job")
         found = dry_run(job, before, pipeline, settings, minutes=dry_run_min, step=lambda text: say(f"- {text}"))
         _show_dry_run(found, changes, name, as_json=as_json)
         return
     check_changes(changes, name, accept_loss)
     preflight(pipeline, settings)
     _check_slots(settings, before)
-    fetch_jars("connector")
+    fetch_jars("job")
     shipment = make_shipment(pipeline, name, settings)
     if _is_as_before(before, settings, shipment):
         if as_json:

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
+from udfs.avro_program import ODD
 from udfs.event_rows import Converter, Names, must_pick, paths_of, time_converter
-from udfs.events import Events
+from udfs.events import UNITS_PER_S, Events
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema
 from udfs.sources import Source
@@ -32,11 +33,15 @@ class WriterPlan(NamedTuple):
         schema: From `parsed_record`.
         places: (field, where the writer has it), if they differ; else none.
         converters: (field, what turns its value into the event's).
+        targets: For `avro_program`: by the writer's name of a field, the event's and what whole numbers are scaled by.
+        is_complete: Whether the writer has every field that is not optional.
     """
 
     schema: Any
     places: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
+    targets: dict[str, tuple[int, int]]
+    is_complete: bool
 
 
 AFTER = "after"
@@ -61,18 +66,25 @@ def plan_of(events: Events, source: Source, written: RegisteredSchema, where: st
         record = None if after is None else _record_of(after[1], named)
         if record is None:
             return Refused("unknown_schema", f"{where} has no record `{AFTER}`: it is of no change event of Debezium")
-    places, converters = [], []
+    places, converters, targets = [], [], dict[str, tuple[int, int]]()
+    numbers = {one.name: number for number, one in enumerate(events.schema)}
     wanted = source.value_fields(events.schema)
     for one in wanted:
         found = next(filter(None, (_found(record, path, named) for path in paths_of(events, source, one.name))), None)
         if found is None:
             continue
         places.append((one.name, found[0]))
-        converter = _converter(events, source, one.name, found[1], named)
+        converter, factor = _conversion(events, source, one.name, found[1], named)
         if converter is not None:
             converters.append((one.name, converter))
+        name = found[0][0]
+        # a field that is read twice, or from within another, is left to the library
+        odd = factor is None or name in targets or len(found[0]) > 1
+        targets[name] = (ODD, 1) if odd or factor is None else (numbers[one.name], factor)
     differ = must_pick(places, wanted, [each["name"] for each in record["fields"]])
-    return WriterPlan(parsed, tuple(places) if differ else (), tuple(converters))
+    there = {field for field, _ in places}
+    is_complete = source.changes is None and all(one.optional or one.name in there for one in wanted)
+    return WriterPlan(parsed, tuple(places) if differ else (), tuple(converters), targets, is_complete)
 
 
 def _record_of(kind: Any, named: dict[str, Any]) -> Any:
@@ -114,7 +126,7 @@ def parsed_record(written: RegisteredSchema, where: str) -> Any:
         if not isinstance(parsed, dict) or parsed.get("type") != "record":
             return Refused("unknown_schema", f"{where} is no record")
         found = {**parsed, _NAMED: named}
-        needs_walk(without_logical_types(found))  # whatever is odd about it is found here
+        check_size(without_logical_types(found))  # whatever is odd about it is found here
     except _UNREADABLE as error:
         return Refused("unknown_schema", f"{where} cannot be read: {type(error).__name__}: {error}")
     return found
@@ -133,19 +145,27 @@ def _resolved(kind: Any, named: dict[str, Any]) -> Any:
     return named[kind] if isinstance(kind, str) and kind not in _PRIMITIVES else kind
 
 
-def _converter(events: Events, source: Source, field: str, kind: Any, named: dict[str, Any]) -> Converter | None:
-    """What the logical type of a field asks for."""
+def _conversion(
+    events: Events, source: Source, field: str, kind: Any, named: dict[str, Any]
+) -> tuple[Converter | None, int | None]:
+    """What the logical type of a field asks for; and what comes to the same for whole numbers.
+
+    That is a factor, or if negative a divisor; None if there is no such number.
+    """
     for option in _options(kind):
         option = _resolved(option, named)
         logical = option.get("logicalType") if isinstance(option, dict) else None
-        if logical in _TIME_UNITS_PER_S and field == events.time:
-            return time_converter(events, source, _TIME_UNITS_PER_S[logical])
-        if logical == "date" and field == events.time:
-            seconds = time_converter(events, source, 1)
-            return partial(_day, seconds)
+        if field == events.time and (logical in _TIME_UNITS_PER_S or logical == "date"):
+            given, wanted = _TIME_UNITS_PER_S.get(logical, 1), UNITS_PER_S[source.time_unit or events.time_unit]
+            factor = wanted // given if wanted >= given else -(given // wanted)
+            converter = time_converter(events, source, given)
+            if logical == "date":
+                converter, factor = partial(_day, converter), factor * _DAY_S
+            is_float = events.field(field, "Events: time").kind == "float"
+            return converter, None if is_float and converter is not None else factor
         if logical == "decimal":
-            return partial(_decimal, 10 ** int(option.get("scale", 0)))
-    return None
+            return partial(_decimal, 10 ** int(option.get("scale", 0))), None
+    return None, 1
 
 
 def _day(seconds: Converter | None, days: Any) -> Any:
@@ -209,15 +229,15 @@ def _parts(kind: Any) -> Iterator[Any]:
             yield kind["type"]
 
 
-def needs_walk(schema: Any) -> bool:
-    """Whether a type holds itself, or an array has items that may take no bytes.
+def check_size(schema: Any) -> None:
+    """Refuse a schema whose records could be very large without having bytes.
 
-    Its records can be nested without an end, or claim endless items: they are gone through with limits before fastavro
-    sees them.
+    Raises:
+        ValueError: It has very many types within each other.
     """
     named, visited = schema[_NAMED], 0
 
-    def holds_itself(kind: Any, above: tuple[str, ...]) -> bool:
+    def visit(kind: Any, above: tuple[str, ...]) -> None:
         nonlocal visited
         visited += 1
         if visited > _MOST_TYPES:
@@ -226,27 +246,9 @@ def needs_walk(schema: Any) -> bool:
         name = kind.get("name") if isinstance(kind, dict) else None
         if name is not None:
             if name in above:
-                return True
+                return
             above = (*above, name)
-        return any(holds_itself(part, above) for part in _parts(kind))
+        for part in _parts(kind):
+            visit(part, above)
 
-    def takes_nothing(kind: Any) -> bool:
-        kind = _resolved(kind, named)
-        if isinstance(kind, str):
-            return kind == "null"
-        if isinstance(kind, list):
-            return False
-        if isinstance(kind.get("type"), (dict, list)):
-            return takes_nothing(kind["type"])
-        if kind["type"] == "fixed":
-            return bool(kind["size"] == 0)
-        if kind["type"] in ("record", "error"):
-            return all(takes_nothing(one["type"]) for one in kind["fields"])
-        return bool(kind["type"] == "null")
-
-    def has_empty_items(kind: Any) -> bool:
-        kind = _resolved(kind, named)
-        empty = isinstance(kind, dict) and "items" in kind and takes_nothing(kind["items"])
-        return empty or any(has_empty_items(part) for part in _parts(kind))
-
-    return holds_itself(schema, ()) or has_empty_items(schema)
+    visit(schema, ())

@@ -124,6 +124,14 @@ def put_whole(cells: Cells, slot: int, row: int, value: int) -> None:
 
 
 @inlined
+def put_real(cells: Cells, slot: int, row: int, value: float) -> None:
+    """A number of a float field."""
+    if slot >= 0:
+        cells.states[slot, row] = VALUE
+        cells.reals[slot, row] = value
+
+
+@inlined
 def put_null(cells: Cells, slot: int, row: int) -> None:
     """Nothing."""
     if slot >= 0:
@@ -146,9 +154,7 @@ def put_number(schema: ScanSchema, cells: Cells, field: int, row: int, data: Byt
     if schema.kinds[field] != REAL:
         return -1
     if complete and is_exact(mantissa, tens):
-        if slot >= 0:
-            cells.states[slot, row] = VALUE
-            cells.reals[slot, row] = scaled(mantissa, tens)
+        put_real(cells, slot, row, scaled(mantissa, tens))
         return after
     # a float that is no number of the usual size, or a whole one with many digits, is read elsewhere
     if whole or tens < -300 or tens > 250:
@@ -177,9 +183,7 @@ def put_time(schema: ScanSchema, cells: Cells, field: int, row: int, data: Bytes
         return end
     if per_s > 1_000_000:  # a float64 cannot hold it
         return -1
-    if slot >= 0:
-        cells.states[slot, row] = VALUE
-        cells.reals[slot, row] = micros / (1_000_000 // per_s)
+    put_real(cells, slot, row, micros / (1_000_000 // per_s))
     return end
 
 

@@ -2,46 +2,82 @@
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from udfs.byte_lines import Lines
+from udfs.cells import Cells, ScanSchema, new_cells, scan_schema
 from udfs.events import UNITS_PER_S, EventField, Events
+from udfs.packed_events import PackedEvents
 from udfs.refused import Refused
 from udfs.sources import Source
+from udfs.text_scan import Bytes
 
 Row = dict[str, Any]
 Names = tuple[str, ...]
 """A field in a record, from the outermost object in."""
 Converter = Callable[[Any], Any]
-RowReader = Callable[[bytes], Row | Refused]
-"""A record's bytes -> its fields by the event's names, others left out or not; or why it is none."""
+
+
+class RecordReader(Protocol):
+    """Reads records, each by its schema."""
+
+    def __call__(self, value: bytes) -> Row | Refused:
+        """A record's fields by the event's names, others left out or not; or why it is none."""
+
+    def scan(
+        self, content: bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        cells: Cells,
+    ) -> Bytes:  # fmt: skip
+        """Fill in the cells of records that are plain: those that are surely what the rows would say.
+
+        Args:
+            content: Where the n records are.
+            begins: (n,) int64.
+            ends: (n,) int64.
+            schema: The event's fields.
+            cells: Filled; `states` must be 0.
+
+        Returns:
+            Where the cells' texts are.
+        """
 
 
 class RowEvents:
-    """Reads records whose decoder gives rows.
+    """Reads records with schemas.
 
     Args:
-        event_class: The event, a msgspec struct.
-        read_row: The decoder.
+        events: The fields.
+        event_class: The event, or those of its fields that are in the value: a msgspec struct.
+        reader: Of the format.
     """
 
-    def __init__(self, event_class: type, read_row: RowReader) -> None:
-        self._event_class, self._list_class, self._read_row = event_class, list[event_class], read_row  # type: ignore[valid-type]
+    def __init__(self, events: Events, event_class: type, reader: RecordReader) -> None:
+        names: Sequence[str] = event_class.__struct_fields__  # type: ignore[attr-defined]
+        self._event_class, self._reader = event_class, reader
+        self._schema, self._packed = scan_schema(events, names, from_file=False), PackedEvents(events, event_class)
 
     def together(self, values: Lines) -> list[Any] | None:
         """The events of n records; None if one of them is none."""
-        rows = list(map(self._read_row, values.tolist()))  # type: ignore[arg-type]  # none is null
-        try:
-            events: list[Any] = msgspec.convert(rows, self._list_class)
-        except (msgspec.ValidationError, RecursionError):  # a refused one is no row either
-            return None
-        return events
+        ends = values.ends() - 1
+        cells = new_cells(self._schema, len(values))
+        data = self._reader.scan(values.content, ends - values.lengths, ends, self._schema, cells)
+        plain = np.flatnonzero(cells.plain)
+        found = self._packed.of(cells, plain, self._schema, data)
+        if found is None or len(plain) == len(values):
+            return found
+        quick = iter(found)
+        events = [
+            next(quick) if is_plain else self.one(values[row] or b"") for row, is_plain in enumerate(cells.plain)
+        ]
+        return None if any(isinstance(event, Refused) for event in events) else events
 
     def one(self, value: bytes) -> Any:
         """The event of a record, or why it is none."""
-        row = self._read_row(value)
+        row = self._reader(value)
         if isinstance(row, Refused):
             return row
         try:

