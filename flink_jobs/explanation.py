@@ -29,7 +29,7 @@ from udfs.naive_features import Arrived, NaiveFeatures
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.scoring import FLAG_NAMES, predict_each
-from udfs.wire_formats import UNWRITTEN, Refused
+from udfs.wire_formats import NOT_TRIED_AGAIN, Refused
 
 Place = tuple[int, int]
 
@@ -283,7 +283,7 @@ def _differences(
 ) -> tuple[str, ...]:
     """What of the answer is not what comes out now."""
     assert found.answer is not None
-    if told.get("reason") in UNWRITTEN or (told.get("reason") == "feature_failed" and computed.failed):
+    if told.get("reason") in NOT_TRIED_AGAIN or (told.get("reason") == "feature_failed" and computed.failed):
         return ()
     if "reason" in told:
         same = told["reason"] == "model_failed" and score is None

@@ -26,6 +26,7 @@ def gathered_batches(
     batch_ms: int,
     parallelism: int,
     key_form: tuple[int, int],
+    max_record_bytes: int,
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
@@ -37,6 +38,7 @@ def gathered_batches(
         batch_ms: How long records wait for others.
         parallelism: Of the next operator.
         key_form: How keys are read, from `udfs.event_keys.key_form`.
+        max_record_bytes: Of a larger value only the beginning goes on, and its size.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -50,7 +52,7 @@ def gathered_batches(
     internal = jvm.org.apache.flink.table.types.utils.DataTypeUtils.toInternalDataType(row_type)
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
-    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form
+    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form, max_record_bytes
     return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
 
 

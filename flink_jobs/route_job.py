@@ -67,7 +67,8 @@ def routed_batches(
     columns = f"`key`, `value`, CASE `topic` {numbers} END + `partition`, `offset`, `timestamp`"
     query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
     # one shard: records of all sources stay in the order in which they came
-    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT)
+    most = pipeline.max_record_bytes
+    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT, most)
     routed = DataStream(batches).process(RouteRecords(pipeline), Types.PRIMITIVE_ARRAY(Types.BYTE()))
     return routed.uid(ROUTE_UID).name("route")
 

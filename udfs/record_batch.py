@@ -2,11 +2,12 @@
 
 Little-endian int32: command, number of shards, count n, size of the keys. Then n each of offsets and record times
 (int64); the shards' keys and their counts (int32); n each of partitions, lengths of keys and of values (int32; -1 is
-null); the keys and the values, each with a newline behind it.
+null); the keys and the values, each with a newline behind it; last, of each value that is larger than its pipeline
+takes, and of which only the beginning is here, its row and its size (int32).
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,12 +31,13 @@ class RecordBatch:
         partitions: (n,) int32.
         keys: The n keys.
         values: The n values.
+        sizes: How large values were that are not whole here, by row.
         shards: Which shards have records here; a shard is known by its key.
         shard_ends: Where the records of each end.
     """
 
     __slots__ = (
-        "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards", "values",
+        "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards", "sizes", "values",
     )  # fmt: skip
 
     def __init__(self, data: bytes) -> None:
@@ -49,7 +51,10 @@ class RecordBatch:
         self.partitions, key_lengths, value_lengths = integers[2 * segments :].reshape(3, count)
         begin = _HEAD.size + longs.nbytes + integers.nbytes
         self.keys = Lines(key_lengths, data[begin : begin + keys_size])
-        self.values = Lines(value_lengths, data[begin + keys_size :])
+        begin += keys_size
+        end = begin + int(value_lengths.sum()) + count if self.command == RECORDS else len(data)
+        self.values = Lines(value_lengths, data[begin:end])
+        self.sizes: dict[int, int] = dict(np.frombuffer(data, "<i4", offset=end).reshape(-1, 2).tolist())
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -63,6 +68,7 @@ def pack_records(
     record_times_ms: Sequence[int],
     *,
     shard: int = 0,
+    sizes: Mapping[int, int] | None = None,
 ) -> bytes:
     """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job."""
     key_lines, value_lines = Lines.of(keys), Lines.of(values)
@@ -74,5 +80,6 @@ def pack_records(
         value_lines.lengths.tobytes(),
         key_lines.content,
         value_lines.content,
+        np.array([*(sizes or {}).items()], "<i4").tobytes(),
     ]
     return b"".join(parts)

@@ -73,7 +73,7 @@ class Router:
         events = pipeline.events
         self._sources = events.sources
         self._readers = [SourceReader(pipeline, source) for source in self._sources]
-        self._entity = events.entity
+        self._entity, self._max_bytes = events.entity, pipeline.max_record_bytes
         self._encode = msgspec.json.Encoder().encode
         names = [f"{HEADER}{name}" for name in ORIGIN]
         self._events = OutputGroup(events.topic, {f"{HEADER}pipeline": pipeline.name}, names[1:], names[:1])
@@ -88,6 +88,8 @@ class Router:
         raw = map(RawRecord, *columns, records.record_times_ms.tolist())
         for row, (number, record) in enumerate(zip(numbers.tolist(), raw, strict=True)):
             event = self._readers[number].read(record)
+            if row in records.sizes:
+                event = too_large(records.sizes[row], self._max_bytes)
             if event is None:
                 continue
             if isinstance(event, Refused):
@@ -136,7 +138,7 @@ class SourceReader:
         if record.value is None:
             return None if self._letters is not None else NO_VALUE
         if len(record.value) > self._max_bytes:
-            return too_large(record.value, self._max_bytes)
+            return too_large(len(record.value), self._max_bytes)
         change: _Change | None = None
         if self._letters is None:
             row = decoded_json(record.value, self._decode_row)
