@@ -21,6 +21,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from flink_jobs.verify_command import value_of
 from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
+from models.onnx_model import OnnxModel
 from udfs.aggregates import Aggregate, Ratio
 from udfs.entity_state import FAILED, ShardState
 from udfs.event_keys import shard_text
@@ -155,7 +156,9 @@ def _explained(
     named = ReceiptModel.of(told)
     if "reason" in told or found.answer is None:  # it does not say by which model
         named = _own(pipeline)
-    model = ReceiptModels(pipeline).model(named)
+    model: OnnxModel | str = "it killed its worker on this event"
+    if told.get("reason") != "model_crashed":
+        model = ReceiptModels(pipeline).model(named)
     if isinstance(model, str):
         differences = _feature_differences(pipeline, found, computed)
         return Explanation(found, None, computed, None, model, differences, said)

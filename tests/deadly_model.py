@@ -11,7 +11,7 @@ import numpy as np
 from models.onnx_model import OnnxModel
 from udfs.pipeline import Custom
 
-DEADLY = 66.0
+DEADLY = 66.0625
 _WORKER = b"pyflink.fn_execution.beam.beam_boot"
 
 
