@@ -49,16 +49,16 @@ def hostile_records():
     """Records and their reasons."""
     deep = 40_000
     return [
-        ((b"u1", b"[" * 90_000), "not_json"),
+        ((b"u1", b"[" * 90_000), "wrong_type"),
         ((b"u1", b'{"a":' * 15_000), "not_json"),
         (with_text("unknown", b"[" * deep + b"]" * deep), "not_json"),
         (with_text("page_id", b"[" * deep + b"]" * deep), "wrong_type"),
-        (with_text("dwell_time_sec", b"1e999"), "not_json"),
-        (with_text("dwell_time_sec", b"9" * 90_000), "not_json"),
-        (with_text("dwell_time_sec", b"1e" + b"9" * 90_000), "not_json"),
-        (with_text("timestamp", b"9" * 4_000), "not_json"),
+        (with_text("dwell_time_sec", b"1e999"), "wrong_type"),
+        (with_text("dwell_time_sec", b"9" * 90_000), "wrong_type"),
+        (with_text("dwell_time_sec", b"1e" + b"9" * 90_000), "wrong_type"),
+        (with_text("timestamp", b"9" * 4_000), "invalid_time"),
         (with_text("timestamp", b"9" * 19), "invalid_time"),
-        (with_text("timestamp", b"-" + b"9" * 30), "wrong_type"),
+        (with_text("timestamp", b"-" + b"9" * 30), "invalid_time"),
         (with_text("dwell_time_sec", b"NaN"), "not_json"),
         (with_text("dwell_time_sec", b"Infinity"), "not_json"),
         (with_text("unknown", b"-Infinity"), "not_json"),
