@@ -28,13 +28,13 @@ from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
 
-Place = tuple[int, int]
-"""Partition and offset."""
+Place = tuple[int, int, int]
+"""Partition, offset, and Kafka's timestamp: in a topic that was made anew other records have the same offsets."""
 
 MOST_PLACES = 4_096
 """Of a batch: the JVM gathers fewer."""
 _COUNT = struct.Struct("<q")
-_MARK_BYTES = _COUNT.size + MOST_PLACES * (4 + 8)
+_MARK_BYTES = _COUNT.size + MOST_PLACES * (4 + 8 + 8)
 _NAMED = 5
 _kept_open: list[object] = []
 """`faulthandler` has a descriptor only: who closes its file lets it write into another."""
@@ -92,7 +92,7 @@ def unread_crashes(pipeline: Pipeline, settings: Settings) -> list[str]:
 def spans_text(places: Iterable[Place]) -> str:
     """Places in words: partition 0 offsets 12-40, partition 1 offset 7."""
     offsets: dict[int, list[int]] = {}
-    for partition, offset in places:
+    for partition, offset, _ in places:
         offsets.setdefault(partition, []).append(offset)
     parts = []
     for partition, found in sorted(offsets.items()):
@@ -152,9 +152,11 @@ class CrashGuard:
         self, scorer: Scorer, records: RecordBatch, shards: Mapping[int, ShardState], crashed: str | None
     ) -> bytes:
         count = min(len(records), MOST_PLACES)
-        middle = _COUNT.size + 8 * count
-        self._mark[_COUNT.size : middle] = records.offsets[:count].tobytes()
-        self._mark[middle : middle + 4 * count] = records.partitions[:count].tobytes()
+        begin = _COUNT.size
+        for column in (records.offsets, records.record_times_ms, records.partitions):
+            content = column[:count].tobytes()
+            self._mark[begin : begin + len(content)] = content
+            begin += len(content)
         _COUNT.pack_into(self._mark, 0, count)
         try:
             return scorer.score(records, shards, crashed=crashed)
@@ -163,7 +165,8 @@ class CrashGuard:
 
 
 def _places(records: RecordBatch) -> list[Place]:
-    return list(zip(records.partitions.tolist(), records.offsets.tolist(), strict=True))
+    columns = records.partitions, records.offsets, records.record_times_ms
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _row(records: RecordBatch, row: int, shard: int) -> RecordBatch:
@@ -185,16 +188,16 @@ def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...]] | None:
     if not 0 < count <= MOST_PLACES:
         logging.getLogger(__name__).warning("the last worker was killed (%s), not while it scored", how)
         return None
-    offsets = np.frombuffer(content, "<i8", count, _COUNT.size).tolist()
-    partitions = np.frombuffer(content, "<i4", count, _COUNT.size + 8 * count).tolist()
-    return how, tuple(zip(partitions, offsets, strict=True))
+    offsets, times_ms = np.frombuffer(content, "<i8", 2 * count, _COUNT.size).reshape(2, count).tolist()
+    partitions = np.frombuffer(content, "<i4", count, _COUNT.size + 16 * count).tolist()
+    return how, tuple(zip(partitions, offsets, times_ms, strict=True))
 
 
 def _read(path: Path) -> list[Crash]:
     if not path.is_file():
         return []
     told = json.loads(path.read_text("utf-8"))
-    return [Crash(**{**each, "places": tuple((p, offset) for p, offset in each["places"])}) for each in told]
+    return [Crash(**{**each, "places": tuple(map(tuple, each["places"]))}) for each in told]
 
 
 def _note(path: Path, crash: Crash) -> None:

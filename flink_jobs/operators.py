@@ -61,6 +61,7 @@ class ScoreBatches(KeyedProcessFunction):
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
         self._prediction_schema = prediction_schema
+        self._crashes = settings and crash_folder(pipeline, settings)
         # only what a worker needs goes with the job
         self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
 
@@ -93,13 +94,13 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _guard(self, runtime_context: RuntimeContext, manifest: Manifest) -> Callable[..., bytes]:
         """What scores batches, and tells the next worker if this one is killed by it; see `CrashGuard`."""
-        if self._settings is None:
+        if self._crashes is None:
             return Scorer.score
-        folder, subtask = crash_folder(self._pipeline, self._settings), runtime_context.get_index_of_this_subtask()
+        subtask, name = runtime_context.get_index_of_this_subtask(), f"{manifest.name}/{manifest.version}"
         try:
-            return CrashGuard(folder, subtask, f"{manifest.name}/{manifest.version}", manifest.sha256).score
+            return CrashGuard(self._crashes, subtask, name, manifest.sha256).score
         except OSError as error:
-            logging.getLogger(__name__).warning("crashes of the model are not told: %s: %s", folder, error)
+            logging.getLogger(__name__).warning("crashes of the model are not told: %s", error)
             return Scorer.score
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:

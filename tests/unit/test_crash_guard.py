@@ -46,7 +46,7 @@ def poisoned():
     return records, features, expected
 
 
-def worker(folder, model, records, sha256="ab"):
+def worker(folder, model, records, sha256="ab", later_ms=0):
     """What a new worker of the subtask gives for all records in one batch; None if it dies."""
     out = folder / "outputs"
     out.unlink(missing_ok=True)
@@ -54,7 +54,9 @@ def worker(folder, model, records, sha256="ab"):
     if child == 0:
         try:
             guard, shard = CrashGuard(folder / "crashes", 0, "m/1", sha256), Shard(model)
-            out.write_bytes(guard.score(shard.scorer, batch_of(records), {0: shard.state}))
+            batch = batch_of(records)
+            batch.record_times_ms += later_ms
+            out.write_bytes(guard.score(shard.scorer, batch, {0: shard.state}))
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -113,6 +115,15 @@ def test_another_model_gets_another_chance(tmp_path, poisoned):
     assert worker(tmp_path, model, records) is None
     assert worker(tmp_path, model, records) is None
     assert worker(tmp_path, Remembers(), records, sha256="cd") == expected
+
+
+def test_a_record_of_another_time_at_the_same_offset_is_another_record(tmp_path, poisoned):
+    records, features, expected = poisoned
+    model = Deadly([features[POISON]], signal.SIGSEGV)
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, model, records) is None
+    outputs = worker(tmp_path, Remembers(), records, later_ms=1)
+    assert [headers_of(each).get("reason") for each in outputs] == [None] * WHOLE
 
 
 def _crashes_after_a_start(folder):
