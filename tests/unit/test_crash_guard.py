@@ -118,7 +118,7 @@ def test_another_model_gets_another_chance(tmp_path, poisoned):
 
 
 def test_a_record_of_another_time_at_the_same_offset_is_another_record(tmp_path, poisoned):
-    records, features, expected = poisoned
+    records, features, _ = poisoned
     model = Deadly([features[POISON]], signal.SIGSEGV)
     assert worker(tmp_path, model, records) is None
     assert worker(tmp_path, model, records) is None
