@@ -7,14 +7,11 @@ import typer
 
 from flink_jobs.console import CommandError, command, show
 
-models_app = typer.Typer(help="Models: sign one, and check who signed it.", no_args_is_help=True)
-
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A version's folder, with model.onnx and manifest.json.")
 ]
 
 
-@models_app.command("sign")
 @command
 def models_sign(
     folder: ModelFolder,
@@ -31,7 +28,6 @@ def models_sign(
     show(f"signed: {sign_model(folder, _content(key), password)}")
 
 
-@models_app.command("verify")
 @command
 def models_verify(
     folder: ModelFolder,

@@ -5,9 +5,10 @@ import signal
 
 import numpy as np
 import pytest
-from wire_records import Shard, batch_of, headers_of, shopper_records
+from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
 
-from flink_jobs.crash_guard import CrashGuard, read_crashes
+from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
+from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
 
 POISON = 40
@@ -98,6 +99,20 @@ def test_every_record_that_kills_is_found_and_the_first_crash_names_the_batch(tm
         starts += 1
     assert starts == 1 + len(deadly)
     assert [row for row, each in enumerate(outputs) if "reason" in headers_of(each)] == deadly
+
+
+def test_a_job_that_ends_with_the_crash_says_the_model_and_the_place(tmp_path, poisoned):
+    records, features, _ = poisoned
+    settings = Settings(home=tmp_path)
+    folder = crash_folder(PURCHASE, settings)
+    folder.parent.mkdir(parents=True)
+    assert unread_crashes(PURCHASE, settings) == []
+    assert worker(folder.parent, Deadly([features[POISON]], signal.SIGFPE), records) is None
+    (line,) = unread_crashes(PURCHASE, settings)
+    model = f"{PURCHASE.model.name}/{PURCHASE.model.version}"
+    assert line == f"model {model} killed its worker (Floating-point exception) on partition 2 offsets 0-99"
+    worker(folder.parent, Remembers(), records)
+    assert unread_crashes(PURCHASE, settings) == []
 
 
 def test_a_worker_that_is_killed_from_outside_accuses_nobody(tmp_path, poisoned):
