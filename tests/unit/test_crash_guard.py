@@ -110,7 +110,7 @@ def test_a_job_that_ends_with_the_crash_says_the_model_and_the_place(tmp_path, p
     assert worker(folder.parent, Deadly([features[POISON]], signal.SIGFPE), records) is None
     (line,) = unread_crashes(PURCHASE, settings)
     model = f"{PURCHASE.model.name}/{PURCHASE.model.version}"
-    assert line == f"model {model} killed its worker (Floating-point exception) on partition 2 offsets 0-99"
+    assert line == f"model {model} killed its worker (Floating point exception) on partition 2 offsets 0-99"
     worker(folder.parent, Remembers(), records)
     assert unread_crashes(PURCHASE, settings) == []
 
