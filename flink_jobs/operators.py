@@ -61,7 +61,7 @@ class ScoreBatches(KeyedProcessFunction):
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
         self._prediction_schema = prediction_schema
-        self._crashes = settings and crash_folder(pipeline, settings)
+        self._crashes = None if settings is None else crash_folder(pipeline, settings)
         # only what a worker needs goes with the job
         self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
 
