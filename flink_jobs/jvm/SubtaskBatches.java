@@ -43,7 +43,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private static final int WRITE = 2;
     private static final int MOST_RECORDS = 4_000;
     private static final int MOST_BYTES = 1 << 20;
-    private static final int MOST_KEPT_BYTES = 1 << 18;
+    private static final int MOST_KEPT_BYTES = 2 * MOST_BYTES;
     private static final int MOST_UNWRITTEN = 10_000;
     private static final int LONGEST_STRETCH = 10;
     private static final int TEXT = 0;
