@@ -1,19 +1,21 @@
-"""What a worker was scoring when something in it, most likely its model, killed it; files tell that outlive it.
+"""What a worker was scoring when its model, or something else in it, killed it; files tell that outlive it.
 
 Before a batch is scored the places of its records are written into a file mapped into memory: no system call, and
 whatever ends the process, they stay. The next worker of the subtask finds them.
 
     first crash    the batch's records are suspects: whatever batch they are in is scored one record at a time
-    second crash   on one of them alone: it is a culprit, and a dead letter `model_crashed` from now on
+    second crash   of the model on one of them alone: it is a dead letter `model_crashed` from now on
 
 Only a fatal signal of the process itself (SIGSEGV, SIGABRT, SIGFPE, SIGBUS, SIGILL), which `faulthandler` writes into a
-file beside, is held against records: a worker that was killed from outside accuses none.
+file beside with the Python functions that were running, is held against records: a worker that was killed from outside
+accuses none. Where it was not the model that ran nothing can be left out, and the job restarts until it may no more.
 """
 
 import faulthandler
 import json
 import logging
 import mmap
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from flink_jobs.topics import run_name
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.record_batch import RecordBatch, pack_records
-from udfs.scoring import Scorer
+from udfs.scoring import Scorer, predict_each
 
 Place = tuple[int, int, int]
 """Partition, offset, and Kafka's timestamp: in a topic that was made anew other records have the same offsets."""
@@ -36,6 +38,8 @@ MOST_PLACES = 4_096
 _COUNT = struct.Struct("<q")
 _MARK_BYTES = _COUNT.size + MOST_PLACES * (4 + 8 + 8)
 _NAMED = 5
+_IN_MODEL = re.compile(rf" in {predict_each.__name__}$|<no Python frame>", re.MULTILINE)
+"""In what `faulthandler` tells: threads of a library have no functions of Python."""
 _kept_open: list[object] = []
 """`faulthandler` has a descriptor only: who closes its file lets it write into another."""
 
@@ -49,13 +53,15 @@ class Crash:
         sha256: Of that model.
         how: What `faulthandler` said, like "Segmentation fault".
         places: Records of the batch.
-        again: Whether it is one record that was a suspect before.
+        by_model: Whether it was the model that ran.
+        again: Whether it was, on one record that was a suspect before.
     """
 
     model: str
     sha256: str
     how: str
     places: tuple[Place, ...]
+    by_model: bool
     again: bool
 
     def words(self) -> str:
@@ -65,7 +71,8 @@ class Crash:
 
     def told(self) -> str:
         """What happened."""
-        return f"model {self.model} killed its worker ({self.how}) on {spans_text(self.places)}"
+        who = f"model {self.model}" if self.by_model else f"decoding, features or encoding, not model {self.model},"
+        return f"{who} killed its worker ({self.how}) on {spans_text(self.places)}"
 
 
 def crash_folder(pipeline: Pipeline, settings: Settings) -> Path:
@@ -119,9 +126,10 @@ class CrashGuard:
         mark, fault = folder / f"{subtask}.mark", folder / f"{subtask}.fault"
         crash = _found(mark, fault)
         if crash is not None:
-            how, places = crash
+            how, places, by_model = crash
             suspects = {place for each in read_crashes(folder) if each.sha256 == sha256 for place in each.places}
-            found = Crash(model, sha256, how, places, again=len(places) == 1 and places[0] in suspects)
+            again = by_model and len(places) == 1 and places[0] in suspects
+            found = Crash(model, sha256, how, places, by_model, again)
             logging.getLogger(__name__).warning("%s", found.words())
             _note(folder / f"{subtask}.json", found)
         crashes = [each for each in read_crashes(folder) if each.sha256 == sha256]
@@ -176,8 +184,8 @@ def _row(records: RecordBatch, row: int, shard: int) -> RecordBatch:
     return RecordBatch(pack_records([records.keys[row]], [records.values[row]], *numbers, shard=shard, sizes=sizes))
 
 
-def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...]] | None:
-    """How the last worker crashed and on which records, if it did while it scored."""
+def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...], bool] | None:
+    """How the last worker crashed, on which records, and whether in the model, if it did while it scored."""
     if not mark.is_file() or not fault.is_file():
         return None
     told, content = fault.read_text("utf-8", "replace"), mark.read_bytes()
@@ -190,7 +198,7 @@ def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...]] | None:
         return None
     offsets, times_ms = np.frombuffer(content, "<i8", 2 * count, _COUNT.size).reshape(2, count).tolist()
     partitions = np.frombuffer(content, "<i4", count, _COUNT.size + 16 * count).tolist()
-    return how, tuple(zip(partitions, offsets, times_ms, strict=True))
+    return how, tuple(zip(partitions, offsets, times_ms, strict=True)), _IN_MODEL.search(told) is not None
 
 
 def _read(path: Path) -> list[Crash]:

@@ -10,6 +10,7 @@ from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
 from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
 from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
+from udfs.wire_formats import EventDecoder
 
 POISON = 40
 WHOLE = 100
@@ -113,6 +114,26 @@ def test_a_job_that_ends_with_the_crash_says_the_model_and_the_place(tmp_path, p
     assert line == f"model {model} killed its worker (Floating point exception) on partition 2 offsets 0-99"
     worker(folder.parent, Remembers(), records)
     assert unread_crashes(PURCHASE, settings) == []
+
+
+def test_a_crash_elsewhere_than_in_the_model_is_not_the_model_s(tmp_path, poisoned, monkeypatch):
+    records, _, _ = poisoned
+    decode = EventDecoder.decode_batch
+
+    def deadly(self, batch):
+        if any(value == records[POISON][1] for value in batch.values.tolist()):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decode(self, batch)
+
+    monkeypatch.setattr(EventDecoder, "decode_batch", deadly)
+    for _ in range(3):
+        assert worker(tmp_path, Remembers(), records) is None
+    (*_, last) = _crashes_after_a_start(tmp_path)
+    assert not last.again
+    assert last.words() == (
+        "decoding, features or encoding, not model m/1, killed its worker (Segmentation fault) "
+        f"on partition 2 offset {POISON}: they are scored one at a time now"
+    )
 
 
 def test_a_worker_that_is_killed_from_outside_accuses_nobody(tmp_path, poisoned):
