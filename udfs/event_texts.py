@@ -6,7 +6,7 @@ the event class. The schema comes as text, so that a statement holds all that it
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class _Records(NamedTuple):
 
     keys: Lines
     values: Lines
+    sizes: Mapping[int, int]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -92,7 +93,7 @@ class _Reader:
         self._decoder = EventDecoder(pipeline)
 
     def read(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> list[list[str | None]]:
-        records: Any = _Records(Lines.of(keys), Lines.of(values))
+        records: Any = _Records(Lines.of(keys), Lines.of(values), {})
         events, _, rows, refused = self._decoder.decode_batch(records)
         columns: list[list[str | None]] = [[None] * len(events), [None] * len(events), self._times(events)]
         for field in self._fields:
