@@ -17,7 +17,7 @@ import logging
 import mmap
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.topics import run_name
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
+from udfs.raw_record import RawRecord
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer, predict_each
 
@@ -146,10 +147,10 @@ class CrashGuard:
         """As `Scorer.score`; what the batch is cut into changes nothing in what comes out."""
         if not self._suspects or self._suspects.isdisjoint(_places(records)):
             return self._marked(scorer, records, shards, None)
-        outputs, begin = [], 0
+        outputs, begin, raw = [], 0, records.raw()
         for shard, end in zip(records.shards, records.shard_ends, strict=True):
             for row in range(begin, end):
-                alone = _row(records, row, shard)
+                alone = _alone(raw[row], records.names, shard)
                 crash = self._culprits.get(_places(alone)[0])
                 why = None if crash is None else f"{crash.how} in model {crash.model}"
                 outputs.append(self._marked(scorer, alone, shards, why))
@@ -177,11 +178,13 @@ def _places(records: RecordBatch) -> list[Place]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _row(records: RecordBatch, row: int, shard: int) -> RecordBatch:
-    sizes = {0: records.sizes[row]} if row in records.sizes else None
-    columns = records.partitions, records.offsets, records.record_times_ms
-    numbers = [[int(column[row])] for column in columns]
-    return RecordBatch(pack_records([records.keys[row]], [records.values[row]], *numbers, shard=shard, sizes=sizes))
+def _alone(record: RawRecord, names: Sequence[str], shard: int) -> RecordBatch:
+    parts, sizes = record.parts, {0: record.size} if record.size else None
+    numbers = [parts.partition], [parts.offset], [parts.time_ms]
+    packed = pack_records(
+        [record.key], [record.value], *numbers, shard=shard, headers=[parts.headers], names=names, sizes=sizes
+    )
+    return RecordBatch(packed, names)
 
 
 def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...], bool] | None:

@@ -2,20 +2,22 @@
 
 Little-endian int32: command, number of shards, count n, size of the keys. Then n each of offsets and record times
 (int64); the shards' keys and their counts (int32); n each of partitions, lengths of keys and of values (int32; -1 is
-null); the keys and the values, each with a newline behind it; last, of each value that is larger than its pipeline
-takes, and of which only the beginning is here, its row and its size (int32).
+null); the keys and the values, each with a newline behind it; how many values are not whole here because their pipeline
+refuses them for their size, and of each its row and its size (int32). If fields of events are read from headers, then
+of each record these headers: the length of each (int32; -1 where there is none) and its bytes.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from udfs.byte_lines import Lines
+from udfs.raw_record import RawRecord, RecordParts
 
 RECORDS, READ, WRITE = 0, 1, 2
 """What to do: score the records; read the state of the shard whose key this has, or write it."""
-_HEAD = struct.Struct("<iiii")
+_HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
 class RecordBatch:
@@ -23,6 +25,7 @@ class RecordBatch:
 
     Args:
         data: The bytes.
+        headers: Names of the headers in it.
 
     Attributes:
         command: RECORDS, READ or WRITE.
@@ -32,15 +35,17 @@ class RecordBatch:
         keys: The n keys.
         values: The n values.
         sizes: How large values were that are not whole here, by row.
+        names: Of the headers.
         shards: Which shards have records here; a shard is known by its key.
         shard_ends: Where the records of each end.
     """
 
     __slots__ = (
-        "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards", "sizes", "values",
+        "_headers", "command", "keys", "names", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
+        "sizes", "values",
     )  # fmt: skip
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, headers: Sequence[str] = ()) -> None:
         self.command, segments, count, keys_size = _HEAD.unpack_from(data)
         # copies, for kernels are compiled for writable arrays
         longs = np.frombuffer(data, "<i8", 2 * count, _HEAD.size).copy()
@@ -51,13 +56,39 @@ class RecordBatch:
         self.partitions, key_lengths, value_lengths = integers[2 * segments :].reshape(3, count)
         begin = _HEAD.size + longs.nbytes + integers.nbytes
         self.keys = Lines(key_lengths, data[begin : begin + keys_size])
-        begin += keys_size
-        end = begin + int(value_lengths.sum()) + count if self.command == RECORDS else len(data)
-        self.values = Lines(value_lengths, data[begin:end])
-        self.sizes: dict[int, int] = dict(np.frombuffer(data, "<i4", offset=end).reshape(-1, 2).tolist())
+        end = begin + keys_size + int((value_lengths + 1).sum())
+        self.values = Lines(value_lengths, data[begin + keys_size : end])
+        self.sizes: dict[int, int] = {}
+        if self.command == RECORDS:
+            (cuts,) = _LENGTH.unpack_from(data, end)
+            end += _LENGTH.size
+            self.sizes = dict(np.frombuffer(data, "<i4", 2 * cuts, end).reshape(-1, 2).tolist())
+            end += 8 * cuts
+        self.names, self._headers = headers, data[end:] if headers else b""
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def raw(self) -> list[RawRecord]:
+        """The records one by one."""
+        places = self.partitions.tolist(), self.offsets.tolist(), self.record_times_ms.tolist()
+        parts = map(RecordParts, *places, self._each_headers()) if self.names else map(RecordParts, *places)
+        found = list(map(RawRecord, self.keys.tolist(), self.values.tolist(), parts))
+        for row, size in self.sizes.items():
+            found[row] = found[row]._replace(size=size)
+        return found
+
+    def _each_headers(self) -> Iterator[dict[str, bytes | None]]:
+        at = 0
+        for _ in range(len(self)):
+            found: dict[str, bytes | None] = {}
+            for name in self.names:
+                (length,) = _LENGTH.unpack_from(self._headers, at)
+                at += _LENGTH.size
+                if length >= 0:
+                    found[name] = self._headers[at : at + length]
+                    at += length
+            yield found
 
 
 def pack_records(
@@ -68,9 +99,14 @@ def pack_records(
     record_times_ms: Sequence[int],
     *,
     shard: int = 0,
+    headers: Sequence[Mapping[str, bytes | None]] = (),
+    names: Sequence[str] = (),
     sizes: Mapping[int, int] | None = None,
 ) -> bytes:
-    """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job."""
+    """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job.
+
+    `names` are those of the headers that fields are read from, `headers` those of each record.
+    """
     key_lines, value_lines = Lines.of(keys), Lines.of(values)
     parts = [
         _HEAD.pack(RECORDS, 1, len(keys), len(key_lines.content)),
@@ -80,6 +116,11 @@ def pack_records(
         value_lines.lengths.tobytes(),
         key_lines.content,
         value_lines.content,
-        np.array([*(sizes or {}).items()], "<i4").tobytes(),
+        np.array([len(sizes or {}), *(number for pair in (sizes or {}).items() for number in pair)], "<i4").tobytes(),
+        *(_packed(each.get(name)) for each in headers for name in names),
     ]
     return b"".join(parts)
+
+
+def _packed(header: bytes | None) -> bytes:
+    return _LENGTH.pack(-1) if header is None else _LENGTH.pack(len(header)) + header

@@ -13,6 +13,8 @@ import org.apache.flink.streaming.api.operators.Output;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.table.data.ArrayData;
+import org.apache.flink.table.data.MapData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.MathUtils;
@@ -57,6 +59,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int keyForm;
     private final int keyHead;
     private final int mostValueBytes;
+    private final Object[] headers;
     private transient Shard[] shards;
     private transient int[] records;
     private transient int[] bytes;
@@ -77,7 +80,8 @@ public class SubtaskBatches extends AbstractStreamOperator
         int parallelism = ((Number) references[3]).intValue();
         this.keyForm = ((Number) references[4]).intValue();
         this.keyHead = ((Number) references[5]).intValue();
-        this.mostValueBytes = (int) Math.min(((Number) references[6]).longValue(), 1 << 30) + 1;
+        this.headers = (Object[]) references[6];
+        this.mostValueBytes = (int) Math.min(((Number) references[7]).longValue(), 1 << 30) + 1;
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -113,6 +117,9 @@ public class SubtaskBatches extends AbstractStreamOperator
             value = Arrays.copyOf(value, mostValueBytes);
         }
         shards[shard].add(key, value, size, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
+        if (headers.length > 0) {
+            shards[shard].addHeaders(headers, record.isNullAt(5) ? null : record.getMap(5));
+        }
         int subtask = subtaskOfShard[shard];
         records[subtask]++;
         bytes[subtask] += (key == null ? 0 : key.length) + (value == null ? 0 : value.length);
@@ -218,6 +225,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int keysSize = 0;
         int valuesSize = 0;
         int cuts = 0;
+        int headersSize = 0;
         int anyKey = 0;
         for (int shard = 0; shard < shards.length; shard++) {
             if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
@@ -226,21 +234,24 @@ public class SubtaskBatches extends AbstractStreamOperator
                 keysSize += shards[shard].keysEnd;
                 valuesSize += shards[shard].valuesEnd;
                 cuts += shards[shard].cuts;
+                headersSize += shards[shard].headersEnd;
                 anyKey = shardKeys[shard];
             }
         }
-        ByteBuffer batch = ByteBuffer.allocate(16 + 8 * segments + 28 * count + keysSize + valuesSize + 8 * cuts);
+        int size = 20 + 8 * segments + 28 * count + keysSize + valuesSize + 8 * cuts + headersSize;
+        ByteBuffer batch = ByteBuffer.allocate(size);
         batch.order(ByteOrder.LITTLE_ENDIAN);
         batch.putInt(RECORDS).putInt(segments).putInt(count).putInt(keysSize);
         for (int part = 0; part < Shard.PARTS; part++) {
+            if (part == Shard.PARTS - 1) {
+                batch.putInt(cuts);
+                writeCuts(subtask, batch);
+            }
             for (int shard = 0; shard < shards.length; shard++) {
                 if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
                     shards[shard].write(part, shardKeys[shard], batch);
                 }
             }
-        }
-        if (cuts > 0) {
-            writeCuts(subtask, batch);
         }
         records[subtask] = 0;
         bytes[subtask] = 0;
@@ -291,11 +302,12 @@ public class SubtaskBatches extends AbstractStreamOperator
 
     /** The records of one shard, column by column. */
     private static final class Shard {
-        static final int PARTS = 9;
+        static final int PARTS = 10;
         int count;
         int keysEnd;
         int valuesEnd;
         int cuts;
+        int headersEnd;
         long unwritten;
         private long[] offsets = new long[8];
         private long[] timesMs = new long[8];
@@ -305,6 +317,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         private int[] sizes = new int[8];
         private byte[] keys = new byte[128];
         private byte[] values = new byte[1024];
+        private byte[] headers = new byte[0];
 
         void add(byte[] key, byte[] value, int size, int partition, long offset, long timeMs) {
             if (count == offsets.length) {
@@ -336,9 +349,37 @@ public class SubtaskBatches extends AbstractStreamOperator
             }
         }
 
+        /** Of each name its length and bytes; of two headers with one name Flink has the last one. */
+        void addHeaders(Object[] names, MapData found) {
+            for (Object name : names) {
+                byte[] header = found == null ? null : headerOf(name.toString(), found);
+                int length = header == null ? -1 : header.length;
+                headers = large(headers, headersEnd + 4 + Math.max(length, 0));
+                ByteBuffer.wrap(headers, headersEnd, 4).order(ByteOrder.LITTLE_ENDIAN).putInt(length);
+                headersEnd += 4;
+                if (header != null) {
+                    System.arraycopy(header, 0, headers, headersEnd, length);
+                    headersEnd += length;
+                }
+            }
+        }
+
+        private static byte[] headerOf(String name, MapData found) {
+            ArrayData names = found.keyArray();
+            for (int i = 0; i < found.size(); i++) {
+                if (!names.isNullAt(i) && names.getString(i).toString().equals(name)) {
+                    return found.valueArray().isNullAt(i) ? null : found.valueArray().getBinary(i);
+                }
+            }
+            return null;
+        }
+
+        private static byte[] large(byte[] bytes, int needed) {
+            return needed <= bytes.length ? bytes : Arrays.copyOf(bytes, Math.max(needed, 2 * bytes.length));
+        }
+
         private static byte[] withLine(byte[] lines, int end, byte[] line) {
-            int needed = end + line.length + 1;
-            byte[] larger = needed <= lines.length ? lines : Arrays.copyOf(lines, Math.max(needed, 2 * lines.length));
+            byte[] larger = large(lines, end + line.length + 1);
             System.arraycopy(line, 0, larger, end, line.length);
             larger[end + line.length] = '\n';
             return larger;
@@ -349,6 +390,7 @@ public class SubtaskBatches extends AbstractStreamOperator
             keysEnd = 0;
             valuesEnd = 0;
             cuts = 0;
+            headersEnd = 0;
             // a shard's arrays would stay as large as its largest record ever was
             keys = keys.length > MOST_KEPT_BYTES ? new byte[128] : keys;
             values = values.length > MOST_KEPT_BYTES ? new byte[1024] : values;
@@ -381,8 +423,11 @@ public class SubtaskBatches extends AbstractStreamOperator
                 case 7:
                     batch.put(keys, 0, keysEnd);
                     break;
-                default:
+                case 8:
                     batch.put(values, 0, valuesEnd);
+                    break;
+                default:
+                    batch.put(headers, 0, headersEnd);
             }
         }
 
