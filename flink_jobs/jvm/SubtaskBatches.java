@@ -245,7 +245,9 @@ public class SubtaskBatches extends AbstractStreamOperator
         for (int part = 0; part < Shard.PARTS; part++) {
             if (part == Shard.PARTS - 1) {
                 batch.putInt(cuts);
-                writeCuts(subtask, batch);
+                if (cuts > 0) {
+                    writeCuts(subtask, batch);
+                }
             }
             for (int shard = 0; shard < shards.length; shard++) {
                 if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
@@ -394,6 +396,7 @@ public class SubtaskBatches extends AbstractStreamOperator
             // a shard's arrays would stay as large as its largest record ever was
             keys = keys.length > MOST_KEPT_BYTES ? new byte[128] : keys;
             values = values.length > MOST_KEPT_BYTES ? new byte[1024] : values;
+            headers = headers.length > MOST_KEPT_BYTES ? new byte[0] : headers;
         }
 
         /** Writes one of the parts of a batch, which hold all shards each. */
