@@ -18,7 +18,7 @@ from models.onnx_model import OnnxModel
 from udfs.entity_state import LATE, TRUNCATED, WARMING
 from udfs.pipeline import Pipeline
 from udfs.scoring import FLAG_NAMES, predict_each
-from udfs.wire_formats import UNWRITTEN
+from udfs.wire_formats import NOT_TRIED_AGAIN
 
 pa: Any = pyarrow
 pq: Any = pyarrow.parquet
@@ -102,6 +102,7 @@ class Findings:
         equal: Answers that are what comes out now, dead letters included.
         dead_letters: How many of them are dead letters.
         counts: Of DIFFERENT, MISSING, DUPLICATED and NO_EVENT.
+        taken_as_told: Dead letters of events that decode and whose answer is not tried again, by reason.
         unverifiable: How many cannot be verified, by why.
         waiting: Events without an answer that the job has not come to.
         first: The first findings of each kind.
@@ -110,6 +111,7 @@ class Findings:
     equal: int = 0
     dead_letters: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    taken_as_told: Counter[str] = field(default_factory=Counter)
     unverifiable: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     first: list[Finding] = field(default_factory=list)
@@ -309,11 +311,11 @@ class AnswerComparison:
 
     def _dead_letter(self, partition: int, letter: Any, now: Recomputed) -> None:
         offset, reason = int(letter["offset"]), self._answers.reasons[letter["named"]]
-        if reason in UNWRITTEN:
-            self.findings.unverifiable[f"a dead letter ({reason}): writing is not tried again"] += 1
-            return
         if offset in now.letters:
             same = now.letters[offset] == reason
+        elif reason in NOT_TRIED_AGAIN:
+            self.findings.taken_as_told[reason] += 1
+            return
         else:
             same = reason == "model_failed" and self._some_model_fails(now, offset)
         if same:

@@ -17,7 +17,7 @@ from flink_jobs.dead_letters import DeadLetter, Place
 from flink_jobs.dead_letters_plan import ReplayPlan, chunks
 from flink_jobs.dead_letters_reading import LetterBox
 from flink_jobs.kafka_admin import KafkaAdminError, client_config, topic_partitions
-from flink_jobs.topics import JOBS
+from flink_jobs.topics import JOBS, REPLAY_ID
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import HEADER
 
@@ -46,8 +46,8 @@ class Replay:
 
 
 def transactional_id(pipeline: Pipeline) -> str:
-    """The producer's; not to be taken for one of Flink's sink, which end in numbers."""
-    return f"{JOBS}{pipeline.name}-replay"
+    """The producer's."""
+    return f"{JOBS}{pipeline.name}{REPLAY_ID}"
 
 
 def replay(

@@ -21,6 +21,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from flink_jobs.verify_command import value_of
 from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
+from models.onnx_model import OnnxModel
 from udfs.aggregates import Aggregate, Ratio
 from udfs.entity_state import FAILED, ShardState
 from udfs.event_keys import shard_text
@@ -29,7 +30,7 @@ from udfs.naive_features import Arrived, NaiveFeatures
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.scoring import FLAG_NAMES, predict_each
-from udfs.wire_formats import UNWRITTEN, Refused
+from udfs.wire_formats import NOT_TRIED_AGAIN, Refused
 
 Place = tuple[int, int]
 
@@ -157,7 +158,9 @@ def _explained(
     named = ReceiptModel.of(told)
     if "reason" in told or found.answer is None:  # it does not say by which model
         named = _own(pipeline)
-    model = ReceiptModels(pipeline).model(named)
+    model: OnnxModel | str = "it killed its worker on this event"
+    if told.get("reason") != "model_crashed":
+        model = ReceiptModels(pipeline).model(named)
     if isinstance(model, str):
         differences = _feature_differences(pipeline, found, computed)
         return Explanation(found, None, computed, None, model, differences, said)
@@ -285,7 +288,7 @@ def _differences(
 ) -> tuple[str, ...]:
     """What of the answer is not what comes out now."""
     assert found.answer is not None
-    if told.get("reason") in UNWRITTEN or (told.get("reason") == "feature_failed" and computed.failed):
+    if told.get("reason") in NOT_TRIED_AGAIN or (told.get("reason") == "feature_failed" and computed.failed):
         return ()
     if "reason" in told:
         same = told["reason"] == "model_failed" and score is None

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from flink_jobs.crash_guard import crash_folder, read_crashes
 from flink_jobs.environment import prepare_process
 from flink_jobs.job_run import JobRun
 from flink_jobs.kafka_admin import KafkaAdminError
@@ -51,6 +52,7 @@ class JobHealth:
         lag: By partition, of sources first if there are any; None where Kafka does not answer.
         refused_commits: Transactions that Kafka refused to commit since the last restart, by Flink's counter, and at
             least those that are lost.
+        crashes: Records on which the model killed a worker, a line each, as far as they are told where we reach it.
         lost_commits: Those refused that are not committed: their answers are lost. All that were refused, where no log
             names them.
     """
@@ -65,6 +67,7 @@ class JobHealth:
     events_per_s: float
     lag: list[PartitionLag] | None
     refused_commits: int
+    crashes: list[str]
     lost_commits: list[str]
 
     @property
@@ -97,6 +100,7 @@ def health_of(job: JobRun) -> JobHealth:
         events_per_s=rest.rate("numRecordsInPerSecond", of="Source"),
         lag=lag,
         refused_commits=max(refused, len(lost)),  # Flink shows its counter some seconds later than it logs
+        crashes=[each.words() for each in read_crashes(crash_folder(job.pipeline, job.settings)) if each.again],
         lost_commits=lost,
     )
 

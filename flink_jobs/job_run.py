@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flink_jobs.crash_guard import unread_crashes
 from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
 from flink_jobs.environment import create_environment, planning
 from flink_jobs.job_control import JobControl, MiniClusterControl
@@ -80,9 +81,11 @@ class JobRun:
     def failure(self) -> str | None:
         """The last failure's root cause in one line, also of one the job recovered from."""
         try:
-            return self.rest.root_cause()
+            cause = self.rest.root_cause()
         except RestError:
-            return self.control.failure()
+            cause = self.control.failure()
+        crashes = unread_crashes(self.pipeline, self.settings) if cause is not None and self.engine == STREAM else []
+        return "; ".join([*crashes, cause]) if cause is not None else None
 
     def checkpoints(self) -> CheckpointStats:
         """The checkpoints of this run."""

@@ -27,7 +27,8 @@ def gathered_batches(
     batch_ms: int,
     parallelism: int,
     key_form: tuple[int, int],
-    headers: Sequence[str] = (),
+    headers: Sequence[str],
+    max_record_bytes: int,
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
@@ -40,6 +41,7 @@ def gathered_batches(
         parallelism: Of the next operator.
         key_form: How keys are read, from `udfs.event_keys.key_form`.
         headers: Names of those that go with the records.
+        max_record_bytes: Of a larger value only the beginning goes on, and its size.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -54,7 +56,7 @@ def gathered_batches(
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
     references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form, object_array(*headers)
-    return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
+    return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references, max_record_bytes)
 
 
 def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int]:

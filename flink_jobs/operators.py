@@ -1,7 +1,9 @@
 """Thin Flink functions: load the state, call the logic, store the state."""
 
+import functools
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pyflink.common import Row, Types
@@ -9,6 +11,7 @@ from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeCon
 from pyflink.datastream.state import MapStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
+from flink_jobs.crash_guard import CrashGuard, crash_folder
 from flink_jobs.decoding import schema_source
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import shipped_model
@@ -16,6 +19,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
+from models.manifest import Manifest
 from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
@@ -57,6 +61,7 @@ class ScoreBatches(KeyedProcessFunction):
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
         self._prediction_schema = prediction_schema
+        self._crashes = None if settings is None else crash_folder(pipeline, settings)
         self._settings = _for_worker(settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -86,12 +91,24 @@ class ScoreBatches(KeyedProcessFunction):
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
         self._passed_over = runtime_context.get_metrics_group().counter(PASSED_OVER)
+        self._score = functools.partial(self._guard(runtime_context, manifest), self._scorer)
+
+    def _guard(self, runtime_context: RuntimeContext, manifest: Manifest) -> Callable[..., bytes]:
+        """What scores batches, and tells the next worker if this one is killed by it; see `CrashGuard`."""
+        if self._crashes is None:
+            return Scorer.score
+        subtask, name = runtime_context.get_index_of_this_subtask(), f"{manifest.name}/{manifest.version}"
+        try:
+            return CrashGuard(self._crashes, subtask, name, manifest.sha256).score
+        except OSError as error:
+            logging.getLogger(__name__).warning("crashes of the model are not told: %s", error)
+            return Scorer.score
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Score a batch of records, or read or write the state of the shard whose key this came under."""
         records = RecordBatch(value, self._headers)
         if records.command == RECORDS:
-            outputs = self._scorer.score(records, self._shards)
+            outputs = self._score(records, self._shards)
             if self._scorer.passed_over:
                 self._passed_over.inc(self._scorer.passed_over)
             if outputs:

@@ -14,4 +14,5 @@ def open_model(pipeline: Pipeline, folder: Path) -> OnnxModel:
         feature_set_hash=pipeline.feature_set_hash,
         name=pipeline.model.name,
         version=pipeline.model.version,
+        signed_by=pipeline.model.signed_by,
     )

@@ -18,6 +18,7 @@ from flink_jobs.topics import topic_specs
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE, ModelMismatchError
 from models.onnx_model import OnnxModel
+from models.signing import SigningKeyError, check_signed_model
 from models.trial import try_out
 from udfs.pipeline import Pipeline
 
@@ -71,9 +72,11 @@ def check_model(pipeline: Pipeline) -> OnnxModel:
             f"train it with `millrace train {pipeline.name}` or name another version in the pipeline"
         )
     try:
+        if pipeline.model.signed_by is not None:  # before anything opens it, be it a process of its own
+            check_signed_model(folder, pipeline.model.signed_by)
         _try_out_once(folder, (folder / MODEL_FILE).stat().st_mtime_ns if (folder / MODEL_FILE).is_file() else 0)
         return open_model(pipeline, folder)
-    except (ModelMismatchError, ModelRefusedError) as error:
+    except (ModelMismatchError, ModelRefusedError, SigningKeyError) as error:
         raise PreflightError(str(error)) from error
 
 

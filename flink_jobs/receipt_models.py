@@ -64,6 +64,7 @@ class ReceiptModels:
                 feature_set_hash=self._pipeline.feature_set_hash,
                 name=named.model,
                 version=int(named.version),
+                signed_by=self._pipeline.model.signed_by,
             )
         except ModelMismatchError:
             return (

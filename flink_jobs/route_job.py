@@ -70,7 +70,8 @@ def routed_batches(
         columns += ", `headers`"
     query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
     # one shard: records of all sources stay in the order in which they came
-    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT, headers)
+    most = pipeline.max_record_bytes
+    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT, headers, most)
     routed = DataStream(batches).process(RouteRecords(pipeline, settings), Types.PRIMITIVE_ARRAY(Types.BYTE()))
     return routed.uid(ROUTE_UID).name("route")
 

@@ -94,6 +94,8 @@ def _view(title: str, health: JobHealth) -> Table:
     lost = f"[{'red' if health.lost_commits else 'default'}]{len(health.lost_commits)}[/]"
     again = health.refused_commits - len(health.lost_commits)
     table.add_row("lost commits", lost + (f" ({again} refused that had happened before)" if again > 0 else ""))
+    for crash in health.crashes:
+        table.add_row("model crash", crash, style="red")
     if health.failure is not None:
         table.add_row("last failure", health.failure, style=None if health.state == RUNNING else "red")
     return table

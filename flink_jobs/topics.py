@@ -38,6 +38,8 @@ def parse_engine(text: str) -> Engine:
 
 JOBS = "millrace-"
 """What names of jobs, consumer groups and transactional ids begin with; the run's name follows."""
+REPLAY_ID = "-replay"
+"""What the transactional id of a replay ends with; those of a job's sink end in numbers."""
 
 
 def run_name(pipeline: Pipeline, engine: Engine = STREAM) -> str:

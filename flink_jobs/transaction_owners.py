@@ -16,10 +16,11 @@ from flink_jobs.restore_points import all_bytes, folder_of, load_metadata, opera
 from flink_jobs.running_mark import running_process
 from flink_jobs.settings import Settings
 from flink_jobs.submission import cluster_address
-from flink_jobs.topics import JOBS
+from flink_jobs.topics import JOBS, REPLAY_ID
 from flink_jobs.transactions import COMPLETING, HANGING, OpenTransaction
 
-RUNNING, PENDING, COMPLETED, FOREIGN, ORPHANED = "running", "pending", "completing", "foreign", "orphaned"
+RUNNING, PENDING, COMPLETED = "running", "pending", "completing"
+REPLAY, FOREIGN, ORPHANED = "replay", "foreign", "orphaned"
 _ID = struct.Struct(">qH")
 """In a committable of the sink: the producer's number, and the length of its transactional id, which follows."""
 
@@ -31,7 +32,8 @@ class OwnedTransaction:
     Attributes:
         transaction: It.
         run: Name of the pipeline's run; None if it is not of Millrace.
-        owner: running, pending (the next start commits it), completing (Kafka is about to end it), foreign, orphaned.
+        owner: running, pending (the next start commits it), completing (Kafka is about to end it), replay (of dead
+            letters), foreign, orphaned.
             A hanging one is orphaned whosever it was.
         why: Says it.
     """
@@ -69,6 +71,14 @@ def run_of(transaction: OpenTransaction) -> str | None:
     return prefix.removeprefix(JOBS) if prefix is not None and prefix.startswith(JOBS) else None
 
 
+def replay_of(transaction: OpenTransaction) -> str | None:
+    """The pipeline whose dead letters this transaction feeds again."""
+    name = transaction.transactional_id or ""
+    if not (name.startswith(JOBS) and name.endswith(REPLAY_ID)) or transaction.prefix is not None:
+        return None
+    return name.removeprefix(JOBS).removesuffix(REPLAY_ID)
+
+
 def _owned(
     transaction: OpenTransaction, running: Mapping[str, str | None], content: Mapping[str, tuple[str, bytes] | None]
 ) -> OwnedTransaction:
@@ -77,6 +87,11 @@ def _owned(
         return OwnedTransaction(transaction, run, COMPLETED, "Kafka is writing its end; it goes by itself")
     if transaction.state == HANGING:
         return OwnedTransaction(transaction, run, ORPHANED, "no coordinator knows of it: it would stay for ever")
+    if (pipeline := replay_of(transaction)) is not None:
+        return OwnedTransaction(
+            transaction, pipeline, REPLAY,
+            "a replay of dead letters; if that was killed, Kafka ends it after its timeout, or the next replay at once",
+        )  # fmt: skip
     if run is None:
         return OwnedTransaction(transaction, run, FOREIGN, "another program's")
     job = running[run]

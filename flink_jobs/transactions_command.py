@@ -21,9 +21,11 @@ from flink_jobs.transaction_owners import (
     FOREIGN,
     ORPHANED,
     PENDING,
+    REPLAY,
     RUNNING,
     OwnedTransaction,
     owned,
+    replay_of,
     run_of,
 )
 from flink_jobs.transactions import (
@@ -96,7 +98,11 @@ def _chosen(pipeline: Pipeline | None, settings: Settings, topics: Sequence[str]
     """A pipeline's, and others' in its topics; without a pipeline those of all pipelines, and others' in theirs."""
     found = open_transactions(settings, topics=topics)
     runs = None if pipeline is None else {run_name(pipeline, STREAM), run_name(pipeline, SQL)}
-    mine = [each for each in found if (run := run_of(each)) is not None and (runs is None or run in runs)]
+    mine = [
+        each
+        for each in found
+        if (run := run_of(each) or replay_of(each)) is not None and (runs is None or run in runs)
+    ]
     around = {*topics, *_topics_in(mine)}
     return [each for each in found if each in mine or around.intersection(_topics_in([each]))]
 
@@ -232,7 +238,7 @@ def _document(look: _Look, aborted: Sequence[OwnedTransaction]) -> dict[str, Any
         "blocked": [{**vars(each), "waiting": each.waiting} for each in look.blocked],
         "counts": {
             owner: sum(each.owner == owner for each in look.found)
-            for owner in (RUNNING, PENDING, COMPLETED, FOREIGN, ORPHANED)
+            for owner in (RUNNING, PENDING, COMPLETED, REPLAY, FOREIGN, ORPHANED)
         },
         "aborted": len(aborted),
     }

@@ -113,6 +113,7 @@ def _as_json(report: VerifyReport, details: list[dict[str, Any]]) -> dict[str, A
         "dead_letters": findings.dead_letters,
         **{kind: findings.counts[kind] for kind in WORDS},
         "waiting": findings.waiting,
+        "taken_as_told": dict(sorted(findings.taken_as_told.items())),
         "unverifiable": dict(sorted(findings.unverifiable.items())),
         "foreign": report.foreign,
         "job_began": report.beginning.as_start,
@@ -129,6 +130,8 @@ def _show(report: VerifyReport, details: list[dict[str, Any]], pipeline: Pipelin
     for kind, words in WORDS.items():
         if findings.counts[kind]:
             show(f"  {findings.counts[kind]:,} {words}", style="red")
+    for reason, count in sorted(findings.taken_as_told.items()):
+        show(f"  {count:,} more are dead letters ({reason}): what a job alone tries is not tried again")
     for why, count in sorted(findings.unverifiable.items()):
         show(f"  {count:,} cannot be verified: {why}", style="yellow")
     if findings.waiting:

@@ -4,6 +4,7 @@ The `onnx` package parses (0.1 s to import, no model code runs); onnxruntime is 
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from models.manifest import DTYPES
 
 MAX_MODEL_BYTES = 256 * 1024 * 1024
 DOMAINS = ("ai.onnx", "ai.onnx.ml")
+_MOST_ELEMENTS_A_BYTE = 4
+"""The smallest type has two bits."""
 
 _DTYPE_NAMES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float",
@@ -158,6 +161,17 @@ def _refuse_what_is_not_self_contained(model: onnx.ModelProto, where: str) -> No
                     f"{where}: tensor {message.name!r} keeps its data in another file, which the digest does "
                     "not cover: save the model as one file (onnx.save with save_as_external_data=False)"
                 )
+                raise ModelRefusedError(refusal)
+            size = message.ByteSize()
+            if min(message.dims, default=0) < 0 or math.prod(message.dims) > _MOST_ELEMENTS_A_BYTE * size:
+                refusal = (
+                    f"{where}: tensor {message.name!r} claims to be {list(message.dims)} and holds {size} bytes: "
+                    "export the model again"
+                )
+                raise ModelRefusedError(refusal)
+        elif isinstance(message, onnx.SparseTensorProto):
+            if min(message.dims, default=0) < 0 or math.prod(message.dims) > MAX_MODEL_BYTES:
+                refusal = f"{where}: a sparse tensor unpacks to {list(message.dims)}: export smaller ones"
                 raise ModelRefusedError(refusal)
         elif isinstance(message, onnx.NodeProto):
             domain = message.domain or "ai.onnx"

@@ -23,6 +23,7 @@ from models.manifest import (
     ModelMismatchError,
 )
 from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+from models.signing import check_signature
 
 Floats = npt.NDArray[np.float64]
 
@@ -80,6 +81,7 @@ class OnnxModel:
         name: str | None = None,
         version: int | None = None,
         max_bytes: int = MAX_MODEL_BYTES,
+        signed_by: str | None = None,
     ) -> "OnnxModel":
         """Open the model in a folder for a pipeline.
 
@@ -90,6 +92,7 @@ class OnnxModel:
             name: The name the manifest must have; None takes any.
             version: The version the manifest must have; None takes any.
             max_bytes: Largest `model.onnx` opened.
+            signed_by: Public keys, as `check_signature` takes them; None asks for no signature.
 
         Returns:
             The model, tried out on one row.
@@ -100,6 +103,8 @@ class OnnxModel:
         """
         path = directory / MODEL_FILE
         manifest_bytes = read_bytes(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if signed_by is not None:
+            check_signature(directory, manifest_bytes, signed_by)
         manifest = Manifest.from_json(manifest_bytes, where=str(directory / MANIFEST_FILE))
         model_bytes = read_bytes(directory, MODEL_FILE, max_bytes)
         digest = hashlib.sha256(model_bytes).hexdigest()

@@ -57,11 +57,20 @@ def _check_count(number: int, setting: str, least: int) -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A model artefact: `<root>/<name>/<version>/`; `root` None means the models folder of this project."""
+    """A model artefact: `<root>/<name>/<version>/`.
+
+    Attributes:
+        name: Its name.
+        version: Its version.
+        root: None means the models folder of this project.
+        signed_by: PEM texts of public keys, one behind the other: a model that the owner of none of them signed is not
+            opened. None takes unsigned ones.
+    """
 
     name: str
     version: int
     root: str | Path | None = None
+    signed_by: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name, "Model: name")

@@ -31,11 +31,12 @@ class RecordParts(NamedTuple):
 
 
 class RawRecord(NamedTuple):
-    """A record: key and value as Kafka has them, and the rest."""
+    """A record: key and value as Kafka has them, and the rest; `size` of a value that is not whole here."""
 
     key: bytes | None
     value: bytes | None
     parts: RecordParts
+    size: int = 0
 
 
 PartReader = Callable[[RawRecord], Any]

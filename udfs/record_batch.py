@@ -2,8 +2,9 @@
 
 Little-endian int32: command, number of shards, count n, size of the keys. Then n each of offsets and record times
 (int64); the shards' keys and their counts (int32); n each of partitions, lengths of keys and of values (int32; -1 is
-null); the keys and the values, each with a newline behind it. If fields of events are read from headers, then of each
-record these headers: the length of each (int32; -1 where there is none) and its bytes.
+null); the keys and the values, each with a newline behind it; how many values are not whole here because their pipeline
+refuses them for their size, and of each its row and its size (int32). If fields of events are read from headers, then
+of each record these headers: the length of each (int32; -1 where there is none) and its bytes.
 """
 
 import struct
@@ -33,13 +34,15 @@ class RecordBatch:
         partitions: (n,) int32.
         keys: The n keys.
         values: The n values.
+        sizes: How large values were that are not whole here, by row.
+        names: Of the headers.
         shards: Which shards have records here; a shard is known by its key.
         shard_ends: Where the records of each end.
     """
 
     __slots__ = (
-        "_headers", "_names", "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
-        "values",
+        "_headers", "command", "keys", "names", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
+        "sizes", "values",
     )  # fmt: skip
 
     def __init__(self, data: bytes, headers: Sequence[str] = ()) -> None:
@@ -55,7 +58,13 @@ class RecordBatch:
         self.keys = Lines(key_lengths, data[begin : begin + keys_size])
         end = begin + keys_size + int((value_lengths + 1).sum())
         self.values = Lines(value_lengths, data[begin + keys_size : end])
-        self._names, self._headers = headers, data[end:] if headers else b""
+        self.sizes: dict[int, int] = {}
+        if self.command == RECORDS:
+            (cuts,) = _LENGTH.unpack_from(data, end)
+            end += _LENGTH.size
+            self.sizes = dict(np.frombuffer(data, "<i4", 2 * cuts, end).reshape(-1, 2).tolist())
+            end += 8 * cuts
+        self.names, self._headers = headers, data[end:] if headers else b""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -63,14 +72,17 @@ class RecordBatch:
     def raw(self) -> list[RawRecord]:
         """The records one by one."""
         places = self.partitions.tolist(), self.offsets.tolist(), self.record_times_ms.tolist()
-        parts = map(RecordParts, *places, self._each_headers()) if self._names else map(RecordParts, *places)
-        return list(map(RawRecord, self.keys.tolist(), self.values.tolist(), parts))
+        parts = map(RecordParts, *places, self._each_headers()) if self.names else map(RecordParts, *places)
+        found = list(map(RawRecord, self.keys.tolist(), self.values.tolist(), parts))
+        for row, size in self.sizes.items():
+            found[row] = found[row]._replace(size=size)
+        return found
 
     def _each_headers(self) -> Iterator[dict[str, bytes | None]]:
         at = 0
         for _ in range(len(self)):
             found: dict[str, bytes | None] = {}
-            for name in self._names:
+            for name in self.names:
                 (length,) = _LENGTH.unpack_from(self._headers, at)
                 at += _LENGTH.size
                 if length >= 0:
@@ -89,6 +101,7 @@ def pack_records(
     shard: int = 0,
     headers: Sequence[Mapping[str, bytes | None]] = (),
     names: Sequence[str] = (),
+    sizes: Mapping[int, int] | None = None,
 ) -> bytes:
     """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job.
 
@@ -103,6 +116,7 @@ def pack_records(
         value_lines.lengths.tobytes(),
         key_lines.content,
         value_lines.content,
+        np.array([len(sizes or {}), *(number for pair in (sizes or {}).items() for number in pair)], "<i4").tobytes(),
         *(_packed(each.get(name)) for each in headers for name in names),
     ]
     return b"".join(parts)

@@ -101,7 +101,7 @@ class RecordReader:
         if record.value is None:
             return None if self._source.ignores_tombstones else NO_VALUE
         if len(record.value) > self._max_bytes:
-            return too_large(record.value, self._max_bytes)
+            return too_large(max(record.size, len(record.value)), self._max_bytes)
         found = self._values.one(record.value) if self._changes is None else self._changes(record.value)
         if found is None or isinstance(found, Refused):
             return found

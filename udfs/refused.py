@@ -13,9 +13,9 @@ class Refused(NamedTuple):
 NO_VALUE = Refused("null_value", "the record has no value")
 
 
-def too_large(value: bytes, max_bytes: int) -> Refused:
+def too_large(size: int, max_bytes: int) -> Refused:
     """A record above its pipeline's limit."""
-    return Refused("too_large", f"{len(value)} bytes; the limit is {max_bytes}")
+    return Refused("too_large", f"{size} bytes; the limit is {max_bytes}")
 
 
 def invalid_time(name: str, time: float) -> Refused:

@@ -66,12 +66,15 @@ class Scorer:
         self._decoder = EventDecoder(plan.pipeline, schemas)
         self.passed_over = 0
 
-    def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
+    def score(
+        self, records: RecordBatch, shards: Mapping[int, ShardState], *, crashed: str | None = None
+    ) -> bytes:
         """Advance the shards' states by the records and score each.
 
         Args:
             records: The batch.
             shards: The state of every shard that has records in it.
+            crashed: How the model kills its process on these events: it is not asked, they are dead letters.
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
@@ -88,6 +91,9 @@ class Scorer:
             scored = scored.without(failed)
         if not len(scored):
             return outputs
+        if crashed is not None:
+            failed = dict.fromkeys(range(len(scored)), Refused("model_crashed", crashed))
+            return outputs + self._dead_letters(records, scored, failed, MODEL)
         scores, failed = predict_each(self._model, scored.features)
         scored = replace(scored, scores=scores)
         if failed:

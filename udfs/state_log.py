@@ -108,7 +108,10 @@ def decode(data: bytes) -> Entry:
     if _checksum(kind, data[_BEGIN.size : header], parts) != checksum:
         raise StateCorruptError(f"state entry of {len(data)} bytes: checksum does not match its content")
     layout, keys, clocks, heads, rows = parts
-    return _entry(kind, _layout(bytes(layout)), bytes(keys), _words(clocks), _words(heads), _words(rows))
+    try:
+        return _entry(kind, _layout(bytes(layout)), bytes(keys), _words(clocks), _words(heads), _words(rows))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+        raise StateCorruptError(f"state entry: its layout is none ({type(error).__name__}: {error})") from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,16 +39,17 @@ REASONS = (
     "key_mismatch",
     "feature_failed",
     "model_failed",
+    "model_crashed",
     "not_encodable",
     "output_too_large",
     "late",
 )
 """Why a record is a dead letter; `late` with the SQL engine only."""
 
-AFTER_DECODING = ("feature_failed", "model_failed", "not_encodable", "output_too_large")
+AFTER_DECODING = ("feature_failed", "model_failed", "model_crashed", "not_encodable", "output_too_large")
 """Reasons of events that were decoded, and so are in the state."""
-UNWRITTEN = ("not_encodable", "output_too_large")
-"""Of an event that was scored, and whose prediction could not be written."""
+NOT_TRIED_AGAIN = ("model_crashed", "not_encodable", "output_too_large")
+"""Of events whose answer only a job tries to give: whoever computes it again would have to crash, or to write it."""
 
 ENVELOPE_BYTES = 65_536
 """What a record of the job may be larger than the pipeline's largest record: headers, and a key beside the value."""
@@ -226,8 +227,11 @@ class DeadLetters:
             [one.reason.encode() for one in refused.values()],
             [stage.encode()] * len(rows),
             [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()],
-            [_size_over(value, self._max_bytes) for value in values],
-            [_size_over(key, most_key) for key in keys],
+            [
+                _size_over(records.sizes.get(row, len(value or b"")), self._max_bytes)
+                for row, value in zip(rows, values, strict=True)
+            ],
+            [_size_over(len(key or b""), most_key) for key in keys],
             [_NULLS[key is None, value is None] for key, value in zip(keys, values, strict=True)],
         )
         partitions = records.partitions if partitions is None else partitions
@@ -263,5 +267,5 @@ _NULLS = {(False, False): None, (True, False): b"key", (False, True): b"value", 
 """What a dead letter says of an original without a key or a value, by whether they are null: it has empty ones."""
 
 
-def _size_over(content: bytes | None, most: int) -> bytes | None:
-    return str(len(content)).encode() if content is not None and len(content) > most else None
+def _size_over(size: int, most: int) -> bytes | None:
+    return str(size).encode() if size > most else None

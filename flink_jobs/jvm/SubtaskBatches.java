@@ -30,6 +30,9 @@ import org.apache.flink.util.MathUtils;
  * <p>The shard is that of the entity as text, which a key holds in some format (udfs/event_keys.py): the bytes of a key
  * that names its schema change with the schema.
  *
+ * <p>Of a value that its pipeline refuses for its size only the first bytes go on, and its size: a few bytes in the topic
+ * may be hundreds of megabytes, for brokers limit compressed batches.
+ *
  * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state, before anything
  * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
  * records have been sent since, WRITE its state.
@@ -42,6 +45,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private static final int WRITE = 2;
     private static final int MOST_RECORDS = 4_000;
     private static final int MOST_BYTES = 1 << 20;
+    private static final int MOST_KEPT_BYTES = 2 * MOST_BYTES;
     private static final int MOST_UNWRITTEN = 10_000;
     private static final int LONGEST_STRETCH = 10;
     private static final int TEXT = 0;
@@ -54,6 +58,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int[] subtaskOfShard;
     private final int keyForm;
     private final int keyHead;
+    private final int mostValueBytes;
     private final Object[] headers;
     private transient Shard[] shards;
     private transient int[] records;
@@ -76,6 +81,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         this.keyForm = ((Number) references[4]).intValue();
         this.keyHead = ((Number) references[5]).intValue();
         this.headers = (Object[]) references[6];
+        this.mostValueBytes = (int) Math.min(((Number) references[7]).longValue(), 1 << 30) + 1;
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -106,7 +112,11 @@ public class SubtaskBatches extends AbstractStreamOperator
         byte[] key = record.isNullAt(0) ? null : record.getBinary(0);
         byte[] value = record.isNullAt(1) ? null : record.getBinary(1);
         int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(entity(key))), shards.length);
-        shards[shard].add(key, value, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
+        int size = value == null ? 0 : value.length;
+        if (size > mostValueBytes) {
+            value = Arrays.copyOf(value, mostValueBytes);
+        }
+        shards[shard].add(key, value, size, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
         if (headers.length > 0) {
             shards[shard].addHeaders(headers, record.isNullAt(5) ? null : record.getMap(5));
         }
@@ -214,6 +224,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int count = 0;
         int keysSize = 0;
         int valuesSize = 0;
+        int cuts = 0;
         int headersSize = 0;
         int anyKey = 0;
         for (int shard = 0; shard < shards.length; shard++) {
@@ -222,14 +233,22 @@ public class SubtaskBatches extends AbstractStreamOperator
                 count += shards[shard].count;
                 keysSize += shards[shard].keysEnd;
                 valuesSize += shards[shard].valuesEnd;
+                cuts += shards[shard].cuts;
                 headersSize += shards[shard].headersEnd;
                 anyKey = shardKeys[shard];
             }
         }
-        ByteBuffer batch = ByteBuffer.allocate(16 + 8 * segments + 28 * count + keysSize + valuesSize + headersSize);
+        int size = 20 + 8 * segments + 28 * count + keysSize + valuesSize + 8 * cuts + headersSize;
+        ByteBuffer batch = ByteBuffer.allocate(size);
         batch.order(ByteOrder.LITTLE_ENDIAN);
         batch.putInt(RECORDS).putInt(segments).putInt(count).putInt(keysSize);
         for (int part = 0; part < Shard.PARTS; part++) {
+            if (part == Shard.PARTS - 1) {
+                batch.putInt(cuts);
+                if (cuts > 0) {
+                    writeCuts(subtask, batch);
+                }
+            }
             for (int shard = 0; shard < shards.length; shard++) {
                 if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
                     shards[shard].write(part, shardKeys[shard], batch);
@@ -244,6 +263,20 @@ public class SubtaskBatches extends AbstractStreamOperator
                 shards[shard].clear();
                 if (shards[shard].unwritten > MOST_UNWRITTEN) {
                     sendCommand(WRITE, shard);
+                }
+            }
+        }
+    }
+
+    /** Row and size of each value that is not whole. */
+    private void writeCuts(int subtask, ByteBuffer batch) {
+        int row = 0;
+        for (int shard = 0; shard < shards.length; shard++) {
+            if (subtaskOfShard[shard] == subtask) {
+                for (int i = 0; i < shards[shard].count; i++, row++) {
+                    if (shards[shard].sizes[i] > mostValueBytes) {
+                        batch.putInt(row).putInt(shards[shard].sizes[i]);
+                    }
                 }
             }
         }
@@ -275,6 +308,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int count;
         int keysEnd;
         int valuesEnd;
+        int cuts;
         int headersEnd;
         long unwritten;
         private long[] offsets = new long[8];
@@ -282,23 +316,29 @@ public class SubtaskBatches extends AbstractStreamOperator
         private int[] partitions = new int[8];
         private int[] keyLengths = new int[8];
         private int[] valueLengths = new int[8];
+        private int[] sizes = new int[8];
         private byte[] keys = new byte[128];
         private byte[] values = new byte[1024];
         private byte[] headers = new byte[0];
 
-        void add(byte[] key, byte[] value, int partition, long offset, long timeMs) {
+        void add(byte[] key, byte[] value, int size, int partition, long offset, long timeMs) {
             if (count == offsets.length) {
                 offsets = Arrays.copyOf(offsets, 2 * count);
                 timesMs = Arrays.copyOf(timesMs, 2 * count);
                 partitions = Arrays.copyOf(partitions, 2 * count);
                 keyLengths = Arrays.copyOf(keyLengths, 2 * count);
                 valueLengths = Arrays.copyOf(valueLengths, 2 * count);
+                sizes = Arrays.copyOf(sizes, 2 * count);
             }
             offsets[count] = offset;
             timesMs[count] = timeMs;
             partitions[count] = partition;
             keyLengths[count] = key == null ? -1 : key.length;
             valueLengths[count] = value == null ? -1 : value.length;
+            sizes[count] = size;
+            if (value != null && size > value.length) {
+                cuts++;
+            }
             count++;
             unwritten++;
             if (key != null) {
@@ -351,7 +391,12 @@ public class SubtaskBatches extends AbstractStreamOperator
             count = 0;
             keysEnd = 0;
             valuesEnd = 0;
+            cuts = 0;
             headersEnd = 0;
+            // a shard's arrays would stay as large as its largest record ever was
+            keys = keys.length > MOST_KEPT_BYTES ? new byte[128] : keys;
+            values = values.length > MOST_KEPT_BYTES ? new byte[1024] : values;
+            headers = headers.length > MOST_KEPT_BYTES ? new byte[0] : headers;
         }
 
         /** Writes one of the parts of a batch, which hold all shards each. */

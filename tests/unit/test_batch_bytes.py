@@ -24,6 +24,11 @@ def test_records_read_back(records):
     assert all(array.flags.writeable for array in (batch.partitions, batch.offsets, batch.record_times_ms))
 
 
+def test_a_value_that_is_not_whole_says_its_size():
+    batch = RecordBatch(pack_records([b"k", None], [b"be", None], [0, 1], [2, 3], [4, 5], sizes={0: 2**31 - 1}))
+    assert (batch.values.tolist(), batch.sizes) == ([b"be", None], {0: 2**31 - 1})
+
+
 @examples(40)
 @given(st.lists(st.binary(max_size=8).filter(lambda line: b"\n" not in line), max_size=8))
 def test_a_text_of_lines_is_split_at_its_newlines(lines):

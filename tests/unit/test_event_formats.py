@@ -299,6 +299,10 @@ def test_protobuf_files_import_each_other():
         (head_of(4) + b"\0", "unknown_schema", "line 1"),
         (PROTO_VALUE[:-1], "not_protobuf", ""),
         (head_of(3) + b"\x02\x02\x0a\xff\xff\xff\xff\x07ab", "not_protobuf", ""),
+        (PROTO_VALUE + b"\x7b" * 100_000 + b"\x7c" * 100_000, "not_protobuf", ""),  # groups within groups
+        (PROTO_VALUE + b"\x28" + b"\xff" * 11, "not_protobuf", ""),
+        (PROTO_VALUE + b"\x30" + b"\xff" * 8 + b"\x7f", "invalid_time", "9223372036854775807"),
+        (bytes(900_000), "unknown_schema", "no schema 0"),
         (PROTO_VALUE[:7] + CLICK(**{**ROW, "page": 2}).SerializeToString(), "unknown_category", "page"),
         (PROTO_VALUE[:7] + CLICK(**{**ROW, "page": 55}).SerializeToString(), "unknown_category", "55"),
     ],

@@ -2,11 +2,12 @@
 
 import dataclasses
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 from wire_records import PURCHASE, START_MS, batch_of, encoder_of, headers_of
 
-from flink_jobs.answer_comparison import WARMED_UP, AnswerComparison
+from flink_jobs.answer_comparison import DIFFERENT, WARMED_UP, AnswerComparison, Recomputed
 from flink_jobs.local.shoppers import as_records, shopper_events
 from udfs.entity_state import LATE, WARMING, ShardState
 from udfs.output_batch import read_outputs
@@ -51,3 +52,15 @@ def test_verify_does_not_judge_what_was_answered_while_warming_up():
     comparison = AnswerComparison(PURCHASE, None, None, None, None, 3)
     assert comparison._complete(flags)["flags"].tolist() == [0, LATE, 255]
     assert comparison.findings.unverifiable == {WARMED_UP: 2}
+
+
+def test_verify_counts_dead_letters_by_reason_where_only_a_job_tries():
+    nothing = np.empty(0, np.int64)
+    now = Recomputed(np.array([0, 1]), nothing, nothing, nothing, np.empty((2, 0)), letters={2: "not_json"})
+    reasons = ["not_encodable", "model_crashed", "not_json"]
+    comparison = AnswerComparison(PURCHASE, SimpleNamespace(reasons=reasons), None, None, None, 0)
+    for offset, named in ((0, 0), (1, 1), (2, 2), (2, 0)):
+        comparison._dead_letter(0, {"offset": offset, "named": named}, now)
+    findings = comparison.findings
+    assert findings.taken_as_told == {"not_encodable": 1, "model_crashed": 1}
+    assert (findings.equal, findings.counts, findings.unverifiable) == (1, {DIFFERENT: 1}, {})

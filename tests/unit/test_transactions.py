@@ -54,6 +54,9 @@ def test_a_transaction_is_orphaned_only_where_nothing_speaks_for_it(knowing, tmp
     settings = Settings(home=tmp_path)
     assert owner(settings, opened()) == "orphaned"
     assert owner(settings, opened("another-0-1")) == "foreign"
+    assert owner(settings, opened("another-replay")) == "foreign"
+    assert owner(settings, opened("millrace-purchase-replay")) == "replay"
+    assert owner(settings, opened("millrace-purchase-replay-0-7")) == "orphaned", "of a pipeline purchase-replay"
     assert owner(settings, opened(state="PrepareCommit")) == "completing"
     assert owner(settings, opened(None, "Hanging")) == "orphaned"
     assert owner(settings, opened(), moving=["millrace-purchase"]) == "running"

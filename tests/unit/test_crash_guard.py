@@ -1,0 +1,167 @@
+"""A model that kills its process: the next worker knows the batch, the one after it the record; all are answered."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
+
+from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
+from flink_jobs.settings import Settings
+from udfs.output_batch import read_outputs
+from udfs.wire_formats import EventDecoder
+
+POISON = 40
+WHOLE = 100
+
+
+class Deadly:
+    """Kills its process on the rows of some events, wherever they are."""
+
+    def __init__(self, rows, number):
+        self.rows, self.number = rows, number
+
+    def predict(self, features):
+        found = np.nan_to_num(features)
+        if any((found == np.nan_to_num(row)).all(axis=1).any() for row in self.rows):
+            os.kill(os.getpid(), self.number)
+        return np.nansum(features, axis=1)
+
+
+class Remembers:
+    def __init__(self):
+        self.seen = []
+
+    def predict(self, features):
+        self.seen.append(features.copy())
+        return np.nansum(features, axis=1)
+
+
+@pytest.fixture
+def poisoned():
+    """Records, and the features of the poisoned ones."""
+    records = shopper_records(WHOLE)
+    remembers = Remembers()
+    expected = Shard(remembers).score(records)
+    features = np.concatenate(remembers.seen)
+    return records, features, expected
+
+
+def worker(folder, model, records, sha256="ab", later_ms=0):
+    """What a new worker of the subtask gives for all records in one batch; None if it dies."""
+    out = folder / "outputs"
+    out.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            guard, shard = CrashGuard(folder / "crashes", 0, "m/1", sha256), Shard(model)
+            batch = batch_of(records)
+            batch.record_times_ms += later_ms
+            out.write_bytes(guard.score(shard.scorer, batch, {0: shard.state}))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return None
+    outputs = read_outputs(out.read_bytes())
+    return sorted(outputs, key=lambda output: int(headers_of(output)["offset"]))
+
+
+def test_after_two_crashes_the_record_is_a_dead_letter_and_all_others_are_scored_as_ever(tmp_path, poisoned):
+    records, features, expected = poisoned
+    model = Deadly([features[POISON]], signal.SIGSEGV)
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, model, records) is None, "alone now"
+    outputs = worker(tmp_path, model, records)
+    told = headers_of(outputs[POISON])
+    assert (told["reason"], told["stage"]) == ("model_crashed", "model")
+    assert told["exception"] == "Segmentation fault in model m/1"
+    assert outputs[POISON].value == records[POISON][1]
+    assert [*outputs[:POISON], *outputs[POISON + 1 :]] == [*expected[:POISON], *expected[POISON + 1 :]]
+    (crash,) = [each for each in read_crashes(tmp_path / "crashes") if each.again]
+    assert crash.words() == (
+        f"model m/1 killed its worker (Segmentation fault) on partition 2 offset {POISON}: "
+        "it is a dead letter (model_crashed) now"
+    )
+
+
+def test_every_record_that_kills_is_found_and_the_first_crash_names_the_batch(tmp_path, poisoned):
+    records, features, _ = poisoned
+    deadly = [3, 41, 99]
+    model = Deadly(features[deadly], signal.SIGABRT)
+    assert worker(tmp_path, model, records) is None
+    (first,) = _crashes_after_a_start(tmp_path)
+    assert first.words() == (
+        "model m/1 killed its worker (Aborted) on partition 2 offsets 0-99: they are scored one at a time now"
+    )
+    starts = 1
+    while (outputs := worker(tmp_path, model, records)) is None:
+        starts += 1
+    assert starts == 1 + len(deadly)
+    assert [row for row, each in enumerate(outputs) if "reason" in headers_of(each)] == deadly
+
+
+def test_a_job_that_ends_with_the_crash_says_the_model_and_the_place(tmp_path, poisoned):
+    records, features, _ = poisoned
+    settings = Settings(home=tmp_path)
+    folder = crash_folder(PURCHASE, settings)
+    folder.parent.mkdir(parents=True)
+    assert unread_crashes(PURCHASE, settings) == []
+    assert worker(folder.parent, Deadly([features[POISON]], signal.SIGFPE), records) is None
+    (line,) = unread_crashes(PURCHASE, settings)
+    model = f"{PURCHASE.model.name}/{PURCHASE.model.version}"
+    assert line == f"model {model} killed its worker (Floating point exception) on partition 2 offsets 0-99"
+    worker(folder.parent, Remembers(), records)
+    assert unread_crashes(PURCHASE, settings) == []
+
+
+def test_a_crash_elsewhere_than_in_the_model_is_not_the_model_s(tmp_path, poisoned, monkeypatch):
+    records, _, _ = poisoned
+    decode = EventDecoder.decode_batch
+
+    def deadly(self, batch):
+        if any(value == records[POISON][1] for value in batch.values.tolist()):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decode(self, batch)
+
+    monkeypatch.setattr(EventDecoder, "decode_batch", deadly)
+    for _ in range(3):
+        assert worker(tmp_path, Remembers(), records) is None
+    (*_, last) = _crashes_after_a_start(tmp_path)
+    assert not last.again
+    assert last.words() == (
+        "decoding, features or encoding, not model m/1, killed its worker (Segmentation fault) "
+        f"on partition 2 offset {POISON}: they are scored one at a time now"
+    )
+
+
+def test_a_worker_that_is_killed_from_outside_accuses_nobody(tmp_path, poisoned):
+    records, features, expected = poisoned
+    model = Deadly([features[POISON]], signal.SIGKILL)
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, model, records) is None
+    assert _crashes_after_a_start(tmp_path) == []
+    assert worker(tmp_path, Remembers(), records) == expected
+
+
+def test_another_model_gets_another_chance(tmp_path, poisoned):
+    records, features, expected = poisoned
+    model = Deadly([features[POISON]], signal.SIGSEGV)
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, Remembers(), records, sha256="cd") == expected
+
+
+def test_a_record_of_another_time_at_the_same_offset_is_another_record(tmp_path, poisoned):
+    records, features, _ = poisoned
+    model = Deadly([features[POISON]], signal.SIGSEGV)
+    assert worker(tmp_path, model, records) is None
+    assert worker(tmp_path, model, records) is None
+    outputs = worker(tmp_path, Remembers(), records, later_ms=1)
+    assert [headers_of(each).get("reason") for each in outputs] == [None] * WHOLE
+
+
+def _crashes_after_a_start(folder):
+    worker(folder, Remembers(), shopper_records(0))
+    return read_crashes(folder / "crashes")
