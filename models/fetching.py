@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import fsspec
 import requests
 
-from models.json_document import ModelRefusedError
+from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, MODEL_FILE, NAME, Manifest
 from models.onnx_checks import MAX_MODEL_BYTES, read_bytes
 
@@ -30,10 +30,6 @@ _SILENCE_S = 30.0  # of a web server, within a file
 _BLOCK_BYTES = 1 << 20
 _WEB = ("http", "https")
 _fsspec: Any = fsspec  # has no types
-
-
-class ModelUnreachableError(RuntimeError):
-    """Where the models are kept does not answer or says no: a later try may succeed."""
 
 
 class _NotThereError(ModelRefusedError):

@@ -10,9 +10,13 @@ from typing import ClassVar
 import fsspec
 import pytest
 
+from flink_jobs.describe import description
+from flink_jobs.pipelines import PipelineError, load_pipeline, writable_root
+from flink_jobs.preflight import PreflightError, check_model
+from flink_jobs.receipt_models import ReceiptModel, ReceiptModels
 from models import fetching
-from models.fetching import ModelUnreachableError, fetch_version, version_numbers
-from models.json_document import ModelRefusedError
+from models.fetching import fetch_version, version_numbers
+from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED
@@ -186,3 +190,37 @@ def test_root_with_a_password_is_refused_without_repeating_it(tmp_path):
     with pytest.raises(ModelRefusedError, match="netrc") as told:
         fetch_version("https://me:secret@models.example/", "purchase", 2, cache=tmp_path)
     assert "secret" not in str(told.value)
+
+
+def pipeline_at(root, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import dataclasses\nfrom flink_jobs.pipelines import purchase\nfrom udfs.pipeline import Model\n"
+        f"pipeline = dataclasses.replace(purchase.pipeline, model=Model('purchase', version=2, root={str(root)!r}))\n"
+    )
+    return load_pipeline(str(path))
+
+
+@pytest.mark.parametrize("root", ["file", "web"], indirect=True)
+def test_pipeline_may_name_any_root(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
+    pipeline = pipeline_at(root, tmp_path)
+    assert check_model(pipeline).manifest.sha256 == SHA256
+    assert description(pipeline)["model"]["sha256"] == SHA256
+    features = Manifest.read(PURCHASE / "2").feature_set_hash
+    receipt = ReceiptModel(pipeline.events.topic, "purchase", "2", SHA256, features)
+    opened = ReceiptModels(pipeline).model(receipt)
+    assert isinstance(opened, OnnxModel), opened
+
+
+def test_root_elsewhere_that_fails_is_one_line_before_a_job_starts(web, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
+    pipeline = pipeline_at("http://127.0.0.1:1/models", tmp_path)
+    with pytest.raises(PreflightError, match="cannot be read"):
+        check_model(pipeline)
+    assert "cannot be read" in description(pipeline)["model"]["problem"]
+    receipt = ReceiptModel(pipeline.events.topic, "purchase", "2", SHA256, "0")
+    assert "cannot be had" in str(ReceiptModels(pipeline).model(receipt))
+    with pytest.raises(PipelineError, match="give a folder with --root"):
+        writable_root(pipeline)
+    assert writable_root(pipeline, tmp_path) == tmp_path
