@@ -19,9 +19,10 @@ from flink_jobs.local.shoppers import ShopperEvent, labelled_events
 from flink_jobs.pipelines import MODELS, load_pipeline, writable_root
 from flink_jobs.training_set import LABEL, read_training_set
 from models.onnx_model import OnnxModel
+from models.registry import next_version
 from models.rule import DWELL_FEATURE, PAGE_FEATURES, build_rule_model
 from models.splits import split_by_time
-from models.train import Trained, TrainingError, next_version, train_classifier
+from models.train import Trained, TrainingError, train_classifier
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan

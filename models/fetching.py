@@ -117,6 +117,31 @@ def version_numbers(root: str | Path, name: str) -> list[int]:
     return sorted(int(each) for each in names if re.fullmatch(r"[1-9][0-9]*", each))
 
 
+def version_file(root: str | Path, name: str, version: int, file_name: str, max_bytes: int) -> bytes | None:
+    """One small file of a version, unchecked; None where there is none.
+
+    Args:
+        root: Folder or URL of `<name>/<version>/`.
+        name: Of the model.
+        version: Of the model.
+        file_name: In the version's folder.
+        max_bytes: Its largest size.
+
+    Raises:
+        ModelUnreachableError: The root does not answer.
+        ModelRefusedError: It is too big, or no file.
+    """
+    check_place(name, version)
+    local = local_root(root)
+    if local is not None:
+        folder = local / name / str(version)
+        return read_bytes(folder, file_name, max_bytes) if os.path.lexists(folder / file_name) else None
+    try:
+        return _fetched_bytes(f"{str(root).rstrip('/')}/{name}/{version}/{file_name}", max_bytes)
+    except _NotThereError:
+        return None
+
+
 def local_root(root: str | Path) -> Path | None:
     """The root as a local folder; None where it is elsewhere.
 

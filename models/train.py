@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # h
 from models.binding import manifest_for_model
 from models.manifest import MANIFEST_FILE, MODEL_FILE
 from models.onnx_model import OnnxModel, open_session
+from models.registry import next_version
 from models.splits import Split, split_by_entity
 
 Floats = npt.NDArray[np.float64]
@@ -106,12 +107,6 @@ class Trained:
         manifest.write(directory)
         OnnxModel.load(directory, feature_names=self.feature_names, feature_set_hash=feature_set_hash)
         return directory
-
-
-def next_version(root: Path, name: str) -> int:
-    """The first free version: one above the highest folder of `<root>/<name>` that is named by a whole number."""
-    folders = (root / name).iterdir() if (root / name).is_dir() else ()
-    return 1 + max((int(each.name) for each in folders if each.name.isdecimal()), default=0)
 
 
 def train_classifier(

@@ -108,15 +108,20 @@ def model_folder(pipeline: Pipeline) -> Path:
     return fetch_version(root, model.name, model.version)
 
 
-def model_root(pipeline: Pipeline) -> Path | str:
-    """Where the pipeline's models lie: a folder, the project's models/ by default, or the URL of a root elsewhere."""
-    root = pipeline.model.root
+def model_root(pipeline: Pipeline, given: Path | str | None = None) -> Path | str:
+    """Where the pipeline's models lie: a folder, the project's models/ by default, or the URL of a root elsewhere.
+
+    Args:
+        pipeline: Whose model.
+        given: What the command line says, which counts more.
+    """
+    root = pipeline.model.root if given is None else given
     if root is None:
         return MODELS
     return str(root) if _is_url(root) else Path(str(root).removeprefix("file://"))
 
 
-def writable_root(pipeline: Pipeline, given: Path | None = None) -> Path:
+def writable_root(pipeline: Pipeline, given: Path | str | None = None) -> Path:
     """The folder that a new version of the pipeline's model goes to.
 
     Args:
@@ -126,7 +131,7 @@ def writable_root(pipeline: Pipeline, given: Path | None = None) -> Path:
     Raises:
         PipelineError: The models are elsewhere, where nothing is written.
     """
-    root = given or model_root(pipeline)
+    root = model_root(pipeline, given)
     if isinstance(root, Path):
         return root.absolute()
     message = f"models of {pipeline.name} are at {root}, where Millrace only reads: give a folder with --root, and copy"
