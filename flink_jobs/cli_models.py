@@ -1,5 +1,6 @@
 """Commands for the versions of a pipeline's model: their options and help."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,15 @@ from flink_jobs.console import command
 models_app = typer.Typer(help="Versions of a pipeline's model: <root>/<name>/<version>/.", no_args_is_help=True)
 
 Root = Annotated[str | None, typer.Option(help="Folder or URL of all models. Default: the pipeline's.")]
+ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx that was exported.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME=feature,feature: what a graph input gets, a column each; repeatable."),
+]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=text,text: what the features of an input of text stand for; repeatable."),
+]
 
 
 @models_app.command("ls")
@@ -61,3 +71,74 @@ def models_retire(
     from flink_jobs.pipelines import load_pipeline
 
     run_models_retire_command(load_pipeline(name), name, version, root, reason, undo=undo, as_json=as_json)
+
+
+@models_app.command("add")
+@command
+def models_add(
+    file: ModelFile,
+    name: PipelineName,
+    inputs: Inputs = None,
+    categories: Categories = None,
+    output: Annotated[str | None, typer.Option(help="Graph output with the prediction.")] = None,
+    column: Annotated[int | None, typer.Option(min=0, help="Its column, from 0 on.")] = None,
+    class_key: Annotated[str | None, typer.Option("--class", help="Its class, of a ZipMap.")] = None,
+    item: Annotated[int | None, typer.Option(min=0, help="Its tensor, of a sequence, from 0 on.")] = None,
+    expect: Annotated[
+        Path | None, typer.Option(help="Rows of features with the source model's scores: .parquet or .csv.")
+    ] = None,
+    expect_column: Annotated[str | None, typer.Option(help="Their column. Default: expected.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference of a score.")] = 1e-5,
+    metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER for the manifest; repeatable.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="FEATURE=NUMBER of a row that it can score; repeatable. Default: 1.")
+    ] = None,
+    description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the first free one.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make any ONNX file whose inputs can be matched with features a new version; asks for what cannot be derived.
+
+    Example: millrace models add churn.onnx purchase --input X=count_1h,dwell_time_sec --expect scored.parquet
+    """
+    from flink_jobs.models_adding import Expectation, parse_lists, parse_numbers, run_models_add_command
+    from flink_jobs.pipelines import load_pipeline
+    from models.adapting import Choices
+    from models.adding import Facts
+
+    choices = Choices(
+        inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"),
+        output=output, column=column, class_key=class_key, item=item,
+    )  # fmt: skip
+    facts = Facts(description, parse_numbers(metric, "--metric"), parse_numbers(example, "--example"))
+    run_models_add_command(
+        load_pipeline(name), name, file, choices, facts, Expectation(expect, expect_column, tolerance),
+        version=version, root=root, as_json=as_json,
+    )  # fmt: skip
+
+
+@models_app.command("probe")
+@command
+def models_probe(
+    file: ModelFile,
+    name: PipelineName,
+    rows: Annotated[Path, typer.Option("--on", help="Rows of features to vary: .parquet or .csv.")],
+    target: Annotated[Path, typer.Option("--to", help="The Parquet file to write.")],
+    inputs: Inputs = None,
+    categories: Categories = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows right beside the thresholds of a model's trees, for its source to score: see `models add --expect`.
+
+    Example: millrace models probe churn.onnx purchase --on training_set.parquet --to probes.parquet
+    """
+    from flink_jobs.models_adding import parse_lists, run_models_probe_command
+    from flink_jobs.pipelines import load_pipeline
+    from models.adapting import Choices
+
+    choices = Choices(inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"))
+    run_models_probe_command(
+        load_pipeline(name), file, choices, rows, target, replace_it=replace, as_json=as_json
+    )

@@ -108,11 +108,19 @@ def main_metric(metrics: Any, key: str) -> float | None:
     return None
 
 
+def output_document(manifest: Manifest) -> dict[str, Any]:
+    """Where the prediction is, as plain data."""
+    output = manifest.output
+    return {"name": output.name, "kind": output.kind, "item": output.item, "column": output.column,
+            "class": output.class_key}  # fmt: skip
+
+
 def output_text(manifest: Manifest) -> str:
     """Where the prediction is, in words."""
     output = manifest.output
     place = f"class {output.class_key!r}" if output.kind == "zipmap" else f"column {output.column}"
-    return f"{output.name} ({output.kind}, {place})"
+    item = f"tensor {output.item}, " if output.kind == "sequence" else ""
+    return f"{output.name} ({output.kind}, {item}{place})"
 
 
 def _features(row: dict[str, Any]) -> str:
@@ -129,14 +137,13 @@ def _state(row: dict[str, Any]) -> str:
 def _details(manifest: Manifest | None) -> dict[str, Any]:
     if manifest is None:
         return {}
-    output = manifest.output
     return {
         "inputs": [
             {"name": each.name, "dtype": each.dtype, "features": list(each.features)}
             | ({"categories": list(each.categories)} if each.categories else {})
             for each in manifest.inputs
         ],
-        "output": {"name": output.name, "kind": output.kind, "column": output.column, "class": output.class_key},
+        "output": output_document(manifest),
         "opsets": dict(manifest.opsets),
         "feature_set_hash": manifest.feature_set_hash,
         "training_data_sha256": manifest.training_data_sha256,

@@ -62,7 +62,7 @@ def test_version_of_other_features_says_which(root):
 def test_show_says_how_features_become_inputs(root):
     shown = document(millrace(root, "show", "purchase", "1"))
     assert [each["name"] for each in shown["inputs"]] == ["dwell_time_sec", "page_id"]
-    assert shown["output"] == {"name": "probability", "kind": "tensor", "column": 0, "class": None}
+    assert shown["output"] == {"name": "probability", "kind": "tensor", "item": None, "column": 0, "class": None}
     assert "probability (tensor, column 0)" in millrace(root, "show", "purchase", "1", as_json=False).stdout
     assert document(millrace(root, "show", "purchase"))["version"] == 2
 
