@@ -142,3 +142,44 @@ def models_probe(
     run_models_probe_command(
         load_pipeline(name), file, choices, rows, target, replace_it=replace, as_json=as_json
     )
+
+
+@models_app.command("check")
+@command
+def models_check(
+    name: PipelineName,
+    version: Annotated[int | None, typer.Argument(min=1, help="Default: every version.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put versions to the test: digest, features, opsets, a trial in a process of its own, speed.
+
+    Ends with 1 if one that is not retired cannot be used. Example: millrace models check purchase
+    """
+    from flink_jobs.models_checking import run_models_check_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_check_command(load_pipeline(name), name, version, root, as_json=as_json)
+
+
+@models_app.command("diff")
+@command
+def models_diff(
+    name: PipelineName,
+    before: Annotated[int, typer.Argument(min=1, help="A version.")],
+    after: Annotated[int, typer.Argument(min=1, help="Another one.")],
+    rows: Annotated[
+        Path | None, typer.Option("--on", help="Rows of features to score with both: .parquet or .csv.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score that decides: count what changes sides.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two versions: features, inputs, output, metrics, and their scores of given rows.
+
+    Example: millrace models diff purchase 1 2 --on training_set.parquet --threshold 0.5
+    """
+    from flink_jobs.models_checking import run_models_diff_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_diff_command(load_pipeline(name), (before, after), rows, threshold, root, as_json=as_json)

@@ -6,6 +6,7 @@ from rich.table import Table
 
 from flink_jobs.console import CommandError, next_steps, out, show, show_json
 from flink_jobs.pipelines import model_root, writable_root
+from models.comparing import flat_metrics, input_text
 from models.manifest import Manifest
 from models.registry import Version, read_version, read_versions, retire, take_back
 from udfs.pipeline import Pipeline
@@ -154,16 +155,9 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts = [("", manifest.description)] if manifest.description else []
     facts.append(("sha256", manifest.sha256))
     for each in manifest.inputs:
-        facts.append(("input", f"{each.name} ({each.dtype}): {', '.join(each.features)}"))
+        facts.append(("input", input_text(each)))
     facts.append(("output", output_text(manifest)))
     facts.append(("opsets", ", ".join(f"{domain} {number}" for domain, number in manifest.opsets.items())))
-    facts += [("metric", f"{key}: {value}") for key, value in _numbers(manifest.metrics)]
+    facts += [("metric", f"{key}: {value}") for key, value in flat_metrics(manifest.metrics)]
     return facts
 
-
-def _numbers(metrics: Any, above: str = "") -> list[tuple[str, object]]:
-    """Metrics with the path to each, as far down as they are nested."""
-    found: list[tuple[str, object]] = []
-    for key, value in metrics.items():
-        found += _numbers(value, f"{above}{key}.") if isinstance(value, dict) else [(f"{above}{key}", value)]
-    return found

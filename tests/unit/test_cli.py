@@ -20,7 +20,7 @@ COMMANDS = (
     ["cluster", "up"], ["cluster", "down"], ["submit"], ["status"], ["logs"], ["stop"], ["cancel"], ["certify"],
     ["registry", "up"], ["registry", "down"], ["schema", "check"], ["schema", "register"], ["schema", "diff"],
     ["schema", "import"], ["models", "ls"], ["models", "show"], ["models", "retire"],
-    ["models", "add"], ["models", "probe"],
+    ["models", "add"], ["models", "probe"], ["models", "check"], ["models", "diff"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """
