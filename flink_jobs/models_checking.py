@@ -60,7 +60,7 @@ def _table(title: str, checks: dict[int, Check], retired: set[int]) -> Table:
     table.add_column("state", overflow="fold")
     for key, check in checks.items():
         speeds = [f"{check.us_a_row[rows]:.1f}" if rows in check.us_a_row else "" for rows in BATCHES]
-        state = check.problem or "digest, features, opsets and trial are as they should be"
+        state = check.problem or "passed"
         table.add_row(str(key), *speeds, f"retired; {state}" if key in retired else state)
     return table
 
@@ -87,13 +87,13 @@ def run_models_diff_command(
     if rows_file is not None:
         names = tuple(dict.fromkeys((*before.features, *after.features)))
         rows = read_feature_rows(rows_file, names)
-        scores = [
+        first, second = (
             _opened_alone(folder, one).predict(feature_columns(names, one.features, rows))
             for folder, one in zip(folders, (before, after), strict=True)
-        ]
-        document["scores"] = score_differences(*scores, threshold)
+        )
+        document["scores"] = score_differences(first, second, threshold)
         place_of_worst = document["scores"]["worst_row"]
-        document["scores"]["worst"] = [_number_or_none(each[place_of_worst]) for each in scores]
+        document["scores"]["worst"] = [_number_or_none(each[place_of_worst]) for each in (first, second)]
         worst = row_text(rows, place_of_worst, names)
         numbers_of_worst = [_number_or_none(each) for each in rows[place_of_worst]]
         document["scores"]["worst_features"] = dict(zip(names, numbers_of_worst, strict=True))
@@ -136,7 +136,7 @@ def _show_differences(document: dict[str, Any], before: Manifest, after: Manifes
     if "opsets" in document:
         show(f"  opsets    {dict(before.opsets)} -> {dict(after.opsets)}")
     for key, (first, second) in document.get("metrics", {}).items():
-        show(f"  metric    {key}: {first} -> {second}")
+        show(f"  metric    {key}: {'none' if first is None else first} -> {'none' if second is None else second}")
 
 
 def _show_scores(scores: dict[str, Any], worst: str) -> None:

@@ -117,11 +117,11 @@ class Manifest:
             for each in self.inputs
         ]
         output = self.output
-        selector: dict[str, Any] = {
+        selectors: dict[str, dict[str, Any]] = {
             "tensor": {"column": output.column},
             "zipmap": {"class": output.class_key},
             "sequence": {"item": output.item, "column": output.column},
-        }[output.kind]
+        }
         document = {
             "format": MANIFEST_FORMAT,
             "name": self.name,
@@ -132,7 +132,7 @@ class Manifest:
             "inputs": inputs,
             "features": list(self.features),
             "feature_set_hash": self.feature_set_hash,
-            "output": {"name": output.name, "kind": output.kind} | selector,
+            "output": {"name": output.name, "kind": output.kind} | selectors[output.kind],
             "metrics": dict(self.metrics),
             "training_data_sha256": self.training_data_sha256,
             "example": None if self.example is None else list(self.example),
