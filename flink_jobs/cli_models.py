@@ -88,7 +88,9 @@ def models_add(
         Path | None, typer.Option(help="Rows of features with the source model's scores: .parquet or .csv.")
     ] = None,
     expect_column: Annotated[str | None, typer.Option(help="Their column. Default: expected.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference of a score.")] = 1e-5,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference of a score; relative for those over 1.")
+    ] = 1e-5,
     metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER for the manifest; repeatable.")] = None,
     example: Annotated[
         list[str] | None, typer.Option(help="FEATURE=NUMBER of a row that it can score; repeatable. Default: 1.")

@@ -97,10 +97,11 @@ def run_models_add_command(
                 f"on both sides: `millrace models probe` makes such rows",
                 style="yellow",
             )
-    next_steps(
-        (f"Model({manifest.name!r}, version={manifest.version})", "write this in the pipeline"),
-        (f"millrace models diff {name} {pipeline.model.version} {manifest.version}", "see what changes"),
-    )
+    if manifest.version != pipeline.model.version:
+        next_steps(
+            (f"millrace models diff {name} {pipeline.model.version} {manifest.version}", "see what changes"),
+            (f"Model({manifest.name!r}, version={manifest.version})", "write this in the pipeline"),
+        )
 
 
 def run_models_probe_command(

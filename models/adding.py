@@ -30,7 +30,7 @@ class Expected:
         names: Features, one a column.
         rows: (n_rows, n_names).
         scores: (n_rows,).
-        allowed: The largest difference of a score.
+        allowed: The largest difference of a score; of one over 1, relative to it.
     """
 
     names: tuple[str, ...]
@@ -179,7 +179,7 @@ def _compare(
 ) -> dict[str, Any]:
     rows = np.full((len(expected.rows), len(feature_names)), np.nan)
     rows[:, [feature_names.index(each) for each in expected.names]] = expected.rows
-    worst = worst_row(model.predict(rows), expected.scores)
+    worst = worst_row(model.predict(rows), expected.scores, relative=True)
     refuse_difference(worst, expected.rows, expected.names, expected.allowed)
     thresholds = thresholds_of(model_bytes, model.manifest.inputs)
     touched, total = share_touched(expected.rows, expected.names, thresholds)

@@ -29,10 +29,18 @@ class Worst:
     difference: float
 
 
-def worst_row(scores: Floats, expected: Floats) -> Worst:
-    """Where two scores of the same rows (n_rows,) differ most; NaN is the same as NaN, infinity as itself."""
+def worst_row(scores: Floats, expected: Floats, *, relative: bool = False) -> Worst:
+    """Where two scores of the same rows differ most; NaN is the same as NaN, infinity as itself.
+
+    Args:
+        scores: (n_rows,).
+        expected: (n_rows,).
+        relative: Whether a difference counts relative to an expected score that is over 1: float32 has 7 digits.
+    """
     with np.errstate(invalid="ignore"):
         differences = np.abs(scores - expected)
+        if relative:
+            differences = differences / np.maximum(np.abs(expected), 1.0)
     same = (scores == expected) | (np.isnan(scores) & np.isnan(expected))
     differences = np.where(same, 0.0, np.where(np.isnan(differences), np.inf, differences))
     row = int(np.argmax(differences))

@@ -1,6 +1,7 @@
 """`millrace models add`: what scikit-learn, LightGBM, XGBoost and PyTorch export becomes a version that scores."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -26,6 +27,7 @@ from models.feature_rows import read_feature_rows, write_feature_rows
 from models.manifest import Manifest
 from models.onnx_model import OnnxModel
 
+EXPORTED = Path(__file__).parents[1] / "fixtures" / "models"
 PURCHASE = load_pipeline("purchase")
 ALL = PURCHASE.feature_names
 WIDTH = len(ALL)
@@ -183,6 +185,25 @@ def test_sequence_output_of_a_multi_output_classifier_is_read_by_target_and_colu
     opened = added(tmp_path, file, "--item", "1", "--column", "1")
     assert opened.predict(rows) == pytest.approx(model.predict_proba(rows)[1][:, 1], abs=1e-5)
     assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lightgbm", ()),  # a ZipMap
+        ("xgboost", ()),  # a tensor of two columns
+        ("xgboost_regressor", ()),
+        ("torch", ("--output", "value")),
+        ("torch_fixed", ("--output", "value")),  # exported for four rows at once
+    ],
+)
+def test_model_that_its_library_exported_scores_as_in_the_library(tmp_path, name, options):
+    """`fixtures/models/make.py` exported them, with the scores of the library itself."""
+    said = ("--input", "dwell_time_sec,count_1h,since_last_1h", "--expect", str(EXPORTED / f"{name}.csv"), *options)
+    noted = added(tmp_path, EXPORTED / f"{name}.onnx", *said).manifest.metrics["conversion"]
+    assert noted["rows"] == 60
+    assert noted["largest_difference"] < 1e-6
+    assert (noted["thresholds"] > 0) == (not name.startswith("torch"))
 
 
 def tree_graph(path, *, input_name, outputs, zipmap, rows=None, post="LOGISTIC"):
