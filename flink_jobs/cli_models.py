@@ -11,7 +11,9 @@ from flink_jobs.console import command
 models_app = typer.Typer(help="Versions of a pipeline's model: <root>/<name>/<version>/.", no_args_is_help=True)
 
 Root = Annotated[str | None, typer.Option(help="Folder or URL of all models. Default: the pipeline's.")]
-ModelFile = Annotated[Path, typer.Argument(metavar="FILE", help="The .onnx that was exported.")]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The .onnx that was exported, or a model folder of MLflow.")
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", help="NAME=feature,feature: what a graph input gets, a column each; repeatable."),
@@ -185,3 +187,22 @@ def models_diff(
     from flink_jobs.pipelines import load_pipeline
 
     run_models_diff_command(load_pipeline(name), (before, after), rows, threshold, root, as_json=as_json)
+
+
+@models_app.command("export-mlflow")
+@command
+def models_export(
+    name: PipelineName,
+    version: Annotated[int, typer.Argument(min=1)],
+    target: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version as a model folder of MLflow; `models add` takes such a folder, MLflow needs not be installed.
+
+    Example: millrace models export-mlflow purchase 2 --to purchase_model
+    """
+    from flink_jobs.models_adding import run_models_export_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_export_command(load_pipeline(name), version, target, root, as_json=as_json)

@@ -10,11 +10,13 @@ import typer
 
 from flink_jobs.console import CommandError, next_steps, say, show, show_json
 from flink_jobs.models_listing import output_document, output_text
-from flink_jobs.pipelines import writable_root
+from flink_jobs.pipelines import model_root, writable_root
 from models.adapting import Adaptation, Choices, MissingChoiceError, adapt, adapt_inputs, value_text
 from models.adding import Expected, Facts, add_version, read_model
 from models.feature_rows import file_columns, read_feature_rows, write_feature_rows
-from models.manifest import InputBinding
+from models.fetching import fetch_version
+from models.manifest import InputBinding, Manifest
+from models.mlflow_folder import read_mlflow, write_mlflow
 from models.onnx_checks import ModelDescription
 from models.thresholds import probe_rows, thresholds_of
 from udfs.features import OneHot
@@ -54,6 +56,13 @@ def run_models_add_command(
 ) -> None:
     """Make a file the next version of the pipeline's model."""
     place = writable_root(pipeline, root)
+    if file.is_dir():
+        exported = read_mlflow(file)
+        file, choices = exported.path, _completed(choices, exported.manifest)
+        metrics = {} if exported.manifest is None else exported.manifest.metrics
+        facts = replace(
+            facts, description=facts.description or exported.description, metrics={**metrics, **facts.metrics}
+        )
     model_bytes, described = read_model(file)
     if not as_json:
         _show_model(file, described)
@@ -198,6 +207,37 @@ def _asked(derive: Callable[[Choices], Derived], choices: Choices, *, as_json: b
                 raise
             say(str(missing))
             choices = _answered(choices, missing, typer.prompt(f"{missing.option[2:]} {missing.name or ''}".strip()))
+
+
+def _completed(choices: Choices, manifest: Manifest | None) -> Choices:
+    """What was said, and where nothing was, what the manifest that came along says."""
+    if manifest is None:
+        return choices
+    output = manifest.output
+    said = choices if choices.output is not None else replace(
+        choices, output=output.name, column=choices.column if choices.column is not None else output.column,
+        item=choices.item if choices.item is not None else output.item,
+        class_key=choices.class_key or (None if output.class_key is None else str(output.class_key)),
+    )  # fmt: skip
+    return replace(
+        said,
+        inputs={each.name: each.features for each in manifest.inputs} | dict(choices.inputs),
+        categories={
+            **{each.name: each.categories for each in manifest.inputs if each.categories}, **choices.categories
+        },
+    )
+
+
+def run_models_export_command(
+    pipeline: Pipeline, number: int, target: Path, root: str | None, *, as_json: bool
+) -> None:
+    """Write a version as an MLflow model folder."""
+    write_mlflow(fetch_version(model_root(pipeline, root), pipeline.model.name, number), target)
+    if as_json:
+        show_json({"model": pipeline.model.name, "version": number, "folder": str(target)})
+        return
+    show(f"{pipeline.model.name}/{number} as a model of MLflow: {target}")
+    next_steps((f"mlflow.onnx.load_model({str(target)!r})", "load it, or log it to a tracking server"))
 
 
 def _answered(choices: Choices, missing: MissingChoiceError, answer: str) -> Choices:

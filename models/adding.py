@@ -50,7 +50,7 @@ class Facts:
     """
 
     description: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     example: Mapping[str, float] = field(default_factory=dict)
 
 

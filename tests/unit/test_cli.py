@@ -21,6 +21,7 @@ COMMANDS = (
     ["registry", "up"], ["registry", "down"], ["schema", "check"], ["schema", "register"], ["schema", "diff"],
     ["schema", "import"], ["models", "ls"], ["models", "show"], ["models", "retire"],
     ["models", "add"], ["models", "probe"], ["models", "check"], ["models", "diff"],
+    ["models", "export-mlflow"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """
