@@ -20,6 +20,7 @@ from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED
+from models.registry import read_version, read_versions
 
 PURCHASE = SHIPPED / "purchase"
 SHA256 = Manifest.read(PURCHASE / "2").sha256
@@ -91,6 +92,17 @@ def test_version_is_found_wherever_it_lies_and_opens(root, tmp_path):
 def test_versions_are_listed_as_numbers(root, models):
     assert version_numbers(root, "purchase") == [1, 2]
     assert version_numbers(root, "churn") == []
+
+
+@everywhere
+def test_small_files_say_what_is_there_and_what_is_retired(root, models):
+    if isinstance(root, str) and root.startswith("memory"):
+        fsspec.filesystem("memory").pipe("/shop/models/purchase/1/retired.json", b'{"reason": "drifted"}')
+    (models / "purchase" / "1" / "retired.json").write_text('{"reason": "drifted"}')
+    found = read_versions(root, "purchase")
+    assert [(each.number, each.retired, each.problem) for each in found] == [(1, "drifted", None), (2, None, None)]
+    with pytest.raises(ModelRefusedError, match="there are 1, 2"):
+        read_version(root, "purchase", 3)
 
 
 @everywhere

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from flink_jobs.cli import app
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE
-from models.opened import SHIPPED
-from models.registry import draft_folder, make_version, read_version, retired_reason
+from models.opened import SHIPPED, find_model
+from models.registry import draft_folder, make_version, read_version, retire, retired_reason
 
 
 @pytest.fixture
@@ -84,6 +84,13 @@ def test_retired_version_says_why_until_that_is_taken_back(root):
     assert document(millrace(root, "retire", "purchase", "1", "--undo"))["retired"] is False
     assert retired_reason(root, "purchase", 1) is None
     assert "was not retired" in millrace(root, "retire", "purchase", "1", "--undo", as_json=False).stdout
+
+
+def test_name_without_a_version_means_the_newest_that_is_not_retired(root):
+    assert find_model("purchase", root).name == "2"
+    retire(root, "purchase", 2, "")
+    assert find_model("purchase", root).name == "1"
+    assert find_model("purchase/2", root).name == "2"
 
 
 def test_version_that_the_pipeline_names_is_not_retired(root):

@@ -1,5 +1,6 @@
 """`millrace models add`: what scikit-learn, LightGBM, XGBoost and PyTorch export becomes a version that scores."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from flink_jobs.cli import app
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import load_pipeline
-from models import adding
+from models import adding, trial
 from models.feature_rows import read_feature_rows, write_feature_rows
 from models.manifest import Manifest
 from models.onnx_model import OnnxModel
@@ -307,6 +308,22 @@ def test_file_that_is_no_model_or_too_big_is_refused(tmp_path, monkeypatch):
     (tmp_path / "m.onnx").write_bytes(b"\x00\x01 no model")
     assert "is not an ONNX model" in refusal(tmp_path, tmp_path / "m.onnx")
     assert "is not a file" in refusal(tmp_path, tmp_path / "none.onnx")
+
+
+def test_model_that_unpacks_to_a_hundred_gigabytes_dies_in_its_trial_and_not_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(adding, "try_out", functools.partial(trial.try_out, wait_s=20.0))
+    nodes = [
+        helper.make_node("Expand", ["one", "huge"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 1])
+    constants = {"huge": np.array([25_000_000_000]), "one": np.ones(1, np.float32)}
+    file = write_graph(tmp_path / "m", nodes, [x], [y], constants)
+    line = refusal(tmp_path, file, "--input", "count_1h")
+    assert str(file) in line
+    assert ".draft" not in line
 
 
 def test_features_and_inputs_that_are_not_there_are_named(tmp_path):
