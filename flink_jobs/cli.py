@@ -11,11 +11,11 @@ import typer
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_dead_letters import dead_letters_app
 from flink_jobs.cli_deploy import deploy_app
+from flink_jobs.cli_models import models_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, doctor, explain, parity, verify
 from flink_jobs.cli_schema import registry_app, schema_app
-from flink_jobs.cli_signing import models_sign, models_verify
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import command, out, say, show, show_json
@@ -31,13 +31,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=True)
-models_app = typer.Typer(help="Models: sign one, and check who signed it.", no_args_is_help=True)
-models_app.command("sign")(models_sign)
-models_app.command("verify")(models_verify)
 _GROUPS = {
     "topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app,
-    "deploy": deploy_app, "registry": registry_app, "schema": schema_app,
-    "models": models_app,
+    "deploy": deploy_app, "registry": registry_app, "schema": schema_app, "models": models_app,
 }  # fmt: skip
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)

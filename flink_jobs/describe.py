@@ -6,9 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flink_jobs.pipelines import model_folder
+from flink_jobs.pipelines import model_folder, model_root
 from flink_jobs.topics import group_id
-from models.json_document import ModelRefusedError
+from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, Manifest
 from udfs.durations import duration_text
 from udfs.pipeline import Pipeline
@@ -26,13 +26,12 @@ def description(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _model(pipeline: Pipeline) -> dict[str, Any]:
-    folder = model_folder(pipeline)
-    found: dict[str, Any] = {
-        "name": pipeline.model.name,
-        "version": pipeline.model.version,
-        "folder": str(folder),
-        "problem": None,
-    }
+    found: dict[str, Any] = {"name": pipeline.model.name, "version": pipeline.model.version, "problem": None}
+    try:
+        folder = model_folder(pipeline)
+    except (ModelRefusedError, ModelUnreachableError) as error:
+        return {**found, "folder": str(model_root(pipeline)), "problem": str(error)}
+    found["folder"] = str(folder)
     if not folder.is_dir():
         return {**found, "problem": f"not there: `millrace train {pipeline.name}` makes a model"}
     try:

@@ -15,7 +15,7 @@ from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
-from models.json_document import ModelRefusedError
+from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MODEL_FILE, ModelMismatchError
 from models.onnx_model import OnnxModel
 from models.signing import SigningKeyError, check_signed_model
@@ -65,7 +65,10 @@ def check_kafka(pipeline: Pipeline, settings: Settings) -> None:
 
 def check_model(pipeline: Pipeline) -> OnnxModel:
     """Open the pipeline's model as a worker will."""
-    folder = model_folder(pipeline)
+    try:
+        folder = model_folder(pipeline)
+    except (ModelRefusedError, ModelUnreachableError) as error:
+        raise PreflightError(str(error)) from error
     if not folder.is_dir():
         raise PreflightError(
             f"model {pipeline.model.name} version {pipeline.model.version} does not exist in {folder.parent.parent}; "

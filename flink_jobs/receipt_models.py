@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from flink_jobs.pipelines import model_folder
-from models.json_document import ModelRefusedError
+from flink_jobs.pipelines import model_root
+from models.fetching import fetch_version
+from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import ModelMismatchError
 from models.onnx_model import OnnxModel
 from udfs.pipeline import Pipeline
@@ -35,7 +36,7 @@ class ReceiptModels:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline, self._root = pipeline, model_folder(pipeline).parent.parent
+        self._pipeline, self._root = pipeline, model_root(pipeline)
         self._opened: dict[ReceiptModel, OnnxModel | str] = {}
 
     def model(self, named: ReceiptModel) -> OnnxModel | str:
@@ -50,10 +51,18 @@ class ReceiptModels:
             return f"of topic {named.topic or '?'}, the pipeline reads {pipeline.events.topic}"
         # names of receipts become a path: only what a folder of ours can be called
         plain = named.model.replace("-", "").replace("_", "").replace(".", "").isalnum() and named.version.isdecimal()
-        folder = self._root / named.model / named.version
-        if not plain or not folder.is_dir():
+        if not plain or (isinstance(self._root, Path) and not (self._root / named.model / named.version).is_dir()):
             return f"model {label} is not in {self._root}"
+        try:
+            folder = self._folder(named)
+        except (ModelRefusedError, ModelUnreachableError) as error:
+            return f"model {label} cannot be had: {error}"
         return self._checked(named, folder)
+
+    def _folder(self, named: ReceiptModel) -> Path:
+        if isinstance(self._root, Path):
+            return self._root / named.model / named.version
+        return fetch_version(self._root, named.model, int(named.version))
 
     def _checked(self, named: ReceiptModel, folder: Path) -> OnnxModel | str:
         label = f"{named.model}/{named.version}"

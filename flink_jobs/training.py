@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from flink_jobs.decoding import event_decoder
 from flink_jobs.local.shoppers import ShopperEvent, labelled_events
-from flink_jobs.pipelines import MODELS, load_pipeline
+from flink_jobs.pipelines import MODELS, load_pipeline, writable_root
 from flink_jobs.training_set import LABEL, read_training_set
 from models.onnx_model import OnnxModel
+from models.registry import next_version
 from models.rule import DWELL_FEATURE, PAGE_FEATURES, build_rule_model
 from models.splits import split_by_time
-from models.train import Trained, TrainingError, next_version, train_classifier
+from models.train import Trained, TrainingError, train_classifier
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
@@ -236,8 +237,7 @@ def _saved(
     replace: bool = False,
 ) -> TrainedReport:
     """Save a model under the pipeline's name."""
-    if root is None:
-        root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)
+    root = writable_root(pipeline, root)
     name = pipeline.model.name
     version = next_version(root, name) if version is None else version
     folder = trained.save(

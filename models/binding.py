@@ -19,6 +19,7 @@ def manifest_for_model(
     output: str | None = None,
     column: int | None = None,
     class_key: int | str | None = None,
+    item: int | None = None,
     description: str = "",
     metrics: Mapping[str, Any] | None = None,
     training_data_sha256: str | None = None,
@@ -36,6 +37,7 @@ def manifest_for_model(
         output: The graph output that holds the prediction; by default the ZipMap or, without one, the last output.
         column: The column of a tensor output; by default 1 of two, 0 of one.
         class_key: The class of a ZipMap output; by default 1.
+        item: The tensor of an output that is a sequence.
         description: One sentence for people.
         metrics: Numbers by name.
         training_data_sha256: Digest of what the model was fitted on.
@@ -68,7 +70,7 @@ def manifest_for_model(
             for each, names in features.items()
         ),
         feature_set_hash=feature_set_hash,
-        output=_output_binding(described.outputs, output, column, class_key, where),
+        output=_output_binding(described.outputs, output, column, class_key, item, where),
         opsets=described.opsets,
         description=description,
         metrics=metrics or {},
@@ -134,28 +136,39 @@ def _check_output(binding: OutputBinding, outputs: Sequence[GraphValue], where: 
     if found is None:
         message = f"{where}: the graph has no output {binding.name!r}: it has {_names(outputs)}"
         raise ModelMismatchError(message)
-    if found.kind != binding.kind or (found.kind == "tensor" and found.dtype == "string"):
+    if found.kind != binding.kind or (found.kind != "zipmap" and found.dtype in ("string", "other")):
         message = (
             f"{where}: output {binding.name!r} is a {found.kind} of {found.dtype}, the manifest says {binding.kind}"
         )
         raise ModelMismatchError(message)
-    if binding.column is not None and found.width is not None and binding.column >= found.width:
+    # one column is also declared where nobody counted: skl2onnx says so of forests with several targets
+    if binding.column is not None and found.width not in (None, 1) and binding.column >= (found.width or 0):
         message = f"{where}: output {binding.name!r} has {found.width} columns, there is no column {binding.column}"
         raise ModelMismatchError(message)
 
 
 def _output_binding(
-    outputs: Sequence[GraphValue], name: str | None, column: int | None, class_key: int | str | None, where: str
+    outputs: Sequence[GraphValue],
+    name: str | None,
+    column: int | None,
+    class_key: int | str | None,
+    item: int | None,
+    where: str,
 ) -> OutputBinding:
     if name is None:
         found = next((each for each in outputs if each.kind == "zipmap"), outputs[-1])
     else:
-        found = next((each for each in outputs if each.name == name), GraphValue(name, "tensor", "other", None))
+        found = next((each for each in outputs if each.name == name), GraphValue(name, "tensor", "float", None))
     if found.kind == "zipmap":
         if class_key is None and found.dtype == "string":
             message = f"{where}: output {found.name!r} names its classes with text: say which with class_key="
             raise ModelMismatchError(message)
         return OutputBinding(found.name, "zipmap", class_key=1 if class_key is None else class_key)
+    if found.kind == "sequence":
+        if item is None or column is None:
+            message = f"{where}: output {found.name!r} is a sequence of tensors: say which with item= and column="
+            raise ModelMismatchError(message)
+        return OutputBinding(found.name, "sequence", column=column, item=item)
     if column is None:
         column = {1: 0, 2: 1}.get(found.width or 0)
     if column is None:

@@ -12,6 +12,10 @@ class ModelRefusedError(ValueError):
     """The model's files are not something Millrace opens (digest, format, external data, custom operators …)."""
 
 
+class ModelUnreachableError(RuntimeError):
+    """Where the models are kept does not answer or says no: a later try may succeed."""
+
+
 class JsonObject:
     """One JSON object with the path to it, so that every error can say where it is."""
 

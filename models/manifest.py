@@ -23,7 +23,7 @@ _KEYS = (
     *("format", "name", "version", "description", "sha256", "opsets", "inputs", "features"),
     *("feature_set_hash", "output", "metrics", "training_data_sha256", "example"),
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,15 +60,18 @@ class OutputBinding:
 
     Attributes:
         name: The graph output.
-        kind: `tensor` ([n], [n, 1] or [n, classes]) or `zipmap` (a list of {class: score}).
+        kind: `tensor` ([n], [n, 1] or [n, classes]), `zipmap` (a list of {class: score}) or `sequence` (a list of such
+            tensors, one a target, as scikit-learn's multi-output classifiers have it).
         column: The column of a tensor.
         class_key: The key of a ZipMap, an int or a text as in the training labels.
+        item: Which tensor of a sequence.
     """
 
     name: str
     kind: str
     column: int | None = None
     class_key: int | str | None = None
+    item: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,12 @@ class Manifest:
             | ({"categories": list(each.categories)} if each.dtype == "string" else {})
             for each in self.inputs
         ]
-        selector = {"column": self.output.column} if self.output.kind == "tensor" else {"class": self.output.class_key}
+        output = self.output
+        selectors: dict[str, dict[str, Any]] = {
+            "tensor": {"column": output.column},
+            "zipmap": {"class": output.class_key},
+            "sequence": {"item": output.item, "column": output.column},
+        }
         document = {
             "format": MANIFEST_FORMAT,
             "name": self.name,
@@ -124,7 +132,7 @@ class Manifest:
             "inputs": inputs,
             "features": list(self.features),
             "feature_set_hash": self.feature_set_hash,
-            "output": {"name": self.output.name, "kind": self.output.kind} | selector,
+            "output": {"name": output.name, "kind": output.kind} | selectors[output.kind],
             "metrics": dict(self.metrics),
             "training_data_sha256": self.training_data_sha256,
             "example": None if self.example is None else list(self.example),
@@ -177,7 +185,7 @@ def _manifest(document: JsonObject) -> Manifest:
         document.refuse("inputs", "name at least one graph input, each once")
     opsets = document.object("opsets")
     manifest = Manifest(
-        name=document.text("name", _NAME),
+        name=document.text("name", NAME),
         version=document.whole("version", least=1),
         sha256=document.text("sha256", _SHA256),
         inputs=inputs,
@@ -218,8 +226,11 @@ def _output(document: JsonObject) -> OutputBinding:
     if kind == "tensor":
         document.only("name", "kind", "column")
         return OutputBinding(name, kind, column=document.whole("column", least=0))
+    if kind == "sequence":
+        document.only("name", "kind", "item", "column")
+        return OutputBinding(name, kind, column=document.whole("column", least=0), item=document.whole("item", least=0))
     if kind != "zipmap":
-        document.refuse("kind", "write tensor or zipmap")
+        document.refuse("kind", "write tensor, zipmap or sequence")
     document.only("name", "kind", "class")
     key = document.value("class")
     if not isinstance(key, str) and type(key) is not int:

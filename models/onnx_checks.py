@@ -37,15 +37,17 @@ class GraphValue:
 
     Attributes:
         name: Its name in the graph.
-        kind: `tensor`, `zipmap` (a list of maps from class to score) or `other`.
-        dtype: Element type of a tensor, key type of a ZipMap: one of `DTYPES`, or `other`.
+        kind: `tensor`, `zipmap` (a list of maps from class to score), `sequence` (a list of tensors) or `other`.
+        dtype: Element type of a tensor or of a sequence's tensors, key type of a ZipMap: one of `DTYPES`, or `other`.
         shape: Dimensions of a tensor with None for those the graph leaves open; None where no shape is declared.
+        classes: Keys of a ZipMap, in the order of its scores, as far as the graph says them.
     """
 
     name: str
     kind: str
     dtype: str
     shape: tuple[int | None, ...] | None
+    classes: tuple[int | str, ...] = ()
 
     @property
     def width(self) -> int | None:
@@ -125,7 +127,7 @@ def describe_bytes(model_bytes: bytes, where: str) -> ModelDescription:
     return ModelDescription(
         sha256=hashlib.sha256(model_bytes).hexdigest(),
         inputs=tuple(_value(each) for each in model.graph.input if each.name not in initialised),
-        outputs=tuple(_value(each) for each in model.graph.output),
+        outputs=tuple(_value(each, _classes(model, each.name)) for each in model.graph.output),
         opsets={each.domain or "ai.onnx": each.version for each in model.opset_import},
     )
 
@@ -209,7 +211,19 @@ def _is_repeated(content: Any) -> bool:
     return not isinstance(content, Message)
 
 
-def _value(value: onnx.ValueInfoProto) -> GraphValue:
+def _classes(model: onnx.ModelProto, output: str) -> tuple[int | str, ...]:
+    """The classes that a ZipMap gives to an output."""
+    for node in model.graph.node:
+        if node.op_type == "ZipMap" and output in node.output:
+            for each in node.attribute:
+                if each.name == "classlabels_int64s":
+                    return tuple(each.ints)
+                if each.name == "classlabels_strings":
+                    return tuple(text.decode("utf-8", "replace") for text in each.strings)
+    return ()
+
+
+def _value(value: onnx.ValueInfoProto, classes: tuple[int | str, ...] = ()) -> GraphValue:
     kind = value.type.WhichOneof("value")
     if kind == "tensor_type":
         tensor = value.type.tensor_type
@@ -222,5 +236,8 @@ def _value(value: onnx.ValueInfoProto) -> GraphValue:
         )
     if kind == "sequence_type" and value.type.sequence_type.elem_type.HasField("map_type"):
         key_type = value.type.sequence_type.elem_type.map_type.key_type
-        return GraphValue(value.name, "zipmap", _DTYPE_NAMES.get(key_type, "other"), None)
+        return GraphValue(value.name, "zipmap", _DTYPE_NAMES.get(key_type, "other"), None, classes)
+    if kind == "sequence_type" and value.type.sequence_type.elem_type.HasField("tensor_type"):
+        element_type = value.type.sequence_type.elem_type.tensor_type.elem_type
+        return GraphValue(value.name, "sequence", _DTYPE_NAMES.get(element_type, "other"), None)
     return GraphValue(value.name, "other", "other", None)

@@ -68,7 +68,10 @@ class OnnxModel:
         self._columns = [_Columns(each, graph_inputs[each.name].shape, feature_names) for each in manifest.inputs]
         self._fixed_rows = next((each.rows for each in described.inputs if each.rows is not None), None)
         self._output_names = [manifest.output.name]
-        self._read = self._read_tensor if manifest.output.kind == "tensor" else self._read_zipmap
+        readers: Mapping[str, Callable[[Any, int], Floats]] = {
+            "tensor": self._read_tensor, "zipmap": self._read_zipmap, "sequence": self._read_sequence,
+        }  # fmt: skip
+        self._read = readers[manifest.output.kind]
         self._try_out(feature_names)
 
     @classmethod
@@ -166,6 +169,9 @@ class OnnxModel:
     def _read_zipmap(self, output: list[dict[Any, float]], rows: int) -> Floats:
         key = self.manifest.output.class_key
         return np.fromiter((scores[key] for scores in output), np.float64, rows)
+
+    def _read_sequence(self, output: list[npt.NDArray[Any]], rows: int) -> Floats:
+        return self._read_tensor(output[self.manifest.output.item or 0], rows)
 
     def _try_out(self, feature_names: Sequence[str]) -> None:
         """Score one row, so that a width or an output that no graph declares is refused now and not a batch later."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from models.json_document import ModelRefusedError
 from models.manifest import MANIFEST_FILE, Manifest
 from models.onnx_model import OnnxModel
+from models.registry import RETIRED_FILE
 
 SHIPPED = Path(__file__).resolve().parent
 """The root that names are looked up in by default: this project's models/."""
@@ -14,8 +15,8 @@ def find_model(reference: str, root: Path = SHIPPED) -> Path:
     """The version folder that a reference means.
 
     Args:
-        reference: `purchase` (its newest version), `purchase/2`, or the path of a version folder (absolute, or
-            beginning with a dot).
+        reference: `purchase` (its newest version that is not retired), `purchase/2`, or the path of a version folder
+            (absolute, or beginning with a dot).
         root: Folder of `<name>/<version>/`.
 
     Raises:
@@ -28,6 +29,7 @@ def find_model(reference: str, root: Path = SHIPPED) -> Path:
         folder = root / reference
     else:
         versions = [path for path in (root / reference).glob("*") if path.name.isdecimal() and path.is_dir()]
+        versions = [path for path in versions if not (path / RETIRED_FILE).exists()]
         folder = max(versions, key=lambda path: int(path.name), default=None)
     if not reference or folder is None or not (folder / MANIFEST_FILE).is_file():
         known = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in root.glob(f"*/*/{MANIFEST_FILE}"))

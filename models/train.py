@@ -16,8 +16,10 @@ import sklearn.metrics
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no stubs
 
 from models.binding import manifest_for_model
+from models.conversion import LARGEST_DIFFERENCE, refuse_difference, worst_row
 from models.manifest import MANIFEST_FILE, MODEL_FILE
 from models.onnx_model import OnnxModel, open_session
+from models.registry import next_version
 from models.splits import Split, split_by_entity
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +28,6 @@ _ensemble: Any = sklearn.ensemble
 _metrics: Any = sklearn.metrics
 _skl2onnx: Any = skl2onnx
 
-LARGEST_DIFFERENCE = 1e-5  # of a probability, between the source model and its ONNX graph
 LEAST_ENTITIES = 20
 
 _INPUT = "features"
@@ -36,10 +37,6 @@ _BASE_ROWS = 4  # real rows that each threshold is tried on
 
 class TrainingError(ValueError):
     """The training set or the target folder cannot be used; the message says what to change."""
-
-
-class ConversionError(ValueError):
-    """The ONNX graph does not compute what the source model computes."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +103,6 @@ class Trained:
         manifest.write(directory)
         OnnxModel.load(directory, feature_names=self.feature_names, feature_set_hash=feature_set_hash)
         return directory
-
-
-def next_version(root: Path, name: str) -> int:
-    """The first free version: one above the highest folder of `<root>/<name>` that is named by a whole number."""
-    folders = (root / name).iterdir() if (root / name).is_dir() else ()
-    return 1 + max((int(each.name) for each in folders if each.name.isdecimal()), default=0)
 
 
 def train_classifier(
@@ -264,16 +255,9 @@ def _check_conversion(
     rows = np.concatenate([held_out, _rows_at_thresholds(model, held_out, seed)])
     session = open_session(model_bytes, "the converted model")
     converted = session.run(["probabilities"], {_INPUT: rows})[0][:, 1].astype(np.float64)
-    differences = np.abs(converted - model.predict_proba(rows)[:, 1])
-    worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
-    if not differences[worst] <= LARGEST_DIFFERENCE:
-        row = ", ".join(f"{name}={value}" for name, value in zip(feature_names, rows[worst].tolist(), strict=True))
-        message = (
-            f"ONNX and source model differ by {differences[worst]:.2e} (allowed {LARGEST_DIFFERENCE:.0e}), "
-            f"most in row {worst} of {len(rows)}: {row}"
-        )
-        raise ConversionError(message)
-    return converted[: len(held_out)], float(differences[worst])
+    worst = worst_row(converted, model.predict_proba(rows)[:, 1])
+    refuse_difference(worst, rows, feature_names, LARGEST_DIFFERENCE)
+    return converted[: len(held_out)], worst.difference
 
 
 def _rows_at_thresholds(model: Classifier, held_out: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:

@@ -28,7 +28,7 @@ def shipped_pipelines() -> list[str]:
 def load_pipeline(reference: str) -> Pipeline:
     """The pipeline of that name, or of that file.
 
-    A model root that is no absolute path is one beside the file.
+    A model root that is no absolute path and no URL is one beside the file.
 
     Args:
         reference: `purchase` (a file of this folder) or `path/to/fraud.py`.
@@ -45,7 +45,7 @@ def load_pipeline(reference: str) -> Pipeline:
     if not isinstance(found, Pipeline):
         raise PipelineError(f"{path.name} has no `pipeline = Pipeline(...)` at its top level")
     root = found.model.root
-    if root is None or Path(root).is_absolute():
+    if root is None or "://" in str(root) or Path(root).is_absolute():
         return found
     return dataclasses.replace(found, model=dataclasses.replace(found.model, root=path.parent / root))
 
@@ -94,6 +94,49 @@ def shipped_model(pipeline: Pipeline) -> Path:
 
 
 def model_folder(pipeline: Pipeline) -> Path:
-    """Where the pipeline's model lies: `<root>/<name>/<version>`; the root is the project's models/ by default."""
-    root = MODELS if pipeline.model.root is None else Path(pipeline.model.root)
-    return (root / pipeline.model.name / str(pipeline.model.version)).absolute()
+    """Where the pipeline's model lies: `<root>/<name>/<version>`; of a root elsewhere, the version is fetched first.
+
+    Raises:
+        ModelRefusedError: The version is not in a root elsewhere, or not whole.
+        ModelUnreachableError: A root elsewhere does not answer.
+    """
+    root, model = model_root(pipeline), pipeline.model
+    if isinstance(root, Path):
+        return (root / model.name / str(model.version)).absolute()
+    from models.fetching import fetch_version
+
+    return fetch_version(root, model.name, model.version)
+
+
+def model_root(pipeline: Pipeline, given: Path | str | None = None) -> Path | str:
+    """Where the pipeline's models lie: a folder, the project's models/ by default, or the URL of a root elsewhere.
+
+    Args:
+        pipeline: Whose model.
+        given: What the command line says, which counts more.
+    """
+    root = pipeline.model.root if given is None else given
+    if root is None:
+        return MODELS
+    return str(root) if _is_url(root) else Path(str(root).removeprefix("file://"))
+
+
+def writable_root(pipeline: Pipeline, given: Path | str | None = None) -> Path:
+    """The folder that a new version of the pipeline's model goes to.
+
+    Args:
+        pipeline: Whose model.
+        given: What the command line says.
+
+    Raises:
+        PipelineError: The models are elsewhere, where nothing is written.
+    """
+    root = model_root(pipeline, given)
+    if isinstance(root, Path):
+        return root.absolute()
+    message = f"models of {pipeline.name} are at {root}, where Millrace only reads: give a folder with --root, and copy"
+    raise PipelineError(f"{message} the version there")
+
+
+def _is_url(root: str | Path) -> bool:
+    return "://" in str(root) and not str(root).startswith("file://")

@@ -19,7 +19,9 @@ COMMANDS = (
     ["train"], ["tune"], ["state", "show"], ["state", "diff"], ["transactions"], ["doctor"], ["deploy", "kubernetes"],
     ["cluster", "up"], ["cluster", "down"], ["submit"], ["status"], ["logs"], ["stop"], ["cancel"], ["certify"],
     ["registry", "up"], ["registry", "down"], ["schema", "check"], ["schema", "register"], ["schema", "diff"],
-    ["schema", "import"],
+    ["schema", "import"], ["models", "ls"], ["models", "show"], ["models", "retire"],
+    ["models", "add"], ["models", "probe"], ["models", "check"], ["models", "diff"],
+    ["models", "export-mlflow"],
 )  # fmt: skip
 BACKFILL = ("backfill", "purchase", "--to", "set.parquet")
 PIPELINE = """

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import models.train
+from models.conversion import ConversionError
 from models.manifest import Manifest
 from models.onnx_model import OnnxModel
+from models.registry import next_version
 from models.splits import split_by_entity, split_by_time
-from models.train import ConversionError, Trained, TrainingError, next_version, train_classifier
+from models.train import Trained, TrainingError, train_classifier
 
 NAMES = ("dwell_time_sec", "count_1h", "page_id_is_checkout")
 

@@ -1,0 +1,211 @@
+"""Commands for the versions of a pipeline's model: their options and help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flink_jobs.cli_options import AsJson, PipelineName
+from flink_jobs.cli_signing import models_sign, models_verify
+from flink_jobs.console import command
+
+models_app = typer.Typer(help="Versions of a pipeline's model: <root>/<name>/<version>/.", no_args_is_help=True)
+models_app.command("sign")(models_sign)
+models_app.command("verify")(models_verify)
+
+Root = Annotated[str | None, typer.Option(help="Folder or URL of all models. Default: the pipeline's.")]
+ModelFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The .onnx that was exported, or a model folder of MLflow.")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="NAME=feature,feature: what a graph input gets, a column each; repeatable."),
+]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=text,text: what the features of an input of text stand for; repeatable."),
+]
+
+
+@models_app.command("ls")
+@command
+def models_ls(name: PipelineName, root: Root = None, as_json: AsJson = False) -> None:
+    """List the versions: digest, features, metrics, retired or not, and which one the pipeline names.
+
+    Example: millrace models ls purchase
+    """
+    from flink_jobs.models_listing import run_models_ls_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_ls_command(load_pipeline(name), name, root, as_json=as_json)
+
+
+@models_app.command("show")
+@command
+def models_show(
+    name: PipelineName,
+    version: Annotated[int | None, typer.Argument(min=1, help="Default: the one that the pipeline names.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say all that a version's manifest says.
+
+    Example: millrace models show purchase 2
+    """
+    from flink_jobs.models_listing import run_models_show_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_show_command(load_pipeline(name), version, root, as_json=as_json)
+
+
+@models_app.command("retire")
+@command
+def models_retire(
+    name: PipelineName,
+    version: Annotated[int, typer.Argument(min=1)],
+    reason: Annotated[str, typer.Option(help="Why, for whoever lists the versions.")] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back.")] = False,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Mark a version as not to be promoted; its files stay.
+
+    Example: millrace models retire purchase 1 --reason "drifted in May"
+    """
+    from flink_jobs.models_listing import run_models_retire_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_retire_command(load_pipeline(name), name, version, root, reason, undo=undo, as_json=as_json)
+
+
+@models_app.command("add")
+@command
+def models_add(
+    file: ModelFile,
+    name: PipelineName,
+    inputs: Inputs = None,
+    categories: Categories = None,
+    output: Annotated[str | None, typer.Option(help="Graph output with the prediction.")] = None,
+    column: Annotated[int | None, typer.Option(min=0, help="Its column, from 0 on.")] = None,
+    class_key: Annotated[str | None, typer.Option("--class", help="Its class, of a ZipMap.")] = None,
+    item: Annotated[int | None, typer.Option(min=0, help="Its tensor, of a sequence, from 0 on.")] = None,
+    expect: Annotated[
+        Path | None, typer.Option(help="Rows of features with the source model's scores: .parquet or .csv.")
+    ] = None,
+    expect_column: Annotated[str | None, typer.Option(help="Their column. Default: expected.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Largest difference of a score; relative for those over 1.")
+    ] = 1e-5,
+    metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER for the manifest; repeatable.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="FEATURE=NUMBER of a row that it can score; repeatable. Default: 1.")
+    ] = None,
+    description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the first free one.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make any ONNX file whose inputs can be matched with features a new version; asks for what cannot be derived.
+
+    Example: millrace models add churn.onnx purchase --input X=count_1h,dwell_time_sec --expect scored.parquet
+    """
+    from flink_jobs.models_adding import Expectation, parse_lists, parse_numbers, run_models_add_command
+    from flink_jobs.pipelines import load_pipeline
+    from models.adapting import Choices
+    from models.adding import Facts
+
+    choices = Choices(
+        inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"),
+        output=output, column=column, class_key=class_key, item=item,
+    )  # fmt: skip
+    facts = Facts(description, parse_numbers(metric, "--metric"), parse_numbers(example, "--example"))
+    run_models_add_command(
+        load_pipeline(name), name, file, choices, facts, Expectation(expect, expect_column, tolerance),
+        version=version, root=root, as_json=as_json,
+    )  # fmt: skip
+
+
+@models_app.command("probe")
+@command
+def models_probe(
+    file: ModelFile,
+    name: PipelineName,
+    rows: Annotated[Path, typer.Option("--on", help="Rows of features to vary: .parquet or .csv.")],
+    target: Annotated[Path, typer.Option("--to", help="The Parquet file to write.")],
+    inputs: Inputs = None,
+    categories: Categories = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write rows right beside the thresholds of a model's trees, for its source to score: see `models add --expect`.
+
+    Example: millrace models probe churn.onnx purchase --on training_set.parquet --to probes.parquet
+    """
+    from flink_jobs.models_adding import parse_lists, run_models_probe_command
+    from flink_jobs.pipelines import load_pipeline
+    from models.adapting import Choices
+
+    choices = Choices(inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"))
+    run_models_probe_command(
+        load_pipeline(name), file, choices, rows, target, replace_it=replace, as_json=as_json
+    )
+
+
+@models_app.command("check")
+@command
+def models_check(
+    name: PipelineName,
+    version: Annotated[int | None, typer.Argument(min=1, help="Default: every version.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put versions to the test: digest, features, opsets, a trial in a process of its own, speed.
+
+    Ends with 1 if one that is not retired cannot be used. Example: millrace models check purchase
+    """
+    from flink_jobs.models_checking import run_models_check_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_check_command(load_pipeline(name), name, version, root, as_json=as_json)
+
+
+@models_app.command("diff")
+@command
+def models_diff(
+    name: PipelineName,
+    before: Annotated[int, typer.Argument(min=1, help="A version.")],
+    after: Annotated[int, typer.Argument(min=1, help="Another one.")],
+    rows: Annotated[
+        Path | None, typer.Option("--on", help="Rows of features to score with both: .parquet or .csv.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Score that decides: count what changes sides.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two versions: features, inputs, output, metrics, and their scores of given rows.
+
+    Example: millrace models diff purchase 1 2 --on training_set.parquet --threshold 0.5
+    """
+    from flink_jobs.models_checking import run_models_diff_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_diff_command(load_pipeline(name), (before, after), rows, threshold, root, as_json=as_json)
+
+
+@models_app.command("export-mlflow")
+@command
+def models_export(
+    name: PipelineName,
+    version: Annotated[int, typer.Argument(min=1)],
+    target: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a version as a model folder of MLflow; `models add` takes such a folder, MLflow needs not be installed.
+
+    Example: millrace models export-mlflow purchase 2 --to purchase_model
+    """
+    from flink_jobs.models_adding import run_models_export_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_models_export_command(load_pipeline(name), version, target, root, as_json=as_json)

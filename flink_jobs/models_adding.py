@@ -1,0 +1,276 @@
+"""`millrace models add|probe`: a foreign model file meets a pipeline; what nobody can derive is asked for."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from flink_jobs.console import CommandError, next_steps, say, show, show_json
+from flink_jobs.models_listing import output_document, output_text
+from flink_jobs.pipelines import model_root, writable_root
+from models.adapting import Adaptation, Choices, MissingChoiceError, adapt, adapt_inputs, value_text
+from models.adding import Expected, Facts, add_version, read_model
+from models.feature_rows import file_columns, read_feature_rows, write_feature_rows
+from models.fetching import fetch_version
+from models.manifest import InputBinding, Manifest
+from models.mlflow_folder import read_mlflow, write_mlflow
+from models.onnx_checks import ModelDescription
+from models.thresholds import probe_rows, thresholds_of
+from udfs.features import OneHot
+from udfs.pipeline import Pipeline
+
+Derived = TypeVar("Derived")
+
+EXPECTED = "expected"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Where the source model's scores are.
+
+    Attributes:
+        file: Rows of features with a column of scores.
+        column: That column; None means `expected`, or what the pipeline calls its prediction.
+        allowed: The largest difference.
+    """
+
+    file: Path | None
+    column: str | None
+    allowed: float
+
+
+def run_models_add_command(
+    pipeline: Pipeline,
+    name: str,
+    file: Path,
+    choices: Choices,
+    facts: Facts,
+    expectation: Expectation,
+    *,
+    version: int | None,
+    root: str | None,
+    as_json: bool,
+) -> None:
+    """Make a file the next version of the pipeline's model."""
+    place = writable_root(pipeline, root)
+    if file.is_dir():
+        exported = read_mlflow(file)
+        file, choices = exported.path, _completed(choices, exported.manifest)
+        metrics = {} if exported.manifest is None else exported.manifest.metrics
+        facts = replace(
+            facts, description=facts.description or exported.description, metrics={**metrics, **facts.metrics}
+        )
+    model_bytes, described = read_model(file)
+    if not as_json:
+        _show_model(file, described)
+    adaptation = _asked(
+        lambda said: adapt(
+            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.prediction, said, str(file)
+        ),
+        _named(choices, described),
+        as_json=as_json,
+    )
+    expected = _expected(pipeline, adaptation, expectation)
+    folder, manifest = add_version(
+        model_bytes,
+        adaptation,
+        root=place,
+        name=pipeline.model.name,
+        version=version,
+        feature_names=pipeline.feature_names,
+        feature_set_hash=pipeline.feature_set_hash,
+        facts=facts,
+        expected=expected,
+        where=str(file),
+    )
+    compared: Any = manifest.metrics.get("conversion")
+    if as_json:
+        found = {"model": manifest.name, "version": manifest.version, "folder": str(folder), "sha256": manifest.sha256}
+        inputs = {each: list(names) for each, names in adaptation.inputs.items()}
+        show_json({**found, "inputs": inputs, "output": output_document(manifest), "conversion": compared})
+        return
+    for each in manifest.inputs:
+        show(f"  {each.name} gets {', '.join(each.features)}")
+    show(f"  the prediction is {output_text(manifest)}")
+    show(f"added {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")
+    if compared is None:
+        say("  not compared with its source: give rows with the source model's scores with --expect", style="yellow")
+    else:
+        show(f"  scores {compared['rows']:,} rows as its source: {compared['largest_difference']:.2g} apart at most")
+        if compared["thresholds_touched"] < compared["thresholds"]:
+            say(
+                f"  {compared['thresholds_touched']:,} of {compared['thresholds']:,} thresholds of its trees have rows "
+                f"on both sides: `millrace models probe` makes such rows",
+                style="yellow",
+            )
+    if manifest.version != pipeline.model.version:
+        next_steps(
+            (f"millrace models diff {name} {pipeline.model.version} {manifest.version}", "see what changes"),
+            (f"Model({manifest.name!r}, version={manifest.version})", "write this in the pipeline"),
+        )
+
+
+def run_models_probe_command(
+    pipeline: Pipeline, file: Path, choices: Choices, rows_file: Path, target: Path, *, replace_it: bool, as_json: bool
+) -> None:
+    """Write rows beside the thresholds of a model's trees, for its source to score."""
+    if target.exists() and not replace_it:
+        raise CommandError(f"{target} is there already: name another file, or say --replace")
+    model_bytes, described = read_model(file)
+    bound, _ = _asked(
+        lambda said: adapt_inputs(described, pipeline.feature_names, one_hot_texts(pipeline), said, str(file)),
+        _named(choices, described),
+        as_json=as_json,
+    )
+    dtypes = {each.name: each.dtype for each in described.inputs}
+    inputs = [InputBinding(each, dtypes[each], names) for each, names in bound.items()]
+    names = tuple(dict.fromkeys(each for one in inputs for each in one.features))
+    thresholds = thresholds_of(model_bytes, inputs)
+    probes = probe_rows(read_feature_rows(rows_file, names), names, thresholds)
+    if not len(probes):
+        raise CommandError(f"{file} has no trees that look at features themselves: give rows of your own to --expect")
+    write_feature_rows(target, probes, names)
+    total = sum(len(each) for each in thresholds.values())
+    if as_json:
+        show_json({"file": str(target), "rows": len(probes), "thresholds": total})
+        return
+    show(f"{len(probes):,} rows at {total:,} thresholds of {len(thresholds)} features: {target}")
+    next_steps(
+        (f"add a column {EXPECTED!r}", "what the source model scores these rows, computed where it lives"),
+        (f"millrace models add {file} {pipeline.name} --expect {target}", "compare"),
+    )
+
+
+def parse_lists(texts: Sequence[str] | None, option: str, only: str | None = None) -> dict[str, tuple[str, ...]]:
+    """`NAME=a,b` each; without `NAME=` the name is the only one there could be."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts or ():
+        name, equals, listed = text.partition("=")
+        if not equals:
+            if only is None:
+                raise CommandError(f"{option} {text}: write {option} NAME=one,two with the name of an input")
+            name, listed = only, text
+        found[name] = tuple(part.strip() for part in listed.split(","))
+    return found
+
+
+def parse_numbers(texts: Sequence[str] | None, option: str) -> dict[str, float]:
+    """`NAME=NUMBER` each."""
+    found = {}
+    for text in texts or ():
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise CommandError(f"{option} {text}: write {option} NAME=NUMBER") from None
+    return found
+
+
+def one_hot_texts(pipeline: Pipeline) -> dict[str, dict[str, str]]:
+    """{field: {text of a category: the feature that is 1 for it}}."""
+    return {
+        each.field: dict(
+            zip(map(str, pipeline.fields[each.field].categories or ()), each.names(pipeline.fields), strict=True)
+        )
+        for each in pipeline.features
+        if isinstance(each, OneHot)
+    }
+
+
+def _show_model(file: Path, described: ModelDescription) -> None:
+    show(f"{file}: sha256 {described.sha256:.12}, opsets {', '.join(f'{k} {v}' for k, v in described.opsets.items())}")
+    for title, values in (("input", described.inputs), ("output", described.outputs)):
+        for value in values:
+            show(f"  {title:<7} {value_text(value)}")
+
+
+def _named(choices: Choices, described: ModelDescription) -> Choices:
+    """The choices with the name of the only input, where features were said without one."""
+    if "" not in choices.inputs:
+        return choices
+    if len(described.inputs) != 1:
+        names = ", ".join(each.name for each in described.inputs)
+        raise CommandError(f"--input: write NAME=feature,feature; the graph has inputs {names}")
+    return replace(choices, inputs={described.inputs[0].name: choices.inputs[""]})
+
+
+def _asked(derive: Callable[[Choices], Derived], choices: Choices, *, as_json: bool) -> Derived:
+    """What can be derived, once the rest was asked for on a terminal."""
+    while True:
+        try:
+            return derive(choices)
+        except MissingChoiceError as missing:
+            if as_json or not sys.stdin.isatty():
+                raise
+            say(str(missing))
+            choices = _answered(choices, missing, typer.prompt(f"{missing.option[2:]} {missing.name or ''}".strip()))
+
+
+def _completed(choices: Choices, manifest: Manifest | None) -> Choices:
+    """What was said, and where nothing was, what the manifest that came along says."""
+    if manifest is None:
+        return choices
+    output = manifest.output
+    said = choices if choices.output is not None else replace(
+        choices, output=output.name, column=choices.column if choices.column is not None else output.column,
+        item=choices.item if choices.item is not None else output.item,
+        class_key=choices.class_key or (None if output.class_key is None else str(output.class_key)),
+    )  # fmt: skip
+    return replace(
+        said,
+        inputs={each.name: each.features for each in manifest.inputs} | dict(choices.inputs),
+        categories={
+            **{each.name: each.categories for each in manifest.inputs if each.categories}, **choices.categories
+        },
+    )
+
+
+def run_models_export_command(
+    pipeline: Pipeline, number: int, target: Path, root: str | None, *, as_json: bool
+) -> None:
+    """Write a version as an MLflow model folder."""
+    write_mlflow(fetch_version(model_root(pipeline, root), pipeline.model.name, number), target)
+    if as_json:
+        show_json({"model": pipeline.model.name, "version": number, "folder": str(target)})
+        return
+    show(f"{pipeline.model.name}/{number} as a model of MLflow: {target}")
+    next_steps((f"mlflow.onnx.load_model({str(target)!r})", "load it, or log it to a tracking server"))
+
+
+def _answered(choices: Choices, missing: MissingChoiceError, answer: str) -> Choices:
+    """The choices with one more."""
+    listed = {missing.name or "": tuple(part.strip() for part in answer.rpartition("=")[2].split(","))}
+    made: Mapping[str, Callable[[], Choices]] = {
+        "--input": lambda: replace(choices, inputs={**choices.inputs, **listed}),
+        "--categories": lambda: replace(choices, categories={**choices.categories, **listed}),
+        "--output": lambda: replace(choices, output=answer.strip()),
+        "--class": lambda: replace(choices, class_key=answer.strip()),
+        "--column": lambda: replace(choices, column=_place(answer)),
+        "--item": lambda: replace(choices, item=_place(answer)),
+    }
+    return made[missing.option]()
+
+
+def _place(answer: str) -> int | None:
+    return int(answer) if answer.strip().isdecimal() else None
+
+
+def _expected(pipeline: Pipeline, adaptation: Adaptation, expectation: Expectation) -> Expected | None:
+    file = expectation.file
+    if file is None:
+        return None
+    names = tuple(dict.fromkeys(each for one in adaptation.inputs.values() for each in one))
+    column = expectation.column
+    if column is None and file.is_file():
+        known = file_columns(file)
+        column = next((each for each in (EXPECTED, pipeline.prediction) if each in known), None)
+        if column is None:
+            raise CommandError(
+                f"{file.name} has no column {EXPECTED} or {pipeline.prediction}: say which one has the source model's "
+                "scores with --expect-column"
+            )
+    found = read_feature_rows(file, (*names, column or EXPECTED))
+    return Expected(names, found[:, :-1], found[:, -1], expectation.allowed)

@@ -1,0 +1,105 @@
+"""Two versions beside each other: what they take and give, and how far their scores of the same rows are apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.conversion import worst_row
+from models.manifest import InputBinding, Manifest
+
+Floats = npt.NDArray[np.float64]
+
+
+def manifest_differences(before: Manifest, after: Manifest) -> dict[str, Any]:
+    """What differs, by what it is; what is the same is not there.
+
+    Returns:
+        `sha256`, `opsets`, `inputs`, `output` as [before, after], `features` as {added, removed, redefined},
+        `metrics` as {path: [before, after]}.
+    """
+    pairs = {
+        "sha256": (before.sha256, after.sha256),
+        "opsets": (dict(before.opsets), dict(after.opsets)),
+        "inputs": ([input_text(each) for each in before.inputs], [input_text(each) for each in after.inputs]),
+        "output": (before.output, after.output),
+    }
+    found: dict[str, Any] = {key: list(pair) for key, pair in pairs.items() if pair[0] != pair[1]}
+    if "output" in found:
+        found["output"] = [vars(each) for each in found["output"]]
+    features = {
+        "added": [each for each in after.features if each not in before.features],
+        "removed": [each for each in before.features if each not in after.features],
+        "redefined": before.features == after.features and before.feature_set_hash != after.feature_set_hash,
+    }
+    if any(features.values()):
+        found["features"] = features
+    first, second = dict(flat_metrics(before.metrics)), dict(flat_metrics(after.metrics))
+    metrics = {
+        key: [first.get(key), second.get(key)]
+        for key in dict.fromkeys((*first, *second))
+        if first.get(key) != second.get(key)
+    }
+    if metrics:
+        found["metrics"] = metrics
+    return found
+
+
+def input_text(binding: InputBinding) -> str:
+    """An input in words."""
+    return f"{binding.name} ({binding.dtype}): {', '.join(binding.features)}"
+
+
+def flat_metrics(metrics: Mapping[str, Any], above: str = "") -> list[tuple[str, object]]:
+    """Metrics with the path to each, as far down as they are nested."""
+    found: list[tuple[str, object]] = []
+    for key, value in metrics.items():
+        found += flat_metrics(value, f"{above}{key}.") if isinstance(value, dict) else [(f"{above}{key}", value)]
+    return found
+
+
+def score_differences(before: Floats, after: Floats, threshold: float | None = None) -> dict[str, Any]:
+    """How far two scores of the same rows are apart.
+
+    Args:
+        before: (n_rows,) scores.
+        after: (n_rows,) scores.
+        threshold: A score at or above it is a yes; None counts no decisions.
+
+    Returns:
+        `rows`, `same` (rows with the same score), `mean`, `p50`, `p99`, `largest` (of the absolute difference, of rows
+        that both gave a number), `shift` (mean of after - before), `correlation` (Pearson's; None where one side is
+        constant), `worst_row`, `no_number` (rows where just one gave none), and with a threshold `yes_to_no` and
+        `no_to_yes`.
+    """
+    numbers = np.isfinite(before) & np.isfinite(after)
+    apart = np.abs(after - before)[numbers]
+    first, second = before[numbers], after[numbers]
+    varied = len(first) > 1 and first.std() > 0 and second.std() > 0
+    found: dict[str, Any] = {
+        "rows": len(before),
+        "same": int(((before == after) | (np.isnan(before) & np.isnan(after))).sum()),
+        "no_number": int((np.isfinite(before) != np.isfinite(after)).sum()),
+        "worst_row": worst_row(after, before).row,
+        "correlation": float(np.corrcoef(first, second)[0, 1]) if varied else None,
+    }
+    if len(apart):
+        found |= {
+            "mean": float(apart.mean()),
+            "p50": float(np.quantile(apart, 0.5)),
+            "p99": float(np.quantile(apart, 0.99)),
+            "largest": float(apart.max()),
+            "shift": float((second - first).mean()),
+        }
+    if threshold is not None:
+        found |= {
+            "yes_to_no": int(((before >= threshold) & ~(after >= threshold)).sum()),
+            "no_to_yes": int((~(before >= threshold) & (after >= threshold)).sum()),
+        }
+    return found
+
+
+def feature_columns(names: Sequence[str], wanted: Sequence[str], rows: Floats) -> Floats:
+    """Columns of rows (n_rows, n_names) in another order, (n_rows, n_wanted)."""
+    return rows[:, [list(names).index(each) for each in wanted]]
