@@ -25,7 +25,7 @@ pa: Any = pyarrow
 pc: Any = pyarrow.compute
 pq: Any = pyarrow.parquet
 
-BLOCK_ROWS = 8_192
+BLOCK_ROWS = 32_768
 _NOT_JSON = Refused("not_json", "the line is no JSON object")
 
 

@@ -23,6 +23,7 @@ from models.manifest import (
     ModelMismatchError,
 )
 from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+from models.providers import on_providers
 
 Floats = npt.NDArray[np.float64]
 
@@ -266,7 +267,7 @@ def open_session(model_bytes: bytes, where: str) -> Any:
         The `onnxruntime.InferenceSession`.
 
     Raises:
-        ModelRefusedError: onnxruntime does not take the model.
+        ModelRefusedError: onnxruntime does not take the model, or the provider that was asked for is not there.
     """
     options = _ort.SessionOptions()
     # one thread: every slot has its own session, and pools of their own would fight for the cores
@@ -278,7 +279,9 @@ def open_session(model_bytes: bytes, where: str) -> Any:
     # what it would log is in the exception too
     options.log_severity_level = _LOG_FATAL
     try:
-        return _ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
+        return on_providers(lambda providers: _ort.InferenceSession(model_bytes, options, providers), where)
+    except ModelRefusedError:
+        raise
     except Exception as error:
         message = f"{where}: onnxruntime {_ort.__version__} does not open it: {_one_line(error)}"
         raise ModelRefusedError(message) from error

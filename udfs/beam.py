@@ -21,6 +21,7 @@ from models.json_document import ModelRefusedError
 from models.manifest import MANIFEST_FILE, MODEL_FILE, ModelMismatchError
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED, find_manifest
+from models.providers import VARIABLE
 from udfs.feature_rows import rows_of_features
 from udfs.refused import Refused
 from udfs.scoring import predict_each
@@ -83,6 +84,7 @@ class MillraceModelHandler(ModelHandler[Any, PredictionResult, LoadedModel]):
         min_batch_size: Of Beam's batches.
         max_batch_size: Of Beam's batches.
         max_batch_duration_secs: How long a batch may wait, in streaming.
+        providers: Where workers score, as the setting `onnx_providers` says: cpu, auto or cuda.
 
     Raises:
         ModelRefusedError: There is no such model.
@@ -98,8 +100,9 @@ class MillraceModelHandler(ModelHandler[Any, PredictionResult, LoadedModel]):
         min_batch_size: int | None = None,
         max_batch_size: int | None = None,
         max_batch_duration_secs: int | None = None,
+        providers: str | None = None,
     ) -> None:
-        self._env_vars: dict[str, str] = {}
+        self._env_vars = {} if providers is None else {VARIABLE: providers}  # Beam sets them on every worker
         self._root, self._reference = Path(root), reference
         _, manifest = find_manifest(reference, self._root)
         self._features = tuple(features or manifest.features)
