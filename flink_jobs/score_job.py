@@ -135,12 +135,11 @@ def _score_block(
     """Write what is scored of a block, and the letters of the others in the order of the file."""
     scores, failed = predict_each(model, block.features)
     refused = [(number, why, "") for number, why in block.refused]
-    for place, why in failed.items():
-        event = str(block.ids["_event_id"][place]) if path is None else ""
-        refused.append((int(block.records[place]), why, event))
+    for row, why in failed.items():
+        event = str(block.ids["_event_id"][row]) if path is None else ""
+        refused.append((int(block.records[row]), why, event))
     for number, why, event in sorted(refused):
-        place = f"event {event}" if path is None else f"record {number}"
-        report.refuse(why.reason, place, why.detail)
+        report.refuse(why.reason, f"event {event}" if path is None else f"record {number}", why.detail)
         where = {"event": event} if path is None else {"file": str(path), "record": number}
         out.letter({**where, **why._asdict()})
     good = pa.array(~np.isin(np.arange(len(scores)), list(failed)))
@@ -180,7 +179,8 @@ class _Target:
         self._path, self._letters_path = path, letters
         self._unfinished = path.with_name(f".{path.name}.unfinished")
         self._unfinished_letters = letters.with_name(f".{letters.name}.unfinished")
-        self._kind, self._writer, self._letters_written = file_kind(path), None, begun is not None
+        self._kind, self._letters_written = file_kind(path), begun is not None
+        self._writer: Any = None
         self._lines = self._unfinished.open("wb") if self._kind == "jsonl" else None
         self._letters = self._unfinished_letters.open("wb")
         if begun is not None:
