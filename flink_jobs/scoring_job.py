@@ -103,10 +103,11 @@ def _gather(
     from pyflink.java_gateway import get_gateway
 
     jvm: Any = get_gateway().jvm
-    columns = "`key`, `value`, `partition`, `offset`, `timestamp`"
+    headers = pipeline.events.headers
+    columns = f"`key`, `value`, `partition`, `offset`, `timestamp`{', `headers`' if headers else ''}"
     query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
     spread = settings.batch_ms, settings.parallelism
-    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, key_form(pipeline.events))
+    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, key_form(pipeline.events), headers)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

@@ -48,6 +48,10 @@ class Scorer:
         encoder: Writes predictions and dead letters.
         clock_ms: Gives `scored_at`, in ms since 1970.
         schemas: Where the schemas come from that records name.
+
+    Attributes:
+        plan: As it was given.
+        passed_over: How many records of the last batch were neither events nor dead letters.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Scorer:
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._decoder = EventDecoder(plan.pipeline, schemas)
+        self.passed_over = 0
 
     def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """Advance the shards' states by the records and score each.
@@ -69,9 +74,11 @@ class Scorer:
             shards: The state of every shard that has records in it.
 
         Returns:
-            One output record for every record, as `output_batch` packs them: dead letters, then predictions in order.
+            One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
+            predictions in order.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
+        self.passed_over = len(records) - len(events) - len(refused)
         outputs = self._encoder.dead_letters(records, refused, stage=DECODE) if refused else b""
         if not events:
             return outputs
