@@ -3,23 +3,17 @@
 import dataclasses
 import math
 import re
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 import pytest
-from apache_beam.ml.inference.base import (
-    KeyedModelHandler,
-    KeyModelMapping,
-    ModelMetadata,
-    PredictionResult,
-    RunInference,
-)
-from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.ml.inference.base import PredictionResult
 from onnx import TensorProto, helper
-from onnx_graphs import HASH, edit_manifest, write_graph
+from onnx_graphs import HASH, edit_manifest, write_graph, write_times
 from wire_records import PURCHASE, Shard, open_shipped, shopper_records, value_of
 
 from models.binding import manifest_for_model
@@ -30,24 +24,6 @@ from udfs.beam import MillraceModelHandler
 from udfs.refused import Refused
 
 Row = namedtuple("Row", "a b")
-
-
-def write_times(root: Path, version: int, factor: int, *, features=("a", "b"), feature_set_hash=HASH) -> Path:
-    """`times/<version>`: whole numbers only; outputs are the sum of the columns and the columns, times a factor."""
-    nodes = [
-        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
-        helper.make_node("ReduceSum", ["scaled", "axis"], ["total"], keepdims=0),
-    ]
-    shape = ["rows", len(features)]
-    outputs = [helper.make_tensor_value_info("scaled", TensorProto.INT64, shape)]
-    outputs.append(helper.make_tensor_value_info("total", TensorProto.INT64, ["rows"]))
-    path = write_graph(
-        root / "times" / str(version), nodes, [helper.make_tensor_value_info("x", TensorProto.INT64, shape)], outputs,
-        {"factor": np.array([factor]), "axis": np.array([1])},
-    )  # fmt: skip
-    options = {"name": "times", "version": version, "features": features, "feature_set_hash": feature_set_hash}
-    manifest_for_model(path, **options, output="total", column=0).write(path.parent)
-    return path.parent
 
 
 @pytest.fixture
@@ -65,6 +41,14 @@ def inferences(handler: MillraceModelHandler, rows) -> list:
     return [result.inference for result in infer(handler, rows)]
 
 
+def test_pipelines_of_the_direct_runner():
+    tests = Path(__file__).with_name("beam_pipelines.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(tests)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout
+    assert "3 passed" in ran.stdout
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_scores_have_the_bits_of_the_streaming_job_whatever_the_batches(version):
     job = Shard(open_shipped(version), dataclasses.replace(PURCHASE, include_features=True)).score(shopper_records(700))
@@ -74,19 +58,6 @@ def test_scores_have_the_bits_of_the_streaming_job_whatever_the_batches(version)
         handler = MillraceModelHandler(f"purchase/{version}", features=PURCHASE.feature_names, max_batch_size=most)
         found = [inference for begin in range(0, 700, most) for inference in inferences(handler, rows[begin:][:most])]
         assert found == [answer[PURCHASE.prediction] for answer in answers]
-
-
-def test_batches_of_the_runner_score_as_our_model_does():
-    model = open_alone("purchase/2")
-    rows = np.random.default_rng(3).exponential(20, (500, len(model.manifest.features)))
-    scores = model.predict(rows).tolist()
-    wanted = [(place, f"purchase/2@{model.manifest.sha256}", score) for place, score in enumerate(scores)]
-
-    with beam.Pipeline() as pipeline:
-        handler = KeyedModelHandler(MillraceModelHandler("purchase/2", min_batch_size=7, max_batch_size=64))
-        results = pipeline | beam.Create(list(enumerate(rows))) | RunInference(handler)
-        found = results | beam.MapTuple(lambda key, result: (key, result.model_id, result.inference))
-        assert_that(found, equal_to(wanted))
 
 
 @pytest.mark.parametrize(
@@ -161,55 +132,6 @@ def test_an_output_that_is_not_one_value_a_row_is_refused(tmp_path):
     manifest_for_model(path, **options, output="total", column=0).write(path.parent)
     with pytest.raises(PredictionError, match="output 'most' has not one value for each of 2 rows"):
         open_alone(str(path.parent)).outputs(np.ones((1, 2)))
-
-
-def test_windows_are_scored_by_the_model_that_is_theirs(root):
-    """Each window of a side input names a model, in one of the forms; one of them cannot be opened."""
-    (root / "times" / "3" / "model.onnx").write_bytes(b"broken")
-    names = {0: str(root / "times" / "2"), 10: "times/1", 20: str(root / "times" / "3"), 30: "times/9",
-             40: str(root / "times" / "2" / "manifest.json")}  # fmt: skip
-
-    with beam.Pipeline() as pipeline:
-        models = (
-            pipeline
-            | "models" >> beam.Create(list(names.items()))
-            | "times of models" >> beam.MapTuple(lambda at, name: TimestampedValue(ModelMetadata(name, "m"), at))
-            | "windows of models" >> beam.WindowInto(FixedWindows(10))
-        )
-        results = (
-            pipeline
-            | beam.Create(range(50))
-            | beam.Map(lambda at: TimestampedValue(Row(at, 1), at))
-            | beam.WindowInto(FixedWindows(10))
-            | RunInference(MillraceModelHandler("times/1", root=root), model_metadata_pcoll=models)
-        )
-        # after a refusal the model before stays, whichever window that was
-        good = results | beam.Filter(lambda result: not 20 <= result.example.a < 40)
-        versions = {place: 2 if not 10 <= place < 20 else 1 for place in [*range(20), *range(40, 50)]}
-        assert_that(
-            good | beam.Map(lambda result: (result.example.a, result.model_id.split("@")[0], result.inference)),
-            equal_to([(a, f"times/{version}", (a + 1.0) * 10**version) for a, version in versions.items()]),
-        )
-        rest = results | "rest" >> beam.Filter(lambda result: 20 <= result.example.a < 40)
-
-        def check(found):
-            assert len(found) == 20
-            assert {result.model_id.split("@")[0] for result in found} <= {"times/1", "times/2"}
-            assert all(
-                result.inference == (result.example.a + 1) * 10 ** int(result.model_id[6]) for result in found
-            )
-
-        assert_that(rest, check, label="refused models")
-
-
-def test_each_key_may_have_a_model_of_its_own(root):
-    with beam.Pipeline() as pipeline:
-        mappings = [
-            KeyModelMapping([key], MillraceModelHandler(f"times/{key}", root=root)) for key in (1, 2)
-        ]
-        results = pipeline | beam.Create([(1, Row(1, 1)), (2, Row(1, 1))]) | RunInference(KeyedModelHandler(mappings))
-        found = results | beam.MapTuple(lambda key, result: (key, result.inference))
-        assert_that(found, equal_to([(1, 20.0), (2, 200.0)]))
 
 
 def test_a_refused_model_is_told_and_the_one_before_stays(root, caplog):
