@@ -327,6 +327,44 @@ def train(
 
 @app.command()
 @command
+def score(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Rows: .jsonl, .csv (both also .gz) or .parquet, or a folder of events."),
+    ],
+    target: Annotated[Path, typer.Option("--to", help="The .parquet, .csv or .jsonl file to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="purchase/2, purchase (its newest version) or a folder; @ and a sha256 behind it pin it."),
+    ] = None,
+    pipeline: Annotated[
+        str | None, typer.Option(metavar="PIPELINE", help="The rows are its events: features are computed first.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of all models. Default: the pipeline's, or ours.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Column that goes along with the scores; may be repeated.")
+    ] = None,
+    order_by: Annotated[
+        str | None, typer.Option(help="Number field of events to take them by, if their order is not that of arrival.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Of a pipeline's features. Default: one a core.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite the file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a file: rows of a model's features, or a pipeline's events.
+
+    Example: millrace score rows.csv --model purchase/2 --id user_id --to scores.csv
+    """
+    from flink_jobs.score_command import run_score_command
+
+    run_score_command(
+        load_settings(), source, model=model, pipeline_name=pipeline, target=target, root=root, ids=ids or [],
+        order_by=order_by, processes=processes, replace=replace, as_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+@command
 def tune(
     name: PipelineName,
     events: Annotated[

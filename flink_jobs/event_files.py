@@ -229,10 +229,10 @@ def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
         raise EventFileError(f"{path} is not a file")
     match kind:
         case ".jsonl" | ".ndjson":
-            return _jsonl_rows(path)
+            return jsonl_rows(path)
         case ".csv":
             check_columns(path, csv_header(path)[0], pipeline)
-            return _csv_rows(path)
+            return csv_rows(path)
         case ".parquet":
             columns = pq.read_schema(path).names  # type: ignore[no-untyped-call]
             check_columns(path, columns, pipeline)
@@ -242,7 +242,7 @@ def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
 
 def first_row(path: Path) -> Row | None:
     """The first row of a JSONL or CSV file that is one; None if there is none."""
-    rows = _csv_rows(path) if ".csv" in [suffix.lower() for suffix in path.suffixes] else _jsonl_rows(path)
+    rows = csv_rows(path) if ".csv" in [suffix.lower() for suffix in path.suffixes] else jsonl_rows(path)
     return next((row for row in rows if isinstance(row, dict)), None)
 
 
@@ -268,7 +268,8 @@ def _opened(path: Path) -> Any:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row | bytes]:
+def jsonl_rows(path: Path) -> Iterator[Row | bytes]:
+    """The rows of a JSONL file, blank lines left out; a line that is none as it is."""
     with _opened(path) as file:
         for line in file:
             line = line.strip()
@@ -276,7 +277,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row | bytes]:
                 yield parse_line(line)
 
 
-def _csv_rows(path: Path) -> Iterator[Row | bytes]:
+def csv_rows(path: Path) -> Iterator[Row | bytes]:
+    """The rows of a CSV file as texts; a cell that a row lacks is None, cells beyond the header are under None."""
     with _opened(path) as file:
         text = (line.decode("utf-8-sig" if number == 0 else "utf-8", "replace") for number, line in enumerate(file))
         try:

@@ -20,6 +20,7 @@ from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
 from models.manifest import Manifest
+from models.providers import use_providers
 from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
@@ -73,6 +74,8 @@ class ScoreBatches(KeyedProcessFunction):
         stop_sampling_bundles()
         send_state_writes_together()
         warm_up()
+        if self._settings is not None and "onnx_providers" in self._settings.model_fields_set:
+            use_providers(self._settings.onnx_providers)
         model = open_model(self._pipeline, self._model_folder or shipped_model(self._pipeline))
         manifest = model.manifest
         encoder = PredictionEncoder(

@@ -1,5 +1,6 @@
 """Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -94,6 +95,9 @@ class Settings(KafkaSecuritySettings):
     dead_letter_limit_records: int = Field(
         10_000, ge=100, le=10_000_000, description="engine stream: how many records that share is taken of"
     )
+    onnx_providers: Literal["cpu", "auto", "cuda"] = Field(
+        "cpu", description="cpu; auto: CUDA where onnxruntime-gpu is and has it, else the CPU; cuda: nothing else"
+    )
     restart_attempts: int = Field(
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )
@@ -172,7 +176,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
+        settings = Settings(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         first = error.errors()[0]
         text = first["msg"].removeprefix("Value error, ")
@@ -182,3 +186,7 @@ def load_settings(**overrides: object) -> Settings:
         raise SettingsError(
             f"setting {name}: {text} (set by {ENVIRONMENT_PREFIX}{name.upper()} or {SETTINGS_FILE})"
         ) from error
+    if "onnx_providers" in settings.model_fields_set:
+        # models are opened in many places, also by processes that this one starts
+        os.environ[ENVIRONMENT_PREFIX + "ONNX_PROVIDERS"] = settings.onnx_providers
+    return settings

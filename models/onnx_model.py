@@ -23,6 +23,7 @@ from models.manifest import (
     ModelMismatchError,
 )
 from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+from models.providers import on_providers
 from models.signing import check_signature
 
 Floats = npt.NDArray[np.float64]
@@ -148,17 +149,48 @@ class OnnxModel:
         alone = [self._run(features[row : row + 1], self._fixed_rows)[:1] for row in range(rows)]
         return np.concatenate(alone)
 
+    def outputs(self, features: Floats, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """What the graph says of rows, its other outputs included; a row's values do not depend on the other rows.
+
+        Args:
+            features: (n_rows, n_features) float64, as `predict` takes them.
+            names: Outputs of the graph; none means all.
+
+        Returns:
+            For each row {output: its value}: of a tensor the row as numpy has it, of a ZipMap {class: score}.
+
+        Raises:
+            PredictionError: The model failed, a value does not fit an input, or an output has not one value a row.
+        """
+        chosen = list(names) or [each.name for each in self._session.get_outputs()]
+        size = LEAST_ROWS if self._fixed_rows is None else self._fixed_rows
+        step = max(len(features), 1) if self._fixed_rows is None else 1
+        found: list[dict[str, Any]] = []
+        for begin in range(0, len(features), step):
+            part = features[begin : begin + step]
+            rows = max(len(part), size)
+            values = self._call(part, rows, chosen)
+            for name, value in zip(chosen, values, strict=True):
+                if np.ndim(value) == 0 or len(value) != rows:
+                    message = f"{self._where}: output {name!r} has not one value for each of {rows} rows"
+                    raise PredictionError(message)
+            found += [dict(zip(chosen, row, strict=True)) for row in zip(*values, strict=True)][: len(part)]
+        return found
+
     def _run(self, features: Floats, rows: int) -> Floats:
-        """Score at most `rows` rows in a call of exactly `rows`: the last one is repeated to fill it."""
+        return self._read(self._call(features, rows, self._output_names)[0], rows)
+
+    def _call(self, features: Floats, rows: int, names: list[str]) -> list[Any]:
+        """Call the graph with exactly `rows` rows, of which there are at most so many: the last is repeated."""
         if len(features) < rows:
             features = np.concatenate([features, np.repeat(features[-1:], rows - len(features), axis=0)])
         feed = {each.name: each.take(features) for each in self._columns}
         try:
-            outputs = self._session.run(self._output_names, feed)
+            outputs: list[Any] = self._session.run(names, feed)
         except Exception as error:
             message = f"{self.manifest.name}/{self.manifest.version} failed on {rows} rows: {_one_line(error)}"
             raise PredictionError(message) from error
-        return self._read(outputs[0], rows)
+        return outputs
 
     def _read_tensor(self, output: npt.NDArray[Any], rows: int) -> Floats:
         if rows != 1 and (output.ndim == 0 or len(output) != rows):
@@ -246,7 +278,7 @@ def open_session(model_bytes: bytes, where: str) -> Any:
         The `onnxruntime.InferenceSession`.
 
     Raises:
-        ModelRefusedError: onnxruntime does not take the model.
+        ModelRefusedError: onnxruntime does not take the model, or the provider that was asked for is not there.
     """
     options = _ort.SessionOptions()
     # one thread: every slot has its own session, and pools of their own would fight for the cores
@@ -258,7 +290,9 @@ def open_session(model_bytes: bytes, where: str) -> Any:
     # what it would log is in the exception too
     options.log_severity_level = _LOG_FATAL
     try:
-        return _ort.InferenceSession(model_bytes, options, providers=["CPUExecutionProvider"])
+        return on_providers(lambda providers: _ort.InferenceSession(model_bytes, options, providers), where)
+    except ModelRefusedError:
+        raise
     except Exception as error:
         message = f"{where}: onnxruntime {_ort.__version__} does not open it: {_one_line(error)}"
         raise ModelRefusedError(message) from error

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from models.json_document import ModelRefusedError
-from models.manifest import MANIFEST_FILE, Manifest
+from models.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from models.onnx_checks import read_bytes
 from models.onnx_model import OnnxModel
 from models.registry import RETIRED_FILE
 
@@ -38,11 +39,32 @@ def find_model(reference: str, root: Path = SHIPPED) -> Path:
     return folder
 
 
+def find_manifest(reference: str, root: Path = SHIPPED) -> tuple[Path, Manifest]:
+    """The version folder that a reference means, and what it says about its model.
+
+    Args:
+        reference: As `find_model` takes it; `@` and a sha256 behind it pin the digest.
+        root: Folder of `<name>/<version>/`.
+
+    Raises:
+        ModelRefusedError: It is not there, its manifest is none, or it is of another digest.
+    """
+    place, _, pinned = reference.partition("@")
+    folder = find_model(place, root)
+    manifest = Manifest.from_json(
+        read_bytes(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES), where=str(folder / MANIFEST_FILE)
+    )
+    if pinned and pinned != manifest.sha256:
+        message = f"{folder} has sha256 {manifest.sha256}, asked for was {pinned}: it is another model by now"
+        raise ModelRefusedError(message)
+    return folder, manifest
+
+
 def open_alone(reference: str, root: Path = SHIPPED) -> OnnxModel:
     """Open a model for whoever gives it features by themselves, in the order of its manifest or by their names.
 
     Args:
-        reference: As `find_model` takes it; `@` and a sha256 behind it pin the digest.
+        reference: As `find_manifest` takes it.
         root: Folder of `<name>/<version>/`.
 
     Raises:
@@ -50,12 +72,7 @@ def open_alone(reference: str, root: Path = SHIPPED) -> OnnxModel:
             nothing that Millrace opens.
         ModelMismatchError: It disagrees with its manifest.
     """
-    place, _, pinned = reference.partition("@")
-    folder = find_model(place, root)
-    manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes(), where=str(folder / MANIFEST_FILE))
-    if pinned and pinned != manifest.sha256:
-        message = f"{folder} has sha256 {manifest.sha256}, asked for was {pinned}: it is another model by now"
-        raise ModelRefusedError(message)
+    folder, manifest = find_manifest(reference, root)
     return OnnxModel.load(
         folder,
         feature_names=manifest.features,

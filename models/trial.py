@@ -4,6 +4,7 @@ What onnxruntime does with a hostile graph (a segmentation fault, a hundred giga
 process, which has limits, and is told in one line. `python -m models.trial FOLDER` is the process.
 """
 
+import os
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from models.json_document import ModelRefusedError
 from models.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from models.onnx_checks import read_bytes
 from models.onnx_model import OnnxModel, PredictionError
+from models.providers import CPU_ONLY, VARIABLE
 
 MEMORY_BYTES = 4 << 30
 """Address space of the process: onnxruntime, numpy and the largest model take a quarter of it."""
@@ -35,8 +37,10 @@ def try_out(folder: Path, *, memory_bytes: int = MEMORY_BYTES, wait_s: float = W
     root = Path(__file__).resolve().parents[1]
     try:
         ended = subprocess.run(  # noqa: S603  # our own module
-            command, cwd=root, capture_output=True, text=True, timeout=wait_s, check=False
-        )
+            command, cwd=root, capture_output=True, text=True, timeout=wait_s, check=False,
+            # CUDA takes more addresses than the limit allows, before any model is open
+            env={**os.environ, VARIABLE: CPU_ONLY},
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         message = f"{folder}: the model scored nothing within {wait_s:g} s when it was tried out: do not use it"
         raise ModelRefusedError(message) from error

@@ -67,3 +67,21 @@ def edit_manifest(directory: Path, edit: Callable[[dict], object]) -> None:
 def resign(directory: Path) -> None:
     digest = hashlib.sha256((directory / "model.onnx").read_bytes()).hexdigest()
     edit_manifest(directory, lambda document: document.update(sha256=digest))
+
+
+def write_times(root: Path, version: int, factor: int, *, features=("a", "b"), feature_set_hash=HASH) -> Path:
+    """`times/<version>`: whole numbers only; outputs are the sum of the columns and the columns, times a factor."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("ReduceSum", ["scaled", "axis"], ["total"], keepdims=0),
+    ]
+    shape = ["rows", len(features)]
+    outputs = [helper.make_tensor_value_info("scaled", TensorProto.INT64, shape)]
+    outputs.append(helper.make_tensor_value_info("total", TensorProto.INT64, ["rows"]))
+    path = write_graph(
+        root / "times" / str(version), nodes, [helper.make_tensor_value_info("x", TensorProto.INT64, shape)], outputs,
+        {"factor": np.array([factor]), "axis": np.array([1])},
+    )  # fmt: skip
+    options = {"name": "times", "version": version, "features": features, "feature_set_hash": feature_set_hash}
+    manifest_for_model(path, **options, output="total", column=0).write(path.parent)
+    return path.parent
