@@ -94,6 +94,16 @@ class Settings(KafkaSecuritySettings):
     dead_letter_limit_records: int = Field(
         10_000, ge=100, le=10_000_000, description="engine stream: how many records that share is taken of"
     )
+    models_root: str | None = Field(
+        None,
+        description="where a running job looks for models that it is told to change to: a folder or an fsspec URL that "
+        "every worker can read; default: the pipeline's own root",
+    )
+    model_batch_limit_ms: float = Field(
+        1_000,
+        gt=0,
+        description="a model that takes longer for 256 rows is refused when a running job is told to change to it",
+    )
     restart_attempts: int = Field(
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )

@@ -12,8 +12,9 @@ import numpy as np
 
 from udfs.byte_lines import Lines
 
-RECORDS, READ, WRITE = 0, 1, 2
-"""What to do: score the records; read the state of the shard whose key this has, or write it."""
+RECORDS, READ, WRITE, MODELS = 0, 1, 2, 3
+"""What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
+record of the control topic says that is in place of values, or do what is due if there is none."""
 _HEAD = struct.Struct("<iiii")
 
 
@@ -24,7 +25,7 @@ class RecordBatch:
         data: The bytes.
 
     Attributes:
-        command: RECORDS, READ or WRITE.
+        command: RECORDS, READ, WRITE or MODELS.
         offsets: (n,) int64.
         record_times_ms: (n,) int64, Kafka's timestamps.
         partitions: (n,) int32.
