@@ -23,7 +23,7 @@ _KEYS = (
     *("format", "name", "version", "description", "sha256", "opsets", "inputs", "features"),
     *("feature_set_hash", "output", "metrics", "training_data_sha256", "example"),
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -177,7 +177,7 @@ def _manifest(document: JsonObject) -> Manifest:
         document.refuse("inputs", "name at least one graph input, each once")
     opsets = document.object("opsets")
     manifest = Manifest(
-        name=document.text("name", _NAME),
+        name=document.text("name", NAME),
         version=document.whole("version", least=1),
         sha256=document.text("sha256", _SHA256),
         inputs=inputs,
