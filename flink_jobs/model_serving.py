@@ -188,7 +188,6 @@ class ModelServing:
 
     def _answer(self, change: ModelChange, state: str, why: str = "") -> None:
         warm = [] if why or state == "released" else [self._shelf.get(each) for each in change.serving.models]
-        is_late = state == "serving" and self._newest_ms >= change.from_ms
         self._answers.append(
             ChangeAnswer(
                 change.id,
@@ -199,7 +198,7 @@ class ModelServing:
                 load_ms=round(sum(each.load_ms for each in warm), 1),
                 batch_ms=round(max((each.batch_ms for each in warm), default=0.0), 3),
                 rows=ROWS if warm else 0,
-                late_from_ms=self._newest_ms if is_late else None,
+                newest_ms=self._newest_ms if self._newest_ms >= 0 else None,
             )
         )
 

@@ -1,6 +1,6 @@
 """The control topic of a pipeline's models: read when a job is planned, and by the running job from there on.
 
-    control topic -> model commands (JVM) -> score (Python): every shard's own schedule, checkpointed with its state
+Each record is told to every shard of the scoring, which has a schedule of its own, checkpointed with its state.
 """
 
 from typing import Any
@@ -46,14 +46,14 @@ def model_commands(
     Returns:
         Java `DataStream` of (shard key, bytes).
     """
+    from pyflink.datastream.connectors.kafka import KafkaOffsetsInitializer, KafkaTopicPartition
     from pyflink.java_gateway import get_gateway
 
     jvm: Any = get_gateway().jvm
     kafka = jvm.org.apache.flink.connector.kafka.source
-    clients = jvm.org.apache.flink.kafka.shaded.org.apache.kafka.common
-    offsets, topics = jvm.java.util.HashMap(), jvm.java.util.ArrayList()
-    offsets.put(clients.TopicPartition(str(pipeline.models_topic), 0), jvm.java.lang.Long(begin))
+    topics = jvm.java.util.ArrayList()
     topics.add(str(pipeline.models_topic))
+    offsets = KafkaOffsetsInitializer.offsets({KafkaTopicPartition(str(pipeline.models_topic), 0): begin})
     # unlike Flink's own it takes a record without a value, which anybody may write
     texts = jvm.Thread.currentThread().getContextClassLoader().loadClass(
         f"{SHADED}.common.serialization.StringDeserializer"
@@ -68,7 +68,7 @@ def model_commands(
         kafka.KafkaSource.builder()
         .setBootstrapServers(settings.bootstrap)
         .setTopics(topics)
-        .setStartingOffsets(kafka.enumerator.initializer.OffsetsInitializer.offsets(offsets))
+        .setStartingOffsets(offsets._j_initializer)
         .setProperties(properties)
         .setDeserializer(kafka.reader.deserializer.KafkaRecordDeserializationSchema.valueOnly(texts))
         .build()

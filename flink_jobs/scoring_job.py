@@ -100,8 +100,8 @@ def _gather(
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
-    they take one way. What a pipeline's control topic says of models goes the same way to every shard. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
-    shard.
+    they take one way. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
+    shard. What a control topic says of models is for every shard, and joins the batches here.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream

@@ -65,7 +65,7 @@ def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
-    """The pipeline's topics: sources, events, predictions, dead letters, all with as many partitions; those of models."""
+    """The pipeline's topics: sources, events, predictions, dead letters, alike; and those about its models."""
     names = (
         *pipeline.events.source_topics,
         pipeline.events.topic,

@@ -160,8 +160,8 @@ class ChangeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
         load_ms: How long loading and warming took, of all its models.
         batch_ms: How long the slowest of them took for a batch of `rows` rows.
         rows: See `batch_ms`.
-        late_from_ms: Of `serving`: the newest event time that had been scored already, where that is not before the
-            change's event time. Events between the two were scored by the model before.
+        newest_ms: The newest event time scored so far. Where it is not before the event time of a change to serve,
+            events between the two were scored by the model before.
     """
 
     id: str
@@ -173,7 +173,7 @@ class ChangeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     load_ms: float = 0.0
     batch_ms: float = 0.0
     rows: int = 0
-    late_from_ms: int | None = None
+    newest_ms: int | None = None
 
     def to_bytes(self) -> bytes:
         """As it is sent."""
