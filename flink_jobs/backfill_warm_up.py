@@ -35,7 +35,7 @@ def warm_up_backfill() -> None:
         )
     for kind, value in ((_Text, b'{"entity": "1", "time": 1}'), (_Whole, b'{"entity": 1, "time": 1}')):
         reader = TopicReader(FeaturePlan.build(_pipeline(kind)), "127.0.0.1:9", None, 1)  # connects to nothing
-        reader.block(RawRecords([b"1"], [value], [0], [1]))
+        reader.block(RawRecords([b"1"], [value], [0], [1], []))
         reader.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import KafkaException, Message, TopicCollection
 
 from flink_jobs.committed_reader import read_all
-from flink_jobs.dead_letters import Place
+from flink_jobs.dead_letters import Origin, Place
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_partitions
 from flink_jobs.kafka_client import Admin
 from flink_jobs.settings import Settings
@@ -27,12 +27,14 @@ class Mark:
 
     Attributes:
         letter: Its place in the topic of dead letters.
-        fed_to: Place of the record that was written, in the events topic.
+        topic: Of the record that was written: the events topic, or a source.
+        fed_to: Its place there.
         attempt: 1 if the record had never been replayed before, 2 if that one failed again, and so on.
         at_ms: When.
     """
 
     letter: Place
+    topic: str
     fed_to: Place
     attempt: int
     at_ms: int
@@ -44,19 +46,19 @@ class Marks:
 
     Attributes:
         by_letter: By the place of the letter.
-        by_record: By the place of the record that was written.
+        by_record: By topic and place of the record that was written.
     """
 
     by_letter: dict[Place, Mark] = field(default_factory=dict)
-    by_record: dict[Place, Mark] = field(default_factory=dict)
+    by_record: dict[Origin, Mark] = field(default_factory=dict)
 
     def add(self, mark: Mark) -> None:
         """Enter one."""
-        self.by_letter[mark.letter] = self.by_record[mark.fed_to] = mark
+        self.by_letter[mark.letter] = self.by_record[mark.topic, mark.fed_to] = mark
 
-    def attempts(self, source: Place) -> int:
-        """How often the record at a place of the events topic had been replayed to come there."""
-        mark = self.by_record.get(source)
+    def attempts(self, origin: Origin) -> int:
+        """How often the record at a place of a topic had been replayed to come there."""
+        mark = self.by_record.get(origin)
         return 0 if mark is None else mark.attempt
 
 
@@ -99,12 +101,13 @@ def _marks(messages: Iterable[Message], letters_id: str) -> Iterable[Mark]:
         value: Any = message.value() or b""
         told = json.loads(bytes(value))
         fed_to = int(told["partition"]), int(told["offset"])
-        yield Mark((int(partition), int(offset)), fed_to, int(told["attempt"]), message.timestamp()[1])
+        letter, time_ms = (int(partition), int(offset)), message.timestamp()[1]
+        yield Mark(letter, str(told["topic"]), fed_to, int(told["attempt"]), time_ms)
 
 
-def mark_record(mark: Mark, letters_id: str, events_topic: str) -> tuple[bytes, bytes]:
+def mark_record(mark: Mark, letters_id: str) -> tuple[bytes, bytes]:
     """Key and value of a mark's record."""
     told = {
-        "topic": events_topic, "partition": mark.fed_to[0], "offset": mark.fed_to[1], "attempt": mark.attempt
+        "topic": mark.topic, "partition": mark.fed_to[0], "offset": mark.fed_to[1], "attempt": mark.attempt
     }  # fmt: skip
     return f"{letters_id}/{mark.letter[0]}/{mark.letter[1]}".encode(), json.dumps(told).encode()

@@ -10,13 +10,16 @@ from flink_jobs.backfill_command import time_ms
 from flink_jobs.console import CommandError
 from udfs.events import Events
 from udfs.pipeline import Pipeline
+from udfs.raw_record import RecordParts
 from udfs.scoring import STAGES
 from udfs.wire_formats import AFTER_DECODING, HEADER, REASONS, Refused
 
 Place = tuple[int, int]
 """Partition and offset."""
-DecodeNow = Callable[[bytes | None, bytes | None], Any]
-"""Key and value -> the event as an object, or `Refused`."""
+Origin = tuple[str, Place]
+"""Topic of a record and its place there."""
+DecodeNow = Callable[[str, bytes | None, bytes | None, RecordParts], Any]
+"""Topic, key, value and the rest of a record -> the event; `Refused`; or None for one that is passed over."""
 
 
 class DeadLetter(NamedTuple):
@@ -52,6 +55,16 @@ class DeadLetter(NamedTuple):
     def time_ms(self) -> int:
         """When the record came into its topic; where that is unknown, when the letter was written."""
         return self.written_ms if self.record_time_ms is None else self.record_time_ms
+
+    @property
+    def origin(self) -> Origin:
+        """Which record it is of."""
+        return self.topic, self.source
+
+    @property
+    def parts(self) -> RecordParts:
+        """What is known of the record beside key and value; of its headers nothing."""
+        return RecordParts(*self.source, self.time_ms)
 
     @property
     def is_counted(self) -> bool:
@@ -130,8 +143,8 @@ class Wanted:
     def _has_event_time(self, letter: DeadLetter, events: Events, decode: DecodeNow) -> bool:
         if self.event_since_ms is None and self.event_until_ms is None:
             return True
-        event = decode(letter.key, letter.value)
-        if isinstance(event, Refused):
+        event = decode(letter.topic, letter.key, letter.value, letter.parts)
+        if event is None or isinstance(event, Refused):
             return False
         time_ms = int(events.times_ms([getattr(event, events.time)])[0])
         return _between(time_ms, self.event_since_ms, self.event_until_ms)

@@ -73,7 +73,7 @@ def _short(key: bytes | None) -> str:
 def replay_words(box: LetterBox, letter: DeadLetter) -> str:
     """What a replay has to do with a letter, in a few words."""
     words = []
-    if attempts := box.marks.attempts(letter.source):
+    if attempts := box.marks.attempts(letter.origin):
         words.append(f"failed again after {attempts} replay{'s' if attempts > 1 else ''}")
     if letter.place in box.marks.by_letter:
         words.append(f"replayed as {place_text(box.marks.by_letter[letter.place].fed_to)}")
@@ -115,7 +115,7 @@ def as_document(box: LetterBox, letter: DeadLetter) -> dict[str, Any]:
         "key": as_text(letter.key),
         "value_bytes": None if letter.value is None else len(letter.value),
         "cut": letter.cut,
-        "replays_before": box.marks.attempts(letter.source),
+        "replays_before": box.marks.attempts(letter.origin),
         "replayed_as": None if mark is None else {"partition": mark.fed_to[0], "offset": mark.fed_to[1]},
     }
 

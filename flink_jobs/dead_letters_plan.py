@@ -8,15 +8,16 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from flink_jobs.dead_letters import DeadLetter, Place, Wanted
+from flink_jobs.dead_letters import DeadLetter, Origin, Place, Wanted
 from flink_jobs.dead_letters_reading import LetterBox, Looked
+from flink_jobs.decoding import parts_of
 from udfs.wire_formats import Refused
 
 REPLAYED = "replayed before"
 COUNTED = "in the state already: fed again, later events would count them twice"
 REFUSED = "refused by today's decoder, too"
-ROUTED = "refused on their way to the events topic: they are fed to their own topics by whoever writes those"
-GONE = "cut, and their records are no longer in the events topic"
+GONE = "cut or without their headers, and their records are no longer in their topic"
+IGNORED = "without a value, and ignored by now"
 _BLOCK = 1_000
 
 
@@ -25,13 +26,13 @@ class Replayable:
     """A record to feed again.
 
     Attributes:
-        source: Its place in the events topic.
+        origin: Its topic, the events' or a source, and its place there.
         letters: Places of its dead letters: several where a job with at-least-once repeated itself.
         size_bytes: Of key and value as the first letter has them.
         time_ms: When it came, as it will say again.
     """
 
-    source: Place
+    origin: Origin
     letters: list[Place]
     size_bytes: int
     time_ms: int
@@ -64,23 +65,25 @@ def plan_replay(
         also_counted: Feed again what is in the state already.
         looked: See `Looked`.
     """
+    events = box.pipeline.events
+    has_headers = bool(events.headers or events.source_headers)
     plan, known = ReplayPlan(), dict[tuple[Any, ...], Replayable]()
     letters = iter(box.all(wanted, looked))
     while block := list(islice(letters, _BLOCK)):
-        originals = box.originals(letter for letter in block if letter.cut)
+        originals = box.originals(letter for letter in block if letter.cut or has_headers)
         for letter in block:
             same = letter.topic, letter.source, letter.record_time_ms
             if same in known:
                 known[same].letters.append(letter.place)
                 continue
-            why = _left_out(box, letter, originals.get(letter.source), also_refused, also_counted)
+            why = _left_out(box, letter, originals.get(letter.origin), also_refused, also_counted)
             if why is not None:
                 plan.left_out[why] += 1
                 continue
             size = len(letter.key or b"") + len(letter.value or b"")
-            known[same] = Replayable(letter.source, [letter.place], size, letter.time_ms)
+            known[same] = Replayable(letter.origin, [letter.place], size, letter.time_ms)
             plan.reasons[letter.reason] += 1
-    plan.records = sorted(known.values(), key=lambda record: record.source)
+    plan.records = sorted(known.values(), key=lambda record: record.origin)
     return plan
 
 
@@ -89,24 +92,25 @@ def _left_out(
 ) -> str | None:
     if letter.place in box.marks.by_letter:
         return REPLAYED
-    if letter.stage == "route":
-        return ROUTED
     if letter.is_counted and not also_counted:
         return COUNTED
-    if letter.cut and original is None:
+    events = box.pipeline.events
+    if original is None and (letter.cut or (events.source_headers if events.sources else events.headers)):
         return GONE
-    if not also_refused and isinstance(decoded_now(box, letter, original), Refused):
-        return REFUSED
-    return None
+    found = decoded_now(box, letter, original)
+    if found is None:
+        return IGNORED
+    return REFUSED if isinstance(found, Refused) and not also_refused else None
 
 
 def decoded_now(box: LetterBox, letter: DeadLetter, original: Message | None) -> Any:
-    """The event that today's decoder makes of a letter's record, or `Refused`."""
+    """What today's decoder makes of a letter's record; see `DecodeNow`."""
     if original is None:
-        return box.decode(letter.key, letter.value)
+        return box.decode(letter.topic, letter.key, letter.value, letter.parts)
     key: Any = original.key()
     value: Any = original.value()
-    return box.decode(None if key is None else bytes(key), None if value is None else bytes(value))
+    raw = [None if each is None else bytes(each) for each in (key, value)]
+    return box.decode(letter.topic, raw[0], raw[1], parts_of(original))
 
 
 def chunks(records: Iterable[Replayable], most: int, most_bytes: int) -> Iterator[list[Replayable]]:

@@ -8,8 +8,8 @@ from confluent_kafka import Message
 
 from flink_jobs.console import CommandError
 from flink_jobs.dead_letter_marks import Marks, read_marks, topic_id
-from flink_jobs.dead_letters import DeadLetter, DecodeNow, Place, Wanted, letter_of
-from flink_jobs.decoding import event_decoder
+from flink_jobs.dead_letters import DeadLetter, DecodeNow, Origin, Place, Wanted, letter_of
+from flink_jobs.decoding import letter_decoder
 from flink_jobs.kafka_admin import offsets_for_time, topic_ends, topic_partitions, topic_starts
 from flink_jobs.served_answers import spans_of
 from flink_jobs.settings import Settings
@@ -103,12 +103,16 @@ class LetterBox:
         letters = {place: letter_of(message, self.pipeline) for place, message in found.items()}
         return {place: letter for place, letter in letters.items() if letter is not None}
 
-    def originals(self, letters: Iterable[DeadLetter]) -> Mapping[Place, Message]:
-        """The records of some letters that are still in the events topic, by their place there."""
-        mine = {each.source: each for each in letters if each.topic == self.pipeline.events.topic}
-        kafka = self.settings.bootstrap, self.settings.kafka_properties
-        found = records_at(*kafka, self.pipeline.events.topic, mine)
-        return {place: message for place, message in found.items() if _is_original(mine[place], message)}
+    def originals(self, letters: Iterable[DeadLetter]) -> Mapping[Origin, Message]:
+        """The records of some letters that are still in the events topic, or in their source."""
+        by_origin = {each.origin: each for each in letters}
+        kafka, found = (self.settings.bootstrap, self.settings.kafka_properties), dict[Origin, Message]()
+        for topic in (self.pipeline.events.topic, *self.pipeline.events.source_topics):
+            mine = {place: letter for (of, place), letter in by_origin.items() if of == topic}
+            for place, message in records_at(*kafka, topic, mine).items():
+                if _is_original(mine[place], message):
+                    found[topic, place] = message
+        return found
 
     def _wanted(self, messages: Iterable[Message], wanted: Wanted) -> Iterator[DeadLetter]:
         for message in messages:
@@ -128,7 +132,7 @@ def open_letter_box(pipeline: Pipeline, settings: Settings) -> LetterBox:
         raise CommandError(f"topic {topic} does not exist at {settings.bootstrap}: {pipeline.name} was never run there")
     letters_id = topic_id(pipeline, settings)
     marks = read_marks(pipeline, settings, letters_id)
-    return LetterBox(pipeline, settings, letters_id, marks, event_decoder(pipeline, settings).decode)
+    return LetterBox(pipeline, settings, letters_id, marks, letter_decoder(pipeline, settings))
 
 
 def _is_original(letter: DeadLetter, message: Message) -> bool:

@@ -37,7 +37,7 @@ class Replay:
     Attributes:
         replayed: Records fed again.
         meanwhile: Records that another command replayed between the plan and this.
-        gone: Records whose letters are deleted by now, or cut and no longer in the events topic.
+        gone: Records whose letters are deleted by now, or cut and no longer in their topic.
     """
 
     replayed: int = 0
@@ -53,7 +53,7 @@ def transactional_id(pipeline: Pipeline) -> str:
 def replay(
     box: LetterBox, plan: ReplayPlan, progress: Callable[[int], None] = lambda _: None, *, chunk: int = CHUNK_RECORDS
 ) -> Replay:
-    """Feed the plan's records to the events topic.
+    """Feed the plan's records to the events topic, or to their source.
 
     Args:
         box: The letters.
@@ -76,11 +76,11 @@ def replay(
         feeds = []
         for record in left:
             letter = letters.get(record.letters[0])
-            original = originals.get(record.source)
+            original = originals.get(record.origin)
             if letter is None or (letter.cut and original is None):
                 done.gone += 1
                 continue
-            feeds.append(_Feed(letter, original, record.letters, marks.attempts(record.source) + 1))
+            feeds.append(_Feed(letter, original, record.letters, marks.attempts(record.origin) + 1))
         if feeds:
             feeder.feed(feeds)
         done.replayed += len(feeds)
@@ -118,11 +118,14 @@ class _Feeder:
     """The transactional producer; making one ends what another had open."""
 
     def __init__(self, box: LetterBox) -> None:
-        self._box, self._topic = box, box.pipeline.events.topic
+        self._box, events = box, box.pipeline.events
+        self._topic = events.topic
         bootstrap, properties = box.settings.bootstrap, box.settings.kafka_properties
-        self._partitions = topic_partitions(bootstrap, [self._topic], properties).get(self._topic, 0)
-        if not self._partitions:
-            raise CommandError(f"topic {self._topic} does not exist at {bootstrap}: there is nowhere to feed them to")
+        topics = [events.topic, *events.source_topics]
+        self._partitions = topic_partitions(bootstrap, topics, properties)
+        missing = [topic for topic in topics if topic not in self._partitions]
+        if missing:
+            raise CommandError(f"topic {missing[0]} does not exist at {bootstrap}: there is nowhere to feed them to")
         self._producer = Producer(
             client_config(
                 bootstrap,
@@ -162,8 +165,9 @@ class _Feeder:
 
         for number, feed in enumerate(feeds):
             key, value, time_ms = feed.content()
+            topic = self._topic_of(feed.letter)
             self._produce(
-                self._topic, key, value, partition=self._partition_of(feed.letter), timestamp=time_ms,
+                topic, key, value, partition=self._partition_of(feed.letter, topic), timestamp=time_ms,
                 headers=feed.headers(self._box.topic), on_delivery=note(number, feed),
             )  # fmt: skip
         self._flush()
@@ -175,7 +179,7 @@ class _Feeder:
             )
         now_ms = time.time_ns() // 1_000_000
         return [
-            Mark(place, placed[number], feed.attempt, now_ms)
+            Mark(place, self._topic_of(feed.letter), placed[number], feed.attempt, now_ms)
             for number, feed in enumerate(feeds)
             for place in feed.letters
         ]
@@ -183,13 +187,17 @@ class _Feeder:
     def _write_marks(self, marks: Iterable[Mark]) -> None:
         topic = marks_topic(self._box.pipeline)
         for mark in marks:
-            key, value = mark_record(mark, self._box.letters_id, self._topic)
+            key, value = mark_record(mark, self._box.letters_id)
             self._produce(topic, key, value, timestamp=mark.at_ms)
         self._flush()
 
-    def _partition_of(self, letter: DeadLetter) -> int:
+    def _topic_of(self, letter: DeadLetter) -> str:
+        """Its source, for what was refused on the way from there; else the events topic."""
+        return letter.topic if letter.topic in self._partitions else self._topic
+
+    def _partition_of(self, letter: DeadLetter, topic: str) -> int:
         """Where it was, so that it comes behind its entity's other events; -1 is by its key."""
-        same = letter.topic == self._topic and letter.source[0] < self._partitions
+        same = letter.topic == topic and letter.source[0] < self._partitions[topic]
         return letter.source[0] if same else -1
 
     def _produce(self, topic: str, key: Any, value: Any, **more: Any) -> None:

@@ -43,7 +43,7 @@ def run_replay_command(
         _warn_of_retention(plan, pipeline, settings)
     done = Replay()
     if plan.records and not dry_run:
-        if not yes and not typer.confirm(f"feed {len(plan.records):,} records to {pipeline.events.topic}?", err=True):
+        if not yes and not typer.confirm(f"feed {len(plan.records):,} records to {_target(pipeline)}?", err=True):
             say("nothing was fed")
             raise typer.Exit(1)
         done = _replay(box, plan)
@@ -55,7 +55,7 @@ def run_replay_command(
 
 
 def _replay(box: LetterBox, plan: ReplayPlan) -> Replay:
-    with reading(f"feeding {box.pipeline.events.topic}") as looked:
+    with reading(f"feeding {_target(box.pipeline)}") as looked:
         looked(0, len(plan.records))
         try:
             return replay(box, plan, lambda done: looked(done, len(plan.records)))
@@ -64,9 +64,15 @@ def _replay(box: LetterBox, plan: ReplayPlan) -> Replay:
             raise
 
 
+def _target(pipeline: Pipeline) -> str:
+    """Where records go: those that were refused on their way from a source, there."""
+    events = pipeline.events
+    return f"{events.topic} and its sources" if events.sources else events.topic
+
+
 def _show_plan(plan: ReplayPlan, pipeline: Pipeline) -> None:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in plan.reasons.most_common())
-    show(f"{len(plan.records):,} records to feed to {pipeline.events.topic}{f': {reasons}' if reasons else ''}")
+    show(f"{len(plan.records):,} records to feed to {_target(pipeline)}{f': {reasons}' if reasons else ''}")
     for why, count in plan.left_out.most_common():
         option = f" ({_OPTIONS[why]})" if why in _OPTIONS else ""
         show(f"{count:,} left out: {why}{option}")
@@ -89,7 +95,7 @@ def _show_done(done: Replay, name: str, pipeline: Pipeline, *, planned: bool, dr
     if dry_run or not planned:
         say("nothing was fed")
         return
-    show(f"{done.replayed:,} records fed to {pipeline.events.topic}, and marked as replayed")
+    show(f"{done.replayed:,} records fed to {_target(pipeline)}, and marked as replayed")
     if done.meanwhile:
         show(f"{done.meanwhile:,} had been replayed by another command meanwhile")
     if done.gone:

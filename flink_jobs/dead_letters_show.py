@@ -28,7 +28,7 @@ def run_show_command(
     connected(settings)
     box = open_letter_box(pipeline, settings)
     letter = _find(box, reference)
-    original = box.originals([letter]).get(letter.source)
+    original = box.originals([letter]).get(letter.origin)
     decoded = None if letter.cut and original is None else decoded_now(box, letter, original)
     verdict = _verdict(letter, decoded)
     if as_json:
@@ -65,7 +65,7 @@ def _find(box: LetterBox, reference: str) -> DeadLetter:
 
 def _verdict(letter: DeadLetter, decoded: Any) -> dict[str, Any]:
     if decoded is None:
-        return {"decodes": None, "why": "the letter is cut, and its record is no longer in the events topic"}
+        return {"decodes": None, "why": "the letter is cut, and its record is no longer in its topic"}
     if isinstance(decoded, Refused):
         return {"decodes": False, "reason": decoded.reason, "why": decoded.detail}
     if letter.is_counted:

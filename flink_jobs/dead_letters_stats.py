@@ -49,7 +49,7 @@ class Stats:
         """Count one."""
         self.total += 1
         self.replayed += letter.place in box.marks.by_letter
-        self.failed_again += box.marks.attempts(letter.source) > 0
+        self.failed_again += box.marks.attempts(letter.origin) > 0
         self.by["reason"][letter.reason] += 1
         self.by["stage"][letter.stage] += 1
         self.by["partition"][letter.source[0]] += 1

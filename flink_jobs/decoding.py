@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from confluent_kafka import Message
+
 from flink_jobs.settings import Settings, load_settings
 from udfs.formats import Json, Text, needs_registry
 from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
+from udfs.raw_record import RawRecord, RecordParts
+from udfs.record_reader import RecordReader
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
 from udfs.wire_formats import EventDecoder
 
@@ -42,12 +46,44 @@ def event_decoder(pipeline: Pipeline, settings: Settings | None = None) -> Event
     return EventDecoder(pipeline, schema_source(settings, pipeline.events.format))
 
 
+def parts_of(message: Message) -> RecordParts:
+    """What a record is beside its key and value; of two headers with one name the last one counts, as in the job."""
+    headers: Any = message.headers() or ()
+    place = int(message.partition() or 0), int(message.offset() or 0)
+    return RecordParts(*place, message.timestamp()[1], dict(headers))
+
+
+def decode_message(decoder: EventDecoder, message: Message) -> Any:
+    """A record as an event; or `Refused`; or None for one that is passed over."""
+    key: Any = message.key()
+    value: Any = message.value()
+    bytes_of = [None if each is None else bytes(each) for each in (key, value)]
+    return decoder.decode(bytes_of[0], bytes_of[1], parts_of(message))
+
+
+def letter_decoder(pipeline: Pipeline, settings: Settings) -> Callable[..., Any]:
+    """Today's decoder of a pipeline's dead letters, those of its sources among them; see `DecodeNow`."""
+    events, own = pipeline.events, event_decoder(pipeline, settings)
+    sources = {
+        source.topic: RecordReader(pipeline, source, schema_source(settings, source.format)).read
+        for source in events.sources
+    }
+
+    def decode(topic: str, key: bytes | None, value: bytes | None, parts: RecordParts) -> Any:
+        read = sources.get(topic)
+        return own.decode(key, value, parts) if read is None else read(RawRecord(key, value, parts))
+
+    return decode
+
+
 def in_json(pipeline: Pipeline) -> Pipeline:
     """The pipeline with JSON events, from no sources, and predictions: for files' rows, and runs on topics of our own.
 
     What is computed is the same.
     """
-    events = replace(pipeline.events, format=Json(), key_format=Text(), sources=())
+    events = replace(
+        pipeline.events, format=Json(), key_format=Text(), fields={}, tombstones="dead-letter", sources=()
+    )
     return replace(pipeline, events=events, output_format=Json())
 
 

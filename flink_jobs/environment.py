@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.kafka_security import ALLOWED_TOKEN_URLS
 from flink_jobs.local.jars import connector_jar, java_home, login_jars
 from flink_jobs.local.processes import free_port
@@ -34,6 +35,8 @@ def prepare_process(logs: Path) -> None:
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112  # PyFlink spells it so
     os.environ["FLINK_LOG_DIR"] = str(logs)
+    quiet = write_log_configuration(pyflink_folder() / "conf" / "log4j-cli.properties", logs)
+    os.environ["LOG4J_PROPERTIES"] = str(quiet)
     os.environ.setdefault("JVM_ARGS", "-Xmx1536m")
     paths = [str(PROJECT_ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))

@@ -2,8 +2,9 @@
 
 In: a file whose columns are named like the pipeline's event fields; other columns are left out. Out: Kafka keys and
 values. Cells are converted to the fields' types, ISO-8601 times to the pipeline's time unit (without an offset they
-are UTC). An empty cell, None and NaN are null. A row that cannot be converted is sent as it is and counted: refusing
-it is the job's business, which makes a dead letter of it with a reason.
+are UTC). An empty cell, None and NaN are null, or the default of a field that has one and cannot be null. A row that
+cannot be converted is sent as it is and counted: refusing it is the job's business, which makes a dead letter of it
+with a reason.
 """
 
 import csv
@@ -19,10 +20,12 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 
+from udfs.event_writer import WrittenRecord
 from udfs.pipeline import EventField, Pipeline
 
 Row = dict[str, Any]
 Record = tuple[bytes | None, bytes | None]
+WriteRow = Callable[[Row], WrittenRecord | None]
 
 UNITS_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 TRUE_WORDS, FALSE_WORDS = frozenset({"true", "yes", "1"}), frozenset({"false", "no", "0"})
@@ -52,11 +55,28 @@ def file_events(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Record]:
-    """Kafka key (the entity) and value (JSON) of each row.
+    """Kafka key (the entity) and value (JSON) of each row; see `file_records`."""
+    found: Any = file_records(path, pipeline, None, speedup, counts=counts, clock=clock, sleep=sleep)
+    return found  # type: ignore[no-any-return]
+
+
+def file_records(
+    path: Path | str,
+    pipeline: Pipeline,
+    write: WriteRow | None,
+    speedup: float | None = None,
+    *,
+    counts: FileCounts | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Record | WrittenRecord]:
+    """The Kafka record of each row.
 
     Args:
         path: `.jsonl`, `.csv`, either with `.gz`, or `.parquet`.
         pipeline: Says which fields an event has and of what type.
+        write: Makes a record of a row, or None where it cannot; such a row is sent as JSON under the entity, as all are
+            without it.
         speedup: Wait between rows as long as between their event times, divided by this; None never waits.
         counts: Kept up to date while the events are taken.
         clock: Seconds, for the pace.
@@ -70,7 +90,7 @@ def file_events(
     if speedup is not None and not speedup > 0:
         raise EventFileError(f"speedup is {speedup}: write a number above 0, e.g. 60 for a minute a second")
     rows = _rows(path, pipeline)
-    return _records(rows, pipeline, speedup, counts or FileCounts(), clock, sleep)
+    return _records(rows, pipeline, speedup, counts or FileCounts(), write, clock, sleep)
 
 
 def _records(
@@ -78,9 +98,10 @@ def _records(
     pipeline: Pipeline,
     speedup: float | None,
     counts: FileCounts,
+    write: WriteRow | None,
     clock: Callable[[], float],
     sleep: Callable[[float], None],
-) -> Iterator[Record]:
+) -> Iterator[Record | WrittenRecord]:
     events = pipeline.events
     units_per_s = UNITS_PER_S[events.time_unit]
     first: tuple[float, float] | None = None
@@ -91,14 +112,15 @@ def _records(
             yield None, row
             continue
         event, converted = converted_row(row, pipeline)
-        counts.unconverted += not converted
+        written = None if write is None else write(event)
+        counts.unconverted += not converted or (write is not None and written is None)
         event_time = event.get(events.time)
         if speedup is not None and isinstance(event_time, int | float):
             first = first or (clock(), event_time)
             due = first[0] + (event_time - first[1]) / units_per_s / speedup
             while (wait_s := due - clock()) > 0:
                 sleep(min(wait_s, LONGEST_WAIT_S))
-        yield _as_record(event, pipeline)
+        yield _as_record(event, pipeline) if written is None else written
 
 
 def record_of(row: Row | bytes, pipeline: Pipeline) -> Record:
@@ -126,9 +148,11 @@ def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
     converted = True
     for field in pipeline.events.schema:
         if field.name not in row:
-            converted &= field.nullable
+            converted &= field.optional
             continue
         cell = row[field.name]
+        if field.default is not None and not field.nullable and _is_missing(cell):
+            continue
         try:
             is_time = field.name == pipeline.events.time
             event[field.name] = _time(cell, field, pipeline.events.time_unit) if is_time else _converted(cell, field)
@@ -235,7 +259,7 @@ def check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
     Raises:
         EventFileError: Names the columns.
     """
-    missing = [f.name for f in pipeline.events.schema if not f.nullable and f.name not in columns]
+    missing = [f.name for f in pipeline.events.schema if not f.optional and f.name not in columns]
     if missing:
         raise EventFileError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
 

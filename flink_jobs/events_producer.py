@@ -2,16 +2,19 @@
 
 In: pairs of Kafka key and value, from a file (`event_files`) or the generator (`local/shoppers`). Out: the records in
 the topic, in order and once (idempotent producer), and how many. Kafka's record timestamp is the time of sending: with
-the event times of old data, retention would delete the records as they arrive.
+the event times of old data, retention would delete the records as they arrive. It is the event time only where the
+pipeline reads that from it.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from flink_jobs.kafka_admin import KafkaUnreachableError, Properties, client_config
+from udfs.event_writer import WrittenRecord
 
 LINGER_MS = 10
 BATCH_BYTES = 262_144
@@ -45,7 +48,7 @@ class Produced:
 def produce_events(
     bootstrap: str,
     topic: str,
-    events: Iterable[tuple[bytes | None, bytes | None]],
+    events: Iterable[tuple[bytes | None, bytes | None] | WrittenRecord],
     rate: float | None = None,
     *,
     properties: Properties | None = None,
@@ -57,7 +60,7 @@ def produce_events(
     Args:
         bootstrap: Where the brokers are.
         topic: An existing topic.
-        events: Key and value of each record; may be endless.
+        events: Key and value of each record, and where there are its headers and time; may be endless.
         rate: Records per second; None sends as fast as it goes.
         properties: Client properties; they win over ours.
         progress: Told how many records were sent, about ten times a second.
@@ -72,13 +75,13 @@ def produce_events(
     next_progress = started
     interrupted = False
     try:
-        for key, value in events:
+        for record in events:
             if rate is not None:
                 ahead_s = sender.sent / rate - (time.monotonic() - started)
                 if ahead_s > PACE_S:
                     sender.poll()
                     time.sleep(ahead_s)
-            sender.send(key, value)
+            sender.send(*record)
             if progress and time.monotonic() >= next_progress:
                 progress(sender.sent)
                 next_progress = time.monotonic() + PROGRESS_S
@@ -119,10 +122,17 @@ class _Sender:
         except KafkaException as error:
             raise ProduceError(f"the Kafka client properties are not valid: {error.args[0].str()}") from error
 
-    def send(self, key: bytes | None, value: bytes | None) -> None:
+    def send(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        time_ms: int | None = None,
+    ) -> None:
+        more: dict[str, Any] = {} if time_ms is None else {"timestamp": time_ms}
         while True:
             try:
-                self._producer.produce(self.topic, value, key)
+                self._producer.produce(self.topic, value, key, headers=list(headers), **more)
                 break
             except BufferError:  # the queue is full: wait for the brokers
                 self.poll(0.1)

@@ -12,7 +12,7 @@ import numpy as np
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import receipt
-from flink_jobs.decoding import event_decoder, prediction_reader
+from flink_jobs.decoding import decode_message, event_decoder, prediction_reader
 from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
 from flink_jobs.job_beginning import JobBeginning, said_beginning
 from flink_jobs.kafka_admin import offsets_for_time, topic_starts
@@ -119,7 +119,9 @@ def explain(
         CommandError: There is no such event.
     """
     found = find_event(pipeline, settings, reference, looked)
-    event = event_decoder(pipeline, settings).decode(_bytes(found.record.key()), _bytes(found.record.value()))
+    event = decode_message(event_decoder(pipeline, settings), found.record)
+    if event is None:
+        event = Refused("null_value", "the record has no value, and the pipeline ignores such records")
     if isinstance(event, Refused):
         told = {} if found.answer is None else receipt(found.answer)
         differs = () if told.get("reason") in (None, event.reason) else (f"served: {told['reason']}",)
@@ -206,7 +208,7 @@ class _Shard:
 
     def __init__(self, pipeline: Pipeline, shards: int, found: Found) -> None:
         self._pipeline, self._shards, self._partition = pipeline, shards, found.place[0]
-        self._plan, self._decode = FeaturePlan.build(pipeline), event_decoder(pipeline).decode
+        self._plan, self._decoder = FeaturePlan.build(pipeline), event_decoder(pipeline)
         self._state, self._oracle = ShardState(self._plan, log_changes=False), NaiveFeatures(pipeline)
         self._key = _bytes(found.record.key()) or b""
         self._key_text, self._shard = shard_text(pipeline.events, self._key), self._shard_of(self._key)
@@ -222,8 +224,8 @@ class _Shard:
             key: Any = message.key()
             if key is None or not self._is_mine(key):
                 continue
-            event = self._decode(key, _bytes(message.value()))
-            if isinstance(event, Refused):
+            event = decode_message(self._decoder, message)
+            if event is None or isinstance(event, Refused):
                 continue
             events.append(event)
             record_times_ms.append(message.timestamp()[1])

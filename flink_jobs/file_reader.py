@@ -16,19 +16,16 @@ from flink_jobs.decoding import file_decoder
 from flink_jobs.event_files import EventFileError, Row, converted_row, csv_header, parse_line, record_of
 from flink_jobs.history import HistoryBlock, Piece, letters_of
 from flink_jobs.history_files import piece_stream
-from flink_jobs.parquet_columns import parquet_fields
+from flink_jobs.parquet_columns import parquet_fields, repeated
 from udfs.cells import ScanSchema, new_cells, scan_schema
 from udfs.csv_scan import START_RECORD, csv_record_ends, scan_csv
 from udfs.event_blocks import RecordFields, decode_block, fields_needed, fields_of_cells
-from udfs.field_columns import FieldColumn, Numbers, Texts
 from udfs.json_scan import line_ends, scan_json
-from udfs.pipeline import EventField
 from udfs.plan import FeaturePlan
 
 pa: Any = pyarrow
 
 _STRETCH = 256
-_TYPES: dict[str, Any] = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 
 Rows = Callable[[int], Row | bytes | None]
 """Record of a block -> its row, its bytes if it is none, or None where there is nothing."""
@@ -79,6 +76,7 @@ class FileReader:
         given = [name for name, _ in piece.constants]
         for place, one in enumerate(self._pipeline.events.schema):
             schema.nullable[place] |= one.name in given
+            schema.optional[place] |= one.name in given
         return schema
 
     def _block_of_lines(
@@ -160,18 +158,11 @@ class FileReader:
             if one.name not in constants or one.name not in self._wanted:
                 continue
             event, converted = converted_row({one.name: constants[one.name]}, self._pipeline)
-            value = event[one.name]
+            value = event.get(one.name, one.default)  # a folder may say that there is none
             if not converted or (value is None and not one.nullable):
                 fields.plain[:] = False
                 value = None
-            fields.columns[one.name] = _repeated(one, value, len(fields.plain))
-
-
-def _repeated(one: EventField, value: Any, count: int) -> FieldColumn:
-    if one.kind == "str":
-        return Texts(np.full(count, -1 if value is None else 0), [] if value is None else [value])
-    values = np.full(count, 0 if value is None else value, _TYPES[one.kind])
-    return Numbers(values, np.full(count, value is None))
+            fields.columns[one.name] = repeated(one, value, len(fields.plain))
 
 
 def sortable(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

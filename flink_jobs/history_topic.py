@@ -26,10 +26,11 @@ from flink_jobs.topics import parse_offsets
 from udfs.cells import TEXT, Cells, new_cells, scan_schema
 from udfs.confluent_wire import HEAD_BYTES
 from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
-from udfs.event_keys import key_reader
+from udfs.event_keys import events_key_reader
 from udfs.formats import Json, JsonSchema
 from udfs.json_scan import check_keys, scan_json
 from udfs.plan import FeaturePlan
+from udfs.raw_record import RecordParts
 
 PIECE_RECORDS = 262_144
 CONSUME_RECORDS = 10_000
@@ -114,28 +115,36 @@ def begin_offsets(
 
 
 class RawRecords(NamedTuple):
-    """Raw records of a partition; lists of n."""
+    """Raw records of a partition; lists of n, that of headers empty if none are wanted."""
 
     keys: list[bytes | None]
     values: list[bytes | None]
     offsets: list[int]
     times_ms: list[int]
+    headers: list[dict[str, bytes | None]]
 
     def first(self, rows: int) -> "RawRecords":
         """So many of them."""
-        return RawRecords(self.keys[:rows], self.values[:rows], self.offsets[:rows], self.times_ms[:rows])
+        return self._of(slice(rows))
 
     def after(self, rows: int) -> "RawRecords":
         """The others."""
-        return RawRecords(self.keys[rows:], self.values[rows:], self.offsets[rows:], self.times_ms[rows:])
+        return self._of(slice(rows, None))
 
-    def extend(self, messages: list[Message]) -> None:
-        """Append what a consumer gave."""
+    def _of(self, rows: slice) -> "RawRecords":
+        return RawRecords(
+            self.keys[rows], self.values[rows], self.offsets[rows], self.times_ms[rows], self.headers[rows]
+        )
+
+    def extend(self, messages: list[Message], *, headers: bool) -> None:
+        """Append what a consumer gave, with headers if some are wanted."""
         calls: Any = messages
         self.keys.extend([each.key() for each in calls])
         self.values.extend([each.value() for each in calls])
         self.offsets.extend([each.offset() for each in calls])
         self.times_ms.extend([each.timestamp()[1] for each in calls])
+        if headers:
+            self.headers.extend([dict(each.headers() or ()) for each in calls])
 
 
 def first_value(bootstrap: str, pieces: Sequence[Piece], properties: Properties | None) -> bytes | None:
@@ -187,8 +196,9 @@ class TopicReader:
         self, plan: FeaturePlan, bootstrap: str, properties: Properties | None, rows: int, *, keyed: bool = True
     ) -> None:
         self._plan, self._rows, self._keyed = plan, rows, keyed
-        self._decode = event_decoder(plan.pipeline).decode
-        self._key_text = key_reader(plan.pipeline.events)
+        self._decoder, self._headers = event_decoder(plan.pipeline), bool(plan.pipeline.events.headers)
+        self._is_plain = not plan.pipeline.events.fields
+        self._key_text = events_key_reader(plan.pipeline.events)
         self._max_bytes = plan.pipeline.max_record_bytes
         self._schema = scan_schema(plan.pipeline.events, fields_needed(plan), from_file=False)
         self._bootstrap = bootstrap
@@ -203,14 +213,14 @@ class TopicReader:
         collects = gc.isenabled()
         gc.disable()  # to the collector, messages by the ten thousand look like a leak: it would take half of the time
         try:
-            waiting = RawRecords([], [], [], [])
+            waiting = RawRecords([], [], [], [], [])
             for messages in self._messages(piece):
-                waiting.extend(messages)
+                waiting.extend(messages, headers=self._headers)
                 while len(waiting.values) >= self._rows:
-                    yield self.block(waiting.first(self._rows))
+                    yield self.block(waiting.first(self._rows), piece.partition)
                     waiting = waiting.after(self._rows)
             if waiting.values:
-                yield self.block(waiting)
+                yield self.block(waiting, piece.partition)
         finally:
             if collects:
                 gc.enable()
@@ -260,7 +270,7 @@ class TopicReader:
                 raise KafkaAdminError(f"{piece.source} cannot be read: {error.str()}")
         return False
 
-    def block(self, records: RawRecords) -> HistoryBlock:
+    def block(self, records: RawRecords, partition: int = 0) -> HistoryBlock:
         """The events of raw records of a partition."""
         data, begins, ends = _joined(records.values)
         cells = self._scanned(data, begins, ends)
@@ -270,7 +280,7 @@ class TopicReader:
             whole = bool(self._schema.kinds[place] != TEXT)
             check_keys(data, *_joined(self._key_texts(records.keys)), int(self._schema.slots[place]), whole, cells)
         fields = fields_of_cells(self._plan, self._schema, cells, data)
-        block = decode_block(self._plan, fields, self._slow(records))
+        block = decode_block(self._plan, fields, self._slow(records, partition))
         offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
         return HistoryBlock(
             len(begins),
@@ -283,9 +293,9 @@ class TopicReader:
         )
 
     def _scanned(self, data: Any, begins: Any, ends: Any) -> Cells:
-        """The cells of records that are plain JSON; those of other formats are left to the stream's decoder."""
+        """The cells of records that are plain JSON; all others are left to the stream's decoder."""
         cells, form = new_cells(self._schema, len(begins)), self._plan.pipeline.events.format
-        if isinstance(form, Json | JsonSchema):
+        if self._is_plain and isinstance(form, Json | JsonSchema):
             head = HEAD_BYTES if isinstance(form, JsonSchema) and form.framed else 0
             inside = np.minimum(begins + head, ends)
             scan_json(data, inside, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
@@ -302,10 +312,17 @@ class TopicReader:
         texts = [None if key is None else read(key) for key in keys]
         return [None if text is None else text.encode() for text in texts]
 
-    def _slow(self, records: RawRecords) -> Callable[[int], Any]:
+    def _slow(self, records: RawRecords, partition: int) -> Callable[[int], Any]:
+        decode, headers = self._decoder.decode, records.headers
+
+        def decoded(row: int) -> Any:
+            parts = partition, records.offsets[row], records.times_ms[row]
+            told = RecordParts(*parts, headers[row]) if headers else RecordParts(*parts)
+            return decode(records.keys[row], records.values[row], told)
+
         if self._keyed:
-            return lambda row: self._decode(records.keys[row], records.values[row])
-        return lambda row: decode_unkeyed(self._decode, records.values[row], self._plan.pipeline.events.entity)
+            return decoded
+        return lambda row: decode_unkeyed(decode, records.values[row], self._plan.pipeline.events.entity)
 
 
 def decode_unkeyed(decode: Callable[[bytes | None, bytes | None], Any], value: bytes | None, entity: str) -> Any:

@@ -4,6 +4,7 @@ They are Java source beside this file, handed to Flink the way its SQL planner h
 as text, which the task compiles when it starts. So there is no jar of ours to build, to ship or to keep in step.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +27,19 @@ def gathered_batches(
     batch_ms: int,
     parallelism: int,
     key_form: tuple[int, int],
+    headers: Sequence[str] = (),
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
     Args:
         tables: Have the records' table.
-        query: Gives key, value, partition, offset and timestamp.
+        query: Gives key, value, partition, offset and timestamp, and the headers if some are wanted.
         name: The operator's.
         shard_keys: Of the next operator.
         batch_ms: How long records wait for others.
         parallelism: Of the next operator.
         key_form: How keys are read, from `udfs.event_keys.key_form`.
+        headers: Names of those that go with the records.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -50,7 +53,7 @@ def gathered_batches(
     internal = jvm.org.apache.flink.table.types.utils.DataTypeUtils.toInternalDataType(row_type)
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
-    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form
+    references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form, object_array(*headers)
     return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references)
 
 

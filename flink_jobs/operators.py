@@ -33,7 +33,7 @@ MODEL_SCHEDULE = "model-schedule"
 SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
 PASSED_OVER = "recordsPassedOver"
-"""Counts records of sources that are neither events nor dead letters."""
+"""Counts records that are neither events nor dead letters."""
 
 
 class ScoreBatches(KeyedProcessFunction):
@@ -66,8 +66,7 @@ class ScoreBatches(KeyedProcessFunction):
         self._prediction_schema, self._changes = prediction_schema, changes
         # where models are that the job is told to change to
         self._root = models_root(pipeline, settings)
-        # only what a worker needs goes with the job
-        self._settings = settings and settings.model_copy(update={"kafka_properties": {}})
+        self._settings = _for_worker(settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Open the model and load the compiled kernels, so that the first batch does not wait for them."""
@@ -105,12 +104,16 @@ class ScoreBatches(KeyedProcessFunction):
             self._serving,
         )
         self._shards: dict[int, ShardState] = {}
+        self._headers = self._pipeline.events.headers
+        self._passed_over = runtime_context.get_metrics_group().counter(PASSED_OVER)
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Score a batch of records, or read or write the state of the shard whose key this came under."""
-        records = RecordBatch(value)
+        records = RecordBatch(value, self._headers)
         if records.command == RECORDS:
             outputs = self._scorer.score(records, self._shards)
+            if self._scorer.passed_over:
+                self._passed_over.inc(self._scorer.passed_over)
             if outputs:
                 yield outputs
             return
@@ -164,24 +167,33 @@ class RouteRecords(ProcessFunction):
 
     Args:
         pipeline: Whose sources they are.
+        settings: Say where the schema registry is, for formats that need one.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, settings: Settings | None = None) -> None:
+        self._pipeline, self._settings = pipeline, _for_worker(settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Prepare for the records of all sources."""
         end_with_taskmanager()
         stop_sampling_bundles()
-        self._router = Router(self._pipeline)
+        events = self._pipeline.events
+        formats = [source.format for source in events.sources]
+        self._router = Router(self._pipeline, schema_source(self._settings, *formats))
+        self._headers = events.source_headers
         self._passed_over = runtime_context.get_metrics_group().counter(PASSED_OVER)
 
     def process_element(self, value: Row, ctx: ProcessFunction.Context) -> Iterator[bytes]:
         """Route a batch of records."""
-        records = RecordBatch(value[1])
+        records = RecordBatch(value[1], self._headers)
         if records.command != RECORDS:
             return  # about the state of shards, of which there is none here
         routed = self._router.route(records)
         self._passed_over.inc(routed.passed_over)
         if routed.outputs:
             yield routed.outputs
+
+
+def _for_worker(settings: Settings | None) -> Settings | None:
+    """Only what a worker needs goes with the job."""
+    return settings and settings.model_copy(update={"kafka_properties": {}})

@@ -37,7 +37,7 @@ def parquet_fields(batch: Any, pipeline: Pipeline, wanted: Collection[str], marg
     ids: Any = None
     for one in pipeline.events.schema:
         if one.name not in batch.schema.names:
-            column: FieldColumn = _missing(one, count)
+            column: FieldColumn = repeated(one, one.default, count)
         else:
             array = batch.column(batch.schema.get_field_index(one.name))
             is_time = one.name == pipeline.events.time
@@ -59,11 +59,13 @@ def parquet_fields(batch: Any, pipeline: Pipeline, wanted: Collection[str], marg
     return RecordFields(columns, ids, plain)
 
 
-def _missing(one: EventField, count: int) -> FieldColumn:
+def repeated(one: EventField, value: Any, count: int) -> FieldColumn:
+    """The same value in all rows; None is null."""
     if one.kind == "str":
-        return Texts(np.full(count, -1), [])
+        return Texts(np.full(count, -1 if value is None else 0), [] if value is None else [value])
     types: dict[str, Any] = {"int": np.int64, "float": np.float64, "bool": np.bool_}
-    return Numbers(np.zeros(count, types[one.kind]), np.ones(count, np.bool_))
+    values = np.full(count, 0 if value is None else value, types[one.kind])
+    return Numbers(values, np.full(count, value is None))
 
 
 def _ids(column: FieldColumn) -> Any:
@@ -97,7 +99,7 @@ def _column(one: EventField, array: Any, time_unit: str | None) -> tuple[FieldCo
         return Numbers(whole.astype(np.float64), nulls), (whole <= _EXACT) & (whole >= -_EXACT)
     if pa.types.is_floating(kind) and one.kind in ("int", "float", "str"):
         return _floats(one, array, nulls)
-    return _missing(one, len(array)), np.zeros(len(array), np.bool_)
+    return repeated(one, None, len(array)), np.zeros(len(array), np.bool_)
 
 
 def _floats(one: EventField, array: Any, nulls: Truths) -> tuple[FieldColumn, Truths]:
@@ -129,5 +131,5 @@ def _timestamps(one: EventField, array: Any, nulls: Truths, time_unit: str) -> t
             return Numbers(micros * (wanted_per_s // 1_000_000), nulls), good
         return Numbers(micros // (1_000_000 // wanted_per_s), nulls), good
     if wanted_per_s > 1_000_000 or one.kind != "float":
-        return _missing(one, len(array)), np.zeros(len(array), np.bool_)
+        return repeated(one, None, len(array)), np.zeros(len(array), np.bool_)
     return Numbers(micros / (1_000_000 // wanted_per_s), nulls), good

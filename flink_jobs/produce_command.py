@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import typer
 
 from flink_jobs.console import INTERRUPTED, CommandError, bar, next_steps, say, show, show_json
-from flink_jobs.event_files import EventFileError, FileCounts, file_events
+from flink_jobs.decoding import event_decoder
+from flink_jobs.event_files import EventFileError, FileCounts, WriteRow, file_records
+from flink_jobs.event_writing import CheckedWriter, event_writer
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import topic_partitions
 from flink_jobs.local.home import connected
 from flink_jobs.local.live_shop import can_generate, live_events
 from flink_jobs.settings import Settings
-from udfs.formats import Json, Text, describe_format
+from udfs.event_writer import WrittenRecord
+from udfs.formats import Json, Text
 from udfs.pipeline import Pipeline
 
 Record = tuple[bytes | None, bytes | None]
@@ -33,11 +37,6 @@ def run_produce_command(
     as_json: bool,
 ) -> None:
     """Send events until they or the limit end, or Ctrl-C."""
-    if not isinstance(pipeline.events.format, Json) or not isinstance(pipeline.events.key_format, Text):
-        raise CommandError(
-            f"`millrace produce` writes plain JSON; the events of {name} are {describe_format(pipeline.events.format)} "
-            f"with keys as {describe_format(pipeline.events.key_format)}: send them by a producer of that format"
-        )
     if pipeline.events.sources:
         sources = ", ".join(pipeline.events.source_topics)
         raise CommandError(
@@ -45,7 +44,7 @@ def run_produce_command(
             "Kafka producer"
         )
     counts = FileCounts()
-    events = _events(pipeline, file, rate, speedup, seed, counts)
+    events = _events(pipeline, settings, file, rate, speedup, seed, counts)
     connected(settings)
     topic = pipeline.events.topic
     if topic not in topic_partitions(settings.bootstrap, [topic], settings.kafka_properties):
@@ -81,20 +80,33 @@ def run_produce_command(
 
 def _events(
     pipeline: Pipeline,
+    settings: Settings,
     file: Path | None,
     rate: float | None,
     speedup: float | None,
     seed: int | None,
     counts: FileCounts,
-) -> Iterator[Record]:
+) -> Iterator[Record | WrittenRecord]:
     if file is not None:
         if rate is not None and speedup is not None:
             raise CommandError("--rate and --speedup both say the pace: give one of them")
-        return file_events(file, pipeline, speedup, counts=counts)
+        return file_records(file, pipeline, _writer(pipeline, settings), speedup, counts=counts)
     if speedup is not None:
         raise CommandError("--speedup follows the event times of a file: give --events FILE, or --rate for shoppers")
     if not can_generate(pipeline):
         raise EventFileError(
             f"the simulated shoppers make no events of pipeline {pipeline.name}: give a file with --events FILE"
         )
-    return live_events(rate or 1.0, time.time_ns() // 1_000_000 if seed is None else seed)
+    live = live_events(rate or 1.0, time.time_ns() // 1_000_000 if seed is None else seed)
+    write = _writer(pipeline, settings)
+    if write is None:
+        return live
+    return (write(msgspec.json.decode(value or b"")) or (key, value) for key, value in live)
+
+
+def _writer(pipeline: Pipeline, settings: Settings) -> WriteRow | None:
+    """Makes records of rows; None for JSON objects of the event's fields, which rows are already."""
+    events = pipeline.events
+    if isinstance(events.format, Json) and isinstance(events.key_format, Text) and not events.fields:
+        return None
+    return CheckedWriter(pipeline, event_writer(pipeline, settings), event_decoder(pipeline, settings))

@@ -65,10 +65,13 @@ def routed_batches(
         f"WHEN '{topic}' THEN {number * SOURCE_STEP}" for number, topic in enumerate(pipeline.events.source_topics)
     )
     columns = f"`key`, `value`, CASE `topic` {numbers} END + `partition`, `offset`, `timestamp`"
+    headers = pipeline.events.source_headers
+    if headers:
+        columns += ", `headers`"
     query = f"SELECT {columns} FROM {_SOURCES}"  # noqa: S608  # names of our own, and of topics
     # one shard: records of all sources stay in the order in which they came
-    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT)
-    routed = DataStream(batches).process(RouteRecords(pipeline), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+    batches = gathered_batches(tables, query, "gather-sources", [0], settings.batch_ms, 1, AS_TEXT, headers)
+    routed = DataStream(batches).process(RouteRecords(pipeline, settings), Types.PRIMITIVE_ARRAY(Types.BYTE()))
     return routed.uid(ROUTE_UID).name("route")
 
 

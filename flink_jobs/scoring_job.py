@@ -110,10 +110,11 @@ def _gather(
 
     gateway: Any = get_gateway()
     jvm = gateway.jvm
-    columns = "`key`, `value`, `partition`, `offset`, `timestamp`"
+    headers = pipeline.events.headers
+    columns = f"`key`, `value`, `partition`, `offset`, `timestamp`{', `headers`' if headers else ''}"
     query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
     spread = settings.batch_ms, settings.parallelism
-    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, key_form(pipeline.events))
+    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, key_form(pipeline.events), headers)
     if pipeline.models_topic is not None:
         environment = gathered.getExecutionEnvironment()
         commands = model_commands(environment, pipeline, settings, shard_keys, changes_end, gathered.getType())

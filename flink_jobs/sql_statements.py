@@ -29,6 +29,8 @@ from udfs.event_texts import TIME_MS as TIME_MS_PLACE
 from udfs.events import Events
 from udfs.formats import Json, Text, describe_format
 from udfs.pipeline import Pipeline
+from udfs.sources import KEY as KEY_PART
+from udfs.sources import TOPIC
 from udfs.sql_features import OFFSET, ROWTIME, TIME_MS, SqlFeatures, SqlRefusedError, Window, compile_features
 from udfs.sql_text import interval, quoted, text_literal
 
@@ -108,6 +110,13 @@ def _check_formats(pipeline: Pipeline) -> None:
             raise SqlRefusedError(
                 f"pipeline {pipeline.name} cannot be run by SQL: {name} is {describe_format(form)}, and its statements "
                 "read and write plain JSON; run it with --engine stream"
+            )
+    for name, path in events.fields.items():
+        is_part = path.startswith("@") and path not in (KEY_PART, TOPIC)
+        if is_part or (name == events.time and not all(part.isidentifier() for part in path.split("."))):
+            raise SqlRefusedError(
+                f"pipeline {pipeline.name} cannot be run by SQL: {name} is read from {path}, which its statements do "
+                "not look at; run it with --engine stream"
             )
 
 
@@ -196,7 +205,8 @@ def _source_table(table: str, pipeline: Pipeline, settings: Settings, start_from
 
 def _time_ms(events: Events) -> str:
     """The event time in ms of a record that may be anything; NULL if it has none within the years 1970 to 9999."""
-    text = f"JSON_VALUE(CAST({quoted(VALUE)} AS STRING), '$.{events.time}')"
+    path = events.own_source.path_of(events.time)
+    text = f"JSON_VALUE(CAST({quoted(VALUE)} AS STRING), '$.{path}')"
     kind = next(one.kind for one in events.schema if one.name == events.time)
     if kind == "int":
         time_ms = _FACTORS[events.time_unit].format(f"TRY_CAST({text} AS BIGINT)")
@@ -217,12 +227,13 @@ def _decoded_view(names: _Names, pipeline: Pipeline, *, timed: bool) -> str:
         WHEN {rowtime} > {quoted(_RECORD_TIME)} + {_FURTHEST_AHEAD} THEN 'invalid_time'
         WHEN {rowtime} <= CURRENT_WATERMARK({rowtime}) THEN 'late'
     END"""
+    tombstones = f"\nWHERE {quoted(VALUE)} IS NOT NULL" if pipeline.events.own_source.ignores_tombstones else ""
     return f"""CREATE TEMPORARY VIEW {names.decoded} AS
 SELECT
     {columns},
     {decoded},
     {untimely} AS {quoted(UNTIMELY)}
-FROM {names.records}"""
+FROM {names.records}{tombstones}"""
 
 
 def _record_columns(timed: bool) -> tuple[str, ...]:

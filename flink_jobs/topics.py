@@ -18,6 +18,7 @@ _RAW_RECORD = """`key` BYTES,
     `partition` INT METADATA VIRTUAL,
     `offset` BIGINT METADATA VIRTUAL,
     `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL"""
+_HEADERS = ",\n    `headers` MAP<STRING, BYTES> METADATA VIRTUAL"
 Engine = Literal["stream", "sql"]
 """What runs a pipeline: the DataStream job or the Table job."""
 STREAM: Engine = "stream"
@@ -167,8 +168,9 @@ def _source_options(topics: list[str], group: str, settings: Settings, start_fro
 def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
     """The table of raw event records, as the DataStream job reads it; see `source_options`."""
     options = source_options(pipeline, settings, start_from)
+    headers = _HEADERS if pipeline.events.headers else ""
     return f"""CREATE TABLE {table} (
-    {_RAW_RECORD},
+    {_RAW_RECORD}{headers},
     `arrival` AS PROCTIME()
 ) WITH (
     {with_options(options)}
@@ -188,8 +190,9 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
         "scan.watermark.alignment.update-interval": "100 ms",
         "scan.watermark.idle-timeout": "2 s",
     }
+    headers = _HEADERS if pipeline.events.source_headers else ""
     return f"""CREATE TABLE {table} (
-    {_RAW_RECORD},
+    {_RAW_RECORD}{headers},
     `topic` STRING METADATA VIRTUAL,
     WATERMARK FOR `timestamp` AS `timestamp`
 ) WITH (

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged, recomputed_stretches
 from flink_jobs.backfill_job import NEVER_MS, BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest
-from flink_jobs.decoding import event_decoder
+from flink_jobs.decoding import decode_message, event_decoder
 from flink_jobs.hand_over import hand_over_folder
 from flink_jobs.history_topic import topic_pieces
 from flink_jobs.job_beginning import JobBeginning, detected_beginning, handed_over_beginning, said_beginning
@@ -207,16 +207,15 @@ def _ends(settings: Settings, covered: Mapping[int, int], answers: ServedAnswers
 def _full_from(request: VerifyRequest, beginning: JobBeginning) -> dict[int, int]:
     """Event time from which no window of a partition reaches into what is deleted of it."""
     pipeline, settings = request.pipeline, request.settings
-    decode, events, found = event_decoder(pipeline, settings).decode, pipeline.events, {}
+    decoder, events, found = event_decoder(pipeline, settings), pipeline.events, {}
     for partition in beginning.older:
         begin, latest_ms = beginning.offsets[partition], 0
         ends = topic_ends(settings.bootstrap, events.topic, settings.kafka_properties, isolation="read_committed")
         span = {partition: (begin, min(begin + FIRST_RECORDS, ends[partition]))}
         for messages in scan(settings.bootstrap, settings.kafka_properties, events.topic, span):
             for message in messages:
-                key, value = message.key(), message.value()
-                event = decode(None if key is None else bytes(key), None if value is None else bytes(value))
-                if not isinstance(event, Refused):
+                event = decode_message(decoder, message)
+                if event is not None and not isinstance(event, Refused):
                     time_ms = int(events.times_ms([getattr(event, events.time)])[0])
                     latest_ms = max(latest_ms, min(time_ms, message.timestamp()[1]))
         found[partition] = latest_ms + pipeline.longest_window_ms

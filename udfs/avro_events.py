@@ -9,11 +9,12 @@ from udfs.avro_schemas import WriterPlan, needs_walk, plan_of, without_logical_t
 from udfs.avro_walk import AvroWalk
 from udfs.confluent_wire import HEAD_BYTES, schema_named_by
 from udfs.errors import DefinitionError
-from udfs.event_rows import Row
+from udfs.event_rows import Row, picked
 from udfs.events import Events
 from udfs.formats import Avro
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource
+from udfs.sources import Source
 
 
 class AvroReader:
@@ -51,25 +52,32 @@ class AvroRows:
 
     Args:
         events: The event's fields.
-        form: Says whether records name their schema.
+        source: Where they are, and whether records name their schema.
         schemas: Where their schemas come from.
 
     Raises:
         DefinitionError: The one schema of bare records is none.
     """
 
-    def __init__(self, events: Events, form: Avro, schemas: SchemaSource) -> None:
-        self._events, self._schemas = events, schemas
+    def __init__(self, events: Events, source: Source, schemas: SchemaSource) -> None:
+        form = source.format
+        assert isinstance(form, Avro)
+        self._events, self._source, self._schemas = events, source, schemas
         self._known: dict[bytes, _Known] = {}
         self._head_bytes = HEAD_BYTES if form.schema is None else 0
         if form.schema is not None:
-            plan = plan_of(events, RegisteredSchema(0, form.kind, form.schema), "Avro: schema")
+            plan = plan_of(events, source, RegisteredSchema(0, form.kind, form.schema), "Avro: schema")
             if isinstance(plan, Refused):
                 raise DefinitionError(plan.detail)
             self._known[b""] = plan, AvroReader(plan.schema)
 
     def __call__(self, value: bytes) -> Row | Refused:
         """The row of a record, or why it is none."""
+        found = self.document(value)
+        return found if isinstance(found, Refused) else self.row(*found)
+
+    def document(self, value: bytes) -> tuple[WriterPlan, Row] | Refused:
+        """A record as it was written, and how it is read; or why it is none."""
         head = value[: self._head_bytes]
         known = self._known.get(head)
         if known is None:
@@ -79,20 +87,22 @@ class AvroRows:
             known = found
         plan, reader = known
         row = reader.read(value, len(head))
-        if isinstance(row, Refused):
-            return row
-        if plan.moved:
-            moved = {field: row[name] for field, name in plan.moved}
-            row.update(moved)
+        return row if isinstance(row, Refused) else (plan, row)
+
+    @staticmethod
+    def row(plan: WriterPlan, written: Row) -> Row:
+        """The event's fields of a record, or of the changed row in it."""
+        row = picked(written, plan.places) if plan.places else written
         for field, convert in plan.converters:
-            row[field] = convert(row[field])
+            if field in row:
+                row[field] = convert(row[field])
         return row
 
     def _learn(self, head: bytes) -> _Known | Refused:
         written = schema_named_by(head, self._schemas)
         if isinstance(written, Refused):
             return written
-        plan = plan_of(self._events, written, f"schema {written.id}")
+        plan = plan_of(self._events, self._source, written, f"schema {written.id}")
         if isinstance(plan, Refused):
             return plan
         self._known[head] = plan, AvroReader(plan.schema)

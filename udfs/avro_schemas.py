@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
-from udfs.event_rows import Converter, source_names, time_converter
+from udfs.event_rows import Converter, Names, must_pick, paths_of, time_converter
 from udfs.events import Events
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema
+from udfs.sources import Source
 
 _TIME_UNITS_PER_S = {
     "timestamp-millis": 1_000, "timestamp-micros": 1_000_000, "timestamp-nanos": 1_000_000_000,
@@ -29,40 +30,71 @@ class WriterPlan(NamedTuple):
 
     Attributes:
         schema: From `parsed_record`.
-        moved: (field, the writer's name of it) where they differ.
+        places: (field, where the writer has it), if they differ; else none.
         converters: (field, what turns its value into the event's).
     """
 
     schema: Any
-    moved: tuple[tuple[str, str], ...]
+    places: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
 
 
-def plan_of(events: Events, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
+AFTER = "after"
+"""The changed row in a change event; of a deletion it is `before`, with the same fields."""
+
+
+def plan_of(events: Events, source: Source, written: RegisteredSchema, where: str) -> WriterPlan | Refused:
     """How to read records of a schema, or why that cannot be.
 
     Args:
         events: The event's fields.
+        source: Says where they are.
         written: The writer's schema.
         where: What the schema is called in errors.
     """
     parsed = parsed_record(written, where)
     if isinstance(parsed, Refused):
         return parsed
-    named = parsed[_NAMED]
-    there = {}
-    for one in parsed["fields"]:
-        there.update(dict.fromkeys(one.get("aliases", ()), one["name"]))
-    there.update({one["name"]: one["name"] for one in parsed["fields"]})
-    names = source_names(events, there)
-    types = {one["name"]: one["type"] for one in parsed["fields"]}
-    converters = []
-    for field, name in names.items():
-        converter = _converter(events, field, types[name], named)
+    named, record = parsed[_NAMED], parsed
+    if source.changes is not None:
+        after = _found(parsed, (AFTER,), named)
+        record = None if after is None else _record_of(after[1], named)
+        if record is None:
+            return Refused("unknown_schema", f"{where} has no record `{AFTER}`: it is of no change event of Debezium")
+    places, converters = [], []
+    wanted = source.value_fields(events.schema)
+    for one in wanted:
+        found = next(filter(None, (_found(record, path, named) for path in paths_of(events, source, one.name))), None)
+        if found is None:
+            continue
+        places.append((one.name, found[0]))
+        converter = _converter(events, source, one.name, found[1], named)
         if converter is not None:
-            converters.append((field, converter))
-    moved = tuple((field, name) for field, name in names.items() if field != name)
-    return WriterPlan(parsed, moved, tuple(converters))
+            converters.append((one.name, converter))
+    differ = must_pick(places, wanted, [each["name"] for each in record["fields"]])
+    return WriterPlan(parsed, tuple(places) if differ else (), tuple(converters))
+
+
+def _record_of(kind: Any, named: dict[str, Any]) -> Any:
+    """The record that a type is or may be; None if it may be none."""
+    resolved = (_resolved(option, named) for option in _options(kind))
+    return next((one for one in resolved if isinstance(one, dict) and one.get("type") == "record"), None)
+
+
+def _found(record: Any, path: Names, named: dict[str, Any]) -> tuple[Names, Any] | None:
+    """The writer's names of a field, and its type; None if it has none."""
+    names, kind = [], record
+    for wanted in path:
+        inside = _record_of(kind, named)
+        if inside is None:
+            return None
+        mine = [one for one in inside["fields"] if one["name"] == wanted]
+        one = next(iter(mine or [one for one in inside["fields"] if wanted in one.get("aliases", ())]), None)
+        if one is None:
+            return None
+        names.append(one["name"])
+        kind = one["type"]
+    return tuple(names), kind
 
 
 def parsed_record(written: RegisteredSchema, where: str) -> Any:
@@ -101,15 +133,15 @@ def _resolved(kind: Any, named: dict[str, Any]) -> Any:
     return named[kind] if isinstance(kind, str) and kind not in _PRIMITIVES else kind
 
 
-def _converter(events: Events, field: str, kind: Any, named: dict[str, Any]) -> Converter | None:
+def _converter(events: Events, source: Source, field: str, kind: Any, named: dict[str, Any]) -> Converter | None:
     """What the logical type of a field asks for."""
     for option in _options(kind):
         option = _resolved(option, named)
         logical = option.get("logicalType") if isinstance(option, dict) else None
         if logical in _TIME_UNITS_PER_S and field == events.time:
-            return time_converter(events, _TIME_UNITS_PER_S[logical])
+            return time_converter(events, source, _TIME_UNITS_PER_S[logical])
         if logical == "date" and field == events.time:
-            seconds = time_converter(events, 1)
+            seconds = time_converter(events, source, 1)
             return partial(_day, seconds)
         if logical == "decimal":
             return partial(_decimal, 10 ** int(option.get("scale", 0)))

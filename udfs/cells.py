@@ -33,6 +33,7 @@ class ScanSchema(NamedTuple):
         name_ends: (fields,) int64: where each name ends.
         kinds: (fields,) int64: TEXT, WHOLE, REAL or TRUTH.
         nullable: (fields,) bool.
+        optional: (fields,) bool: whether records may be without it.
         slots: (fields,) int64: the field's row in `Cells`; -1 for fields that are only checked.
         is_time: (fields,) bool.
         units_per_s: Units of the event time in a second.
@@ -43,6 +44,7 @@ class ScanSchema(NamedTuple):
     name_ends: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.int64]
     nullable: npt.NDArray[np.bool_]
+    optional: npt.NDArray[np.bool_]
     slots: npt.NDArray[np.int64]
     is_time: npt.NDArray[np.bool_]
     units_per_s: int
@@ -84,6 +86,7 @@ def scan_schema(events: Events, wanted: Collection[str], *, from_file: bool) -> 
         np.cumsum([len(name) for name in names]).astype(np.int64),
         np.array([_KINDS[one.kind] for one in fields], np.int64),
         np.array([one.nullable for one in fields], np.bool_),
+        np.array([one.optional for one in fields], np.bool_),
         np.array(slots, np.int64),
         np.array([one.name == events.time for one in fields], np.bool_),
         UNITS_PER_S[events.time_unit],

@@ -144,7 +144,7 @@ def scan_csv(
         begins: (n,) int64.
         ends: (n,) int64, without the line's end.
         fields: (columns,) int64: the event's field in each column, -1 for columns the event does not have.
-        schema: The event's fields; those without a column are null, and so must be nullable.
+        schema: The event's fields; those without a column must be optional.
         cells: Filled; `states` must be 0.
     """
     for row in range(len(begins)):

@@ -17,7 +17,7 @@ from udfs.compiled import compiled
 from udfs.events import EventField, Events, last_time
 from udfs.field_columns import FieldColumn, Numbers, Texts, columnise, times_ms
 from udfs.plan import FeaturePlan
-from udfs.text_scan import LONG_NUMBER, VALUE, Bytes, same_bytes
+from udfs.text_scan import ABSENT, LONG_NUMBER, VALUE, Bytes, same_bytes
 from udfs.wire_formats import Refused
 
 pa: Any = pyarrow  # its compiled part has no types
@@ -96,11 +96,25 @@ def fields_of_cells(plan: FeaturePlan, schema: ScanSchema, cells: Cells, data: B
                 ids = _text_array(data, begins, lengths)
             if one.name != events.id or one.name in needed:
                 columns[one.name] = _texts(data, begins, lengths, there)
+        else:
+            columns[one.name] = _numbers(one, slot, cells, data, there, plain)
+        absent = cells.states[slot] == ABSENT
+        if one.default is not None and one.name in columns and absent.any():
+            columns[one.name] = _with_default(columns[one.name], one.default, absent)
+        if one.kind == "str":
             continue
-        columns[one.name] = _numbers(one, slot, cells, data, there, plain)
         if one.name == events.id:
             ids = pa.array(np.where(there, cells.wholes[slot], 0))
     return RecordFields(columns, ids, plain)
+
+
+def _with_default(column: FieldColumn, default: Any, absent: Truths) -> FieldColumn:
+    """A column with the default of the field in rows that do not have it."""
+    if isinstance(column, Texts):
+        values = column.values if default in column.values else [*column.values, default]
+        return Texts(np.where(absent, values.index(default), column.codes), values)
+    filled = np.where(absent, default, column.values).astype(column.values.dtype)
+    return Numbers(filled, None if column.nulls is None else column.nulls & ~absent)
 
 
 def _numbers(one: EventField, slot: int, cells: Cells, data: Bytes, there: Truths, plain: Truths) -> Numbers:

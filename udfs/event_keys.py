@@ -12,15 +12,25 @@ import msgspec
 
 from udfs.confluent_wire import HEAD_BYTES, read_zigzag, zigzag
 from udfs.events import Events
-from udfs.formats import Avro, Json, JsonSchema, Text
+from udfs.formats import Avro, Json, JsonSchema, KeyFormat, Text
 
 KeyReader = Callable[[bytes], str | None]
 """Key -> the entity as text; None if it is no key of this form."""
 
 
-def key_reader(events: Events) -> KeyReader | None:
-    """Reads the keys of a topic; None for keys that are the entity's text."""
-    form, head = key_form(events)
+def events_key_reader(events: Events) -> KeyReader | None:
+    """Reads the keys of a pipeline's events; None for keys that are the entity's text."""
+    return key_reader(events.key_format, is_whole=events.field(events.entity, "Events: entity").kind == "int")
+
+
+def key_reader(key_format: KeyFormat, *, is_whole: bool) -> KeyReader | None:
+    """Reads keys as text; None for keys that are text.
+
+    Args:
+        key_format: How they are written.
+        is_whole: Whether what they hold is a whole number.
+    """
+    form, head = _form_of(key_format, is_whole=is_whole)
     readers = (None, _of_json, _of_avro_string, _of_avro_long)
     read = readers[form]
     return None if read is None else partial(read, head)
@@ -48,18 +58,21 @@ def key_of(events: Events, entity: str, *, schema_id: int = 0) -> bytes:
 
 def key_form(events: Events) -> tuple[int, int]:
     """How the JVM reads keys: 0 text, 1 JSON, 2 an Avro string, 3 an Avro long; and how many bytes come before."""
-    form = events.key_format
+    return _form_of(events.key_format, is_whole=events.field(events.entity, "Events: entity").kind == "int")
+
+
+def _form_of(form: KeyFormat, *, is_whole: bool) -> tuple[int, int]:
     if isinstance(form, Text):
         return 0, 0
     head = HEAD_BYTES if not isinstance(form, Json) and form.framed else 0
     if not isinstance(form, Avro):
         return 1, head
-    return 3 if events.field(events.entity, "Events: entity").kind == "int" else 2, head
+    return 3 if is_whole else 2, head
 
 
 def shard_text(events: Events, key: bytes) -> str:
     """What says the shard of a record: the entity, or the bytes of a key that holds none."""
-    read = key_reader(events)
+    read = events_key_reader(events)
     found = None if read is None else read(key)
     return key.decode("utf-8", "surrogateescape") if found is None else found
 

@@ -1,16 +1,19 @@
 """Events from rows: what a decoder of schemas gives, checked and converted like JSON by the event class."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from udfs.byte_lines import Lines
-from udfs.events import UNITS_PER_S, Events
+from udfs.events import UNITS_PER_S, EventField, Events
 from udfs.refused import Refused
+from udfs.sources import Source
 
 Row = dict[str, Any]
+Names = tuple[str, ...]
+"""A field in a record, from the outermost object in."""
 Converter = Callable[[Any], Any]
 RowReader = Callable[[bytes], Row | Refused]
 """A record's bytes -> its fields by the event's names, others left out or not; or why it is none."""
@@ -55,9 +58,9 @@ def refused_value(error: msgspec.ValidationError) -> Refused:
     return Refused("unknown_category" if message.startswith("Invalid enum value") else "wrong_type", message)
 
 
-def time_converter(events: Events, units_per_s: int) -> Converter | None:
-    """Turns a time in so many units a second into the pipeline's unit; None if it is in it already."""
-    wanted = UNITS_PER_S[events.time_unit]
+def time_converter(events: Events, source: Source, units_per_s: int) -> Converter | None:
+    """Turns a time in so many units a second into the unit of the source's times; None if it is in it already."""
+    wanted = UNITS_PER_S[source.time_unit or events.time_unit]
     if wanted == units_per_s:
         return None
     if events.field(events.time, "Events: time").kind == "float":
@@ -73,17 +76,35 @@ def _scaled_float(wanted: int, units_per_s: int, time: Any) -> Any:
     return time * wanted / units_per_s if isinstance(time, int) else time
 
 
-def source_names(events: Events, there: Mapping[str, str]) -> dict[str, str]:
-    """The writer's name of each field of the event that the writer has.
+def paths_of(events: Events, source: Source, name: str) -> list[Names]:
+    """Where a field may be in a record's value: the first that is there counts."""
+    paths = [tuple(source.path_of(name).split("."))]
+    if name in events.renamed and name not in source.fields:
+        paths.append((events.renamed[name],))
+    return paths
+
+
+def must_pick(places: Sequence[tuple[str, Names]], wanted: Sequence[EventField], there: Collection[str]) -> bool:
+    """Whether a record's fields are not the event's by the same names.
 
     Args:
-        events: The event's fields, and how they were called before.
-        there: The writer's names by themselves and by other names of theirs.
+        places: The event's fields that the writer has, and where.
+        wanted: Those that are read.
+        there: The writer's fields.
     """
-    names = {}
-    for one in events.schema:
-        for name in (one.name, events.renamed.get(one.name)):
-            if name is not None and name in there:
-                names[one.name] = there[name]
+    own = {field for field, names in places if names == (field,)}
+    return len(own) < len(places) or any(one.name in there and one.name not in own for one in wanted)
+
+
+def picked(row: Row, places: Sequence[tuple[str, Names]]) -> Row:
+    """The event's fields from where they are; without those of an object that is null."""
+    found: Row = {}
+    for field, names in places:
+        value: Any = row
+        for name in names:
+            if value is None:
                 break
-    return names
+            value = value[name]
+        else:
+            found[field] = value
+    return found

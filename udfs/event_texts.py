@@ -8,22 +8,23 @@ import functools
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
 from udfs.errors import DefinitionError
-from udfs.events import EventField, Events
-from udfs.formats import Json, Text
+from udfs.events import Events
 from udfs.pipeline import Pipeline
+from udfs.raw_record import RawRecord, RecordParts
 from udfs.wire_formats import EventDecoder, Refused, printable
 
 REASON, DETAIL, TIME_MS, FIRST_FIELD = 1, 2, 3, 4
 """Places in the list, counted from 1 as SQL does."""
 _DETAIL_LETTERS = 300
 _WHOLE = range(-(2**63), 2**63)
+_NOWHERE = RecordParts(0, 0, 0)
 
 
 class _Records(NamedTuple):
@@ -35,16 +36,21 @@ class _Records(NamedTuple):
     def __len__(self) -> int:
         return len(self.values)
 
+    def raw(self) -> list[RawRecord]:
+        """The records one by one."""
+        return [RawRecord(*each, _NOWHERE) for each in zip(self.keys.tolist(), self.values.tolist(), strict=True)]
+
 
 def schema_text(pipeline: Pipeline) -> str:
     """What `texts_of` needs to know of a pipeline, as JSON."""
     events = pipeline.events
     document = {
-        "fields": [one.definition() for one in events.schema],
+        "fields": [[*one.definition(), *([] if one.default is None else [one.default])] for one in events.schema],
         "entity": events.entity,
         "time": events.time,
         "time_unit": events.time_unit,
         "max_record_bytes": pipeline.max_record_bytes,
+        **({"fields_from": dict(events.fields)} if events.fields else {}),
     }
     return json.dumps(document, separators=(",", ":"))
 
@@ -72,22 +78,24 @@ def texts_of(keys: Sequence[bytes | None], values: Sequence[bytes | None], schem
     return reader.read(keys, values)
 
 
+def _events(schema: dict[str, Any]) -> Events:
+    kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
+    annotations, defaults = {}, {}
+    for name, kind, nullable, categories, *default in schema["fields"]:
+        annotation = kinds[kind] if categories is None else Literal[tuple(categories)]
+        annotations[name] = annotation | None if nullable else annotation
+        if default:
+            defaults[name] = default[0]
+    event_class = type("Event", (), {"__annotations__": annotations, **defaults})
+    # the text does not say what the id is, for SQL reads it as any other field
+    names = {"entity": schema["entity"], "id": schema["entity"], "time": schema["time"]}
+    return Events(event_class, "events", **names, time_unit=schema["time_unit"], fields=schema.get("fields_from", {}))
+
+
 class _Reader:
     def __init__(self, schema: dict[str, Any]) -> None:
-        self._fields = [
-            EventField(name, kind, nullable, None if categories is None else tuple(categories))
-            for name, kind, nullable, categories in schema["fields"]
-        ]
-        self._time: str = schema["time"]
-        events: Any = SimpleNamespace(
-            schema=self._fields,
-            entity=schema["entity"],
-            time=self._time,
-            time_unit=schema["time_unit"],
-            format=Json(),
-            key_format=Text(),
-        )
-        self._times_ms = functools.partial(Events.times_ms, events)
+        events = _events(schema)
+        self._fields, self._time, self._times_ms = events.schema, events.time, events.times_ms
         pipeline: Any = SimpleNamespace(events=events, max_record_bytes=schema["max_record_bytes"])
         self._decoder = EventDecoder(pipeline)
 

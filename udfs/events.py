@@ -1,5 +1,7 @@
 """What an event is: a class with annotations, and which of its fields are the entity, the time and the id."""
 
+import dataclasses
+import inspect
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,10 @@ Kind = Literal["str", "int", "float", "bool"]
 _KINDS: dict[type, Kind] = {str: "str", int: "int", float: "float", bool: "bool"}
 TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 UNITS_PER_S = {unit: TIME_UNITS_NS["s"] // ns for unit, ns in TIME_UNITS_NS.items()}
+Tombstones = Literal["dead-letter", "ignore"]
+"""What becomes of a record without a value: a dead letter, or nothing, which is counted (`recordsPassedOver`)."""
+_KIND_TYPES: dict[Kind, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+_WHOLE = range(-(2**63), 2**63)
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 MAX_EVENT_TIME_MS = 253_402_300_799_999
@@ -39,12 +45,29 @@ class EventField:
         kind: Its type.
         nullable: Whether None is allowed.
         categories: The values a `Literal[...]` allows, in its order; None for an open type.
+        default: What it is in a record that does not have it. Without one that is None, if it is nullable; else such a
+            record is no event.
     """
 
     name: str
     kind: Kind
     nullable: bool
     categories: tuple[str | int | bool, ...] | None
+    default: str | int | float | bool | None = None
+
+    @property
+    def optional(self) -> bool:
+        """Whether a record may be without it."""
+        return self.nullable or self.default is not None
+
+    def takes(self, value: Any) -> bool:
+        """Whether it can have a value."""
+        if value is None:
+            return self.nullable
+        fits = isinstance(value, _KIND_TYPES[self.kind]) and (self.kind == "bool" or not isinstance(value, bool))
+        if fits and isinstance(value, int):
+            fits = value in _WHOLE
+        return fits and (self.categories is None or value in self.categories)
 
     def definition(self) -> list[Any]:
         """The type as plain data."""
@@ -70,7 +93,23 @@ def _parse_field(owner: type, name: str, annotation: Any) -> EventField:
             f"{owner.__name__}.{name} is {annotation!r}; write str, int, float, bool, Literal[...] of one of them, "
             "or one of these with | None"
         )
-    return EventField(name, kind, nullable, categories)
+    found = EventField(name, kind, nullable, categories)
+    default = _default(owner, name)
+    if not (default is None or found.takes(default)):
+        raise DefinitionError(f"{owner.__name__}.{name} has the default {default!r}, which that field cannot have")
+    if kind == "float" and default is not None:
+        default = float(default)
+    return dataclasses.replace(found, default=default)
+
+
+def _default(owner: type, name: str) -> Any:
+    """What the class says: `price: float = 0.0`, or the same in a dataclass."""
+    found = inspect.getattr_static(owner, name, None)
+    if not inspect.isdatadescriptor(found):
+        return found
+    declared = getattr(owner, "__dataclass_fields__", {}).get(name)  # of a dataclass with slots
+    default = None if declared is None else declared.default
+    return None if default is dataclasses.MISSING else default
 
 
 def check_topic(topic: str, setting: str) -> None:
@@ -95,6 +134,9 @@ class Events:
             for as long as such a state is restored. Avro and Protobuf events of before are read with it, too.
         format: How the values are written.
         key_format: How the keys are written.
+        fields: What an event's field is called in the record, where that is not its name, or which part of the Kafka
+            record it is: see `udfs.sources.Source`.
+        tombstones: What becomes of records without a value.
         sources: Topics that the events come from, when none is keyed by the entity alone: their records are taken to
             `topic` first, which then is the pipeline's own. None means that `topic` is written by others.
         schema: The fields in order (derived).
@@ -110,6 +152,8 @@ class Events:
     renamed: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
     format: Format = field(default_factory=Json, kw_only=True)
     key_format: KeyFormat = field(default_factory=Text, kw_only=True)
+    fields: Mapping[str, str] = field(default_factory=dict, kw_only=True, hash=False)
+    tombstones: Tombstones = field(default="dead-letter", kw_only=True)
     sources: "Sequence[Source]" = field(default=(), kw_only=True)
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
@@ -137,17 +181,21 @@ class Events:
             if found.kind not in kinds or found.nullable:
                 wanted = " or ".join(kinds)
                 raise DefinitionError(f"Events: {role} field {found.name!r} must be {wanted} and not optional")
+            if found.default is not None:
+                raise DefinitionError(f"Events: {role} field {found.name!r} has a default: an event needs its own")
         self._check_sources()
 
     def _check_sources(self) -> None:
-        from udfs.sources import check_sources
+        from udfs.sources import check_places, check_sources
 
         object.__setattr__(self, "sources", tuple(self.sources))
-        if self.sources and not (isinstance(self.format, Json) and isinstance(self.key_format, Text)):
+        own = isinstance(self.format, Json) and isinstance(self.key_format, Text) and not self.fields
+        if self.sources and not (own and self.tombstones == "dead-letter"):
             raise DefinitionError(
-                "Events: format and key_format say how others write the topic, and with sources Millrace writes it "
-                "itself: leave them out"
+                "Events: format, key_format, fields and tombstones say how others write the topic, and with sources "
+                "Millrace writes it itself: say them of each Source"
             )
+        check_places(self.own_source, self.schema, "Events")
         check_sources(self.sources, self.topic, self.schema)
 
     def _check_renamed(self) -> None:
@@ -160,9 +208,32 @@ class Events:
                 )
 
     @property
+    def own_source(self) -> "Source":
+        """The topic itself, as others write it."""
+        from udfs.sources import Source
+
+        return Source(
+            self.topic,
+            fields=self.fields,
+            format=self.format,
+            key_format=self.key_format,
+            tombstones=self.tombstones,
+        )
+
+    @property
     def source_topics(self) -> list[str]:
         """Topics of the sources."""
         return [source.topic for source in self.sources]
+
+    @property
+    def headers(self) -> list[str]:
+        """Headers that fields are read from in the events' topic."""
+        return self.own_source.headers(self.schema)
+
+    @property
+    def source_headers(self) -> list[str]:
+        """Headers that fields are read from in some source."""
+        return sorted({name for source in self.sources for name in source.headers(self.schema)})
 
     @property
     def new_names(self) -> dict[str, str]:

@@ -128,7 +128,7 @@ def _scan_record(
         return False
     if found < len(schema.kinds):
         for field in range(len(schema.kinds)):
-            if seen[field] != row + 1 and not schema.nullable[field]:
+            if seen[field] != row + 1 and not schema.optional[field]:
                 return False
     return True
 

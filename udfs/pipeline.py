@@ -245,10 +245,13 @@ class Pipeline:
             if name not in owners:
                 raise DefinitionError(f"pipeline {self.name} has no feature {name!r}; it has {', '.join(owners)}")
         read = sorted({column for name in chosen for column in owners[name].reads})
-        canonical = {
+        canonical: dict[str, Any] = {
             "features": [[name, owners[name].definition()] for name in chosen],
             "fields": [self.fields[column].definition() for column in read],
         }
+        defaults = {column: self.fields[column].default for column in read if self.fields[column].default is not None}
+        if defaults:
+            canonical["defaults"] = defaults
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

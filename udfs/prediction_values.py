@@ -2,33 +2,28 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from io import BytesIO
 from typing import Any
 
-import fastavro
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 
 from udfs.avro_events import AvroReader
 from udfs.avro_schemas import parsed_record
 from udfs.byte_lines import Lines
 from udfs.confluent_wire import HEAD_BYTES, head_of, message_indexes, schema_id_of
-from udfs.errors import DefinitionError
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
 from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
 from udfs.protobuf_events import MessageReader, compiled_messages, named_message
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
+from udfs.row_writers import FIRST_MESSAGE, Fields, RowWriter, WrittenThing, avro_writer, protobuf_writer
 from udfs.schema_texts import prediction_schema_text
 
-Fields = dict[str, Any]
 PredictionReader = Callable[[bytes], Fields]
 """A prediction's value -> its fields; `features` is a mapping. Raises ValueError if it is none."""
-_WriteRow = Callable[[Fields], bytes]
-_FIRST_MESSAGE = b"\0"  # the message indexes of a file's first message
+_WRITTEN = WrittenThing("output_format", "a prediction", " (more with include=)", is_whole=True)
 
 
 def prediction_fields(pipeline: Pipeline) -> tuple[str, ...]:
@@ -51,7 +46,7 @@ def prediction_schema(pipeline: Pipeline, previous: str | None = None) -> Regist
     return RegisteredSchema(0, form.kind, form.schema or prediction_schema_text(pipeline, form.kind, previous))
 
 
-def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> _WriteRow:
+def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> RowWriter:
     """Writes a prediction's fields in Avro or Protobuf.
 
     Args:
@@ -61,56 +56,12 @@ def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> _WriteRow:
     Raises:
         DefinitionError: The schema is none, or asks for what a prediction does not have.
     """
-    form = pipeline.output_format
+    form, names = pipeline.output_format, prediction_fields(pipeline)
     if isinstance(form, Avro):
-        return _avro_writer(prediction_fields(pipeline), schema, head_of(schema.id) if form.framed else b"")
+        return avro_writer(names, schema, head_of(schema.id) if form.framed else b"", _WRITTEN)
     assert isinstance(form, Protobuf)
-    head = head_of(schema.id) + _FIRST_MESSAGE if form.framed else b""
-    return _protobuf_writer(prediction_fields(pipeline), schema, form.message, head)
-
-
-def _avro_writer(names: Sequence[str], schema: RegisteredSchema, head: bytes) -> _WriteRow:
-    found = parsed_record(schema, "output_format: schema")
-    if isinstance(found, Refused):
-        raise DefinitionError(found.detail)
-    unknown = [one["name"] for one in found["fields"] if one["name"] not in names and "default" not in one]
-    _check_known(unknown, names)
-    write = fastavro.schemaless_writer
-
-    def row(fields: Fields) -> bytes:
-        content = BytesIO(head)
-        content.seek(len(head))
-        write(content, found, fields)
-        return content.getvalue()
-
-    return row
-
-
-def _protobuf_writer(names: Sequence[str], schema: RegisteredSchema, message: str | None, head: bytes) -> _WriteRow:
-    messages = compiled_messages(schema, "output_format: schema")
-    if isinstance(messages, Refused):
-        raise DefinitionError(messages.detail)
-    descriptor = named_message(messages, message)
-    there = set(descriptor.fields_by_name)
-    _check_known(sorted(there - set(names)), names)
-    make: Any = message_factory.GetMessageClass(descriptor)
-
-    def row(fields: Fields) -> bytes:
-        given = {name: value for name, value in fields.items() if value is not None and name in there}
-        if "features" in given:
-            given["features"] = {name: value for name, value in given["features"].items() if value is not None}
-        content: bytes = make(**given).SerializeToString(deterministic=True)
-        return head + content
-
-    return row
-
-
-def _check_known(unknown: Sequence[str], names: Sequence[str]) -> None:
-    if unknown:
-        raise DefinitionError(
-            f"output_format: schema asks for {', '.join(unknown)}; a prediction has {', '.join(names)} "
-            "(more with include=)"
-        )
+    head = head_of(schema.id) + FIRST_MESSAGE if form.framed else b""
+    return protobuf_writer(names, schema, form.message, head, _WRITTEN)
 
 
 def value_writer(

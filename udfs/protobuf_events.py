@@ -1,7 +1,7 @@
 """Protobuf messages to rows of an event's fields, each record by the schema that it was written with.
 
 A scalar without presence (proto3 without `optional`) that is not in the bytes has its default, 0 or ""; a field with
-presence that is not there is None.
+presence that is not there is a field that the record does not have.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from udfs.confluent_wire import HEAD_BYTES, message_indexes, schema_id_of, schema_named_by
 from udfs.errors import DefinitionError
-from udfs.event_rows import Converter, Row, source_names
+from udfs.event_rows import Converter, Names, Row, paths_of
 from udfs.events import UNITS_PER_S, Events
 from udfs.formats import Protobuf
 from udfs.proto_text import ProtoTextError, compile_proto, messages_of
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource
+from udfs.sources import Source
 
 _WRAPPERS = "google.protobuf.wrappers.proto", "google/protobuf/wrappers.proto"
 
@@ -45,14 +46,14 @@ class MessagePlan(NamedTuple):
         parse: Bytes -> message, or why they are none.
         names: Fields of the event that are always there.
         values: Their values of a message; None if there are none.
-        present: (field of the event, field of the message) of those that may be missing.
+        present: (field of the event, where the message has it) of those that may be missing.
         converters: (field of the event, what turns its value into the event's).
     """
 
     parse: Any
     names: tuple[str, ...]
     values: Any
-    present: tuple[tuple[str, str], ...]
+    present: tuple[tuple[str, Names], ...]
     converters: tuple[tuple[str, Converter], ...]
 
 
@@ -61,21 +62,23 @@ class ProtobufRows:
 
     Args:
         events: The event's fields.
-        form: Says whether records name their schema.
+        source: Where they are, and whether records name their schema.
         schemas: Where their schemas come from.
 
     Raises:
         DefinitionError: The one schema of bare records is none.
     """
 
-    def __init__(self, events: Events, form: Protobuf, schemas: SchemaSource) -> None:
-        self._events, self._schemas, self._framed = events, schemas, form.schema is None
+    def __init__(self, events: Events, source: Source, schemas: SchemaSource) -> None:
+        form = source.format
+        assert isinstance(form, Protobuf)
+        self._events, self._source, self._schemas, self._framed = events, source, schemas, form.schema is None
         self._known: dict[bytes, MessagePlan] = {}
         if form.schema is not None:
             messages = compiled_messages(RegisteredSchema(0, form.kind, form.schema), "Protobuf: schema")
             if isinstance(messages, Refused):
                 raise DefinitionError(messages.detail)
-            self._known[b""] = _plan_of(events, named_message(messages, form.message))
+            self._known[b""] = _plan_of(events, source, named_message(messages, form.message))
 
     def __call__(self, value: bytes) -> Row | Refused:
         """The row of a record, or why it is none."""
@@ -93,10 +96,15 @@ class ProtobufRows:
         if isinstance(message, Refused):
             return message
         row: Row = {} if plan.values is None else dict(zip(plan.names, plan.values(message), strict=True))
-        for field, name in plan.present:
-            row[field] = getattr(message, name) if message.HasField(name) else None
+        for field, names in plan.present:
+            inside = message
+            for name in names[:-1]:
+                inside = getattr(inside, name)  # of one that is not there, nothing is
+            if inside.HasField(names[-1]):
+                row[field] = getattr(inside, names[-1])
         for field, convert in plan.converters:
-            row[field] = convert(row[field])
+            if field in row:
+                row[field] = convert(row[field])
         return row
 
     def _begin(self, value: bytes) -> int:
@@ -120,7 +128,7 @@ class ProtobufRows:
         found = _message_at(messages, indexes)
         if found is None:
             return Refused("wrong_framing", f"schema {written.id} has no message at {'.'.join(map(str, indexes))}")
-        self._known[value[:begin]] = _plan_of(self._events, found)
+        self._known[value[:begin]] = _plan_of(self._events, self._source, found)
         return self._known[value[:begin]]
 
 
@@ -165,25 +173,40 @@ def _message_at(messages: Sequence[Descriptor], indexes: Sequence[int]) -> Descr
     return found
 
 
-def _plan_of(events: Events, message: Descriptor) -> MessagePlan:
-    names = source_names(events, {one.name: one.name for one in message.fields})
+def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan:
     always, present, converters = [], [], []
-    for field, name in names.items():
-        one = message.fields_by_name[name]
+    for wanted in source.value_fields(events.schema):
+        field = wanted.name
+        found = next(filter(None, (_found(message, path) for path in paths_of(events, source, field))), None)
+        if found is None:
+            continue
+        names, one = found
         if one.has_presence:
-            present.append((field, name))
+            present.append((field, names))
         else:
-            always.append((field, name))
-        convert = _converter(events, field, one)
+            always.append((field, names))
+        convert = _converter(events, source, field, one)
         if convert is not None:
             converters.append((field, convert))
     return MessagePlan(
         MessageReader(message).parse,
         tuple(field for field, _ in always),
-        _getter([name for _, name in always]),
+        _getter([".".join(names) for _, names in always]),
         tuple(present),
         tuple(converters),
     )
+
+
+def _found(message: Descriptor, path: Names) -> tuple[Names, FieldDescriptor] | None:
+    """A field of a message, or of messages in it; None if there is none."""
+    inside: Descriptor | None = message
+    one = None
+    for name in path:
+        one = None if inside is None else inside.fields_by_name.get(name)
+        if one is None:
+            return None
+        inside = one.message_type if one.label != FieldDescriptor.LABEL_REPEATED else None
+    return None if one is None else (path, one)
 
 
 def _getter(names: Sequence[str]) -> Any:
@@ -194,7 +217,7 @@ def _getter(names: Sequence[str]) -> Any:
     return get if len(names) > 1 else lambda message: (get(message),)
 
 
-def _converter(events: Events, field: str, one: FieldDescriptor) -> Converter | None:
+def _converter(events: Events, source: Source, field: str, one: FieldDescriptor) -> Converter | None:
     if one.label == FieldDescriptor.LABEL_REPEATED:
         return None
     if one.type == FieldDescriptor.TYPE_ENUM:
@@ -205,7 +228,7 @@ def _converter(events: Events, field: str, one: FieldDescriptor) -> Converter | 
     kind = one.message_type
     if kind.full_name == "google.protobuf.Timestamp" and field == events.time:
         is_float = events.field(field, "Events: time").kind == "float"
-        return partial(_timestamp, UNITS_PER_S[events.time_unit], is_float)
+        return partial(_timestamp, UNITS_PER_S[source.time_unit or events.time_unit], is_float)
     return _wrapped if kind.file.name in _WRAPPERS else None
 
 

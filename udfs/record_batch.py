@@ -2,20 +2,22 @@
 
 Little-endian int32: command, number of shards, count n, size of the keys. Then n each of offsets and record times
 (int64); the shards' keys and their counts (int32); n each of partitions, lengths of keys and of values (int32; -1 is
-null); the keys and the values, each with a newline behind it.
+null); the keys and the values, each with a newline behind it. If fields of events are read from headers, then of each
+record these headers: the length of each (int32; -1 where there is none) and its bytes.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from udfs.byte_lines import Lines
+from udfs.raw_record import RawRecord, RecordParts
 
 RECORDS, READ, WRITE, MODELS = 0, 1, 2, 3
 """What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
 record of the control topic says that is in place of values, or do what is due if there is none."""
-_HEAD = struct.Struct("<iiii")
+_HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
 class RecordBatch:
@@ -23,6 +25,7 @@ class RecordBatch:
 
     Args:
         data: The bytes.
+        headers: Names of the headers in it.
 
     Attributes:
         command: RECORDS, READ, WRITE or MODELS.
@@ -36,10 +39,11 @@ class RecordBatch:
     """
 
     __slots__ = (
-        "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards", "values",
+        "_headers", "_names", "command", "keys", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
+        "values",
     )  # fmt: skip
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, headers: Sequence[str] = ()) -> None:
         self.command, segments, count, keys_size = _HEAD.unpack_from(data)
         # copies, for kernels are compiled for writable arrays
         longs = np.frombuffer(data, "<i8", 2 * count, _HEAD.size).copy()
@@ -50,10 +54,30 @@ class RecordBatch:
         self.partitions, key_lengths, value_lengths = integers[2 * segments :].reshape(3, count)
         begin = _HEAD.size + longs.nbytes + integers.nbytes
         self.keys = Lines(key_lengths, data[begin : begin + keys_size])
-        self.values = Lines(value_lengths, data[begin + keys_size :])
+        end = begin + keys_size + int((value_lengths + 1).sum())
+        self.values = Lines(value_lengths, data[begin + keys_size : end])
+        self._names, self._headers = headers, data[end:] if headers else b""
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def raw(self) -> list[RawRecord]:
+        """The records one by one."""
+        places = self.partitions.tolist(), self.offsets.tolist(), self.record_times_ms.tolist()
+        parts = map(RecordParts, *places, self._each_headers()) if self._names else map(RecordParts, *places)
+        return list(map(RawRecord, self.keys.tolist(), self.values.tolist(), parts))
+
+    def _each_headers(self) -> Iterator[dict[str, bytes | None]]:
+        at = 0
+        for _ in range(len(self)):
+            found: dict[str, bytes | None] = {}
+            for name in self._names:
+                (length,) = _LENGTH.unpack_from(self._headers, at)
+                at += _LENGTH.size
+                if length >= 0:
+                    found[name] = self._headers[at : at + length]
+                    at += length
+            yield found
 
 
 def pack_records(
@@ -64,8 +88,13 @@ def pack_records(
     record_times_ms: Sequence[int],
     *,
     shard: int = 0,
+    headers: Sequence[Mapping[str, bytes | None]] = (),
+    names: Sequence[str] = (),
 ) -> bytes:
-    """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job."""
+    """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job.
+
+    `names` are those of the headers that fields are read from, `headers` those of each record.
+    """
     key_lines, value_lines = Lines.of(keys), Lines.of(values)
     parts = [
         _HEAD.pack(RECORDS, 1, len(keys), len(key_lines.content)),
@@ -75,5 +104,10 @@ def pack_records(
         value_lines.lengths.tobytes(),
         key_lines.content,
         value_lines.content,
+        *(_packed(each.get(name)) for each in headers for name in names),
     ]
     return b"".join(parts)
+
+
+def _packed(header: bytes | None) -> bytes:
+    return _LENGTH.pack(-1) if header is None else _LENGTH.pack(len(header)) + header

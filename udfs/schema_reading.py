@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from udfs.event_rows import paths_of
 from udfs.events import EventField, Events, Kind
 from udfs.written_fields import WrittenField
 
@@ -41,10 +42,11 @@ def reading_problems(events: Events, written: Sequence[WrittenField]) -> list[Re
     """
     there = {name: one for one in reversed(written) for name in (*one.other_names, one.name)}
     there |= {one.name: one for one in written}
-    problems = []
-    for field in events.schema:
-        before = events.renamed.get(field.name)
-        found = there.get(field.name) or (there.get(before) if before is not None else None)
+    problems, source = [], events.own_source
+    for field in source.value_fields(events.schema):
+        found = next(filter(None, (there.get(path[0]) for path in paths_of(events, source, field.name))), None)
+        if found is not None and "." in source.path_of(field.name):
+            continue  # what is in an object is seen when a record comes
         problem = _problem(field, found, is_time=field.name == events.time)
         if problem is not None:
             problems.append(ReadingProblem(field.name, *problem))
@@ -54,14 +56,14 @@ def reading_problems(events: Events, written: Sequence[WrittenField]) -> list[Re
 def _problem(field: EventField, found: WrittenField | None, *, is_time: bool) -> tuple[bool, str] | None:
     """Whether all records are refused, and why; None if none is."""
     if found is None:
-        return None if field.nullable else (True, "is not written, and not optional in the event class")
+        return None if field.optional else (True, "is not written, and not optional in the event class")
     timestamp = found.time_unit == "timestamp"
     if found.kind not in READS[field.kind] and not (is_time and found.time_unit is not None):
         return True, f"is written as {found.what}, and {field.kind} in the event class"
     if timestamp and not is_time:
         return True, f"is written as {found.what}, which is read as the event's time only"
     reasons = []
-    if found.nullable and not field.nullable:
+    if found.nullable and not field.optional:
         reasons.append("may be null or missing, and is not optional in the event class")
     if field.categories is not None:
         others = None if found.categories is None else [one for one in found.categories if one not in field.categories]

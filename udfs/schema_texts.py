@@ -6,6 +6,7 @@
 | float, bool | double, boolean | double, bool | number, boolean |
 | Literal["a", "b"] | enum; string if a value is no Avro name | string | enum |
 | T or None | union with null, default null | optional T | null allowed, not required |
+| T = default | T with the default | optional T | not required |
 | time in ms, us, ns (int) | timestamp-millis, -micros, -nanos | int64 | integer |
 
 A schema that follows a registered one is made compatible with it where that is possible (Confluent's BACKWARD: who has
@@ -16,7 +17,8 @@ registries call it incompatible to take them out, and to have reserved the name 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from udfs.errors import DefinitionError
@@ -52,8 +54,27 @@ def event_schema_text(events: Events, kind: SchemaKind, previous: str | None = N
     Raises:
         DefinitionError: A field or the class has a name that the format does not allow; names it.
     """
-    fields = tuple(_Field(one, events.time_unit if one.name == events.time else None) for one in events.schema)
-    return _text(events.type.__name__, fields, kind, previous)
+    source = events.own_source
+    leaves = []
+    for one in source.value_fields(events.schema):
+        time_unit = events.time_unit if one.name == events.time else None
+        leaves.append((tuple(source.path_of(one.name).split(".")), _Field(one, time_unit)))
+    return _text(events.type.__name__, _placed(leaves), kind, previous)
+
+
+def _placed(leaves: Sequence[tuple[tuple[str, ...], _Field]]) -> tuple[_Field, ...]:
+    """Fields by their names in the record, those of objects within them."""
+    below: dict[str, list[tuple[tuple[str, ...], _Field]]] = {}
+    for path, one in leaves:
+        below.setdefault(path[0], []).append((path[1:], one))
+    found = []
+    for name, parts in below.items():
+        rest, one = parts[0]
+        if rest:
+            is_optional = all(leaf.field.optional for _, leaf in parts)
+            one = _Field(EventField(name, "str", is_optional, None), inner=_placed(parts))
+        found.append(one._replace(field=replace(one.field, name=name)))
+    return tuple(found)
 
 
 def prediction_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str | None = None) -> str:
@@ -91,7 +112,7 @@ def _text(record: str, fields: Sequence[_Field], kind: SchemaKind, previous: str
     if kind == "JSON":
         found = _json_record(record, fields, json.loads(previous) if previous else None)
         return _compact({"$schema": "http://json-schema.org/draft-07/schema#", **found})
-    for name in (record, *(one.field.name for outer in fields for one in (outer, *outer.inner))):
+    for name in (record, *_names(fields)):
         if not _NAME.fullmatch(name):
             raise DefinitionError(
                 f"{name!r} is no name for {'Avro' if kind == 'AVRO' else 'Protobuf'}, which allows letters of ASCII, "
@@ -102,6 +123,12 @@ def _text(record: str, fields: Sequence[_Field], kind: SchemaKind, previous: str
     messages = _protobuf_messages(record, fields, previous or "")
     kept = {found[1]: found[0] for found in _PROTOBUF_MESSAGE.finditer(previous or "") if found[1] not in messages}
     return "\n".join(['syntax = "proto3";\n', *messages.values(), *kept.values()])
+
+
+def _names(fields: Sequence[_Field]) -> Iterator[str]:
+    for one in fields:
+        yield one.field.name
+        yield from _names(one.inner)
 
 
 def _compact(document: dict[str, Any]) -> str:
@@ -128,6 +155,10 @@ def _avro_field(record: str, one: _Field, before: dict[str, Any] | None) -> dict
         found = {"type": "enum", "name": f"{record}_{name}", "symbols": list(categories)}
     elif one.field.kind == "int" and one.time_unit in _LOGICAL_TIMES:
         found = {"type": "long", "logicalType": _LOGICAL_TIMES[one.time_unit]}
+    default = one.field.default
+    if default is not None:
+        nullable = one.field.nullable or "null" in options
+        return {"name": name, "type": [found, "null"] if nullable else found, "default": default}
     if one.field.nullable or (before is not None and (name not in before or "null" in options)):
         return {"name": name, "type": ["null", found], "default": None}
     return {"name": name, "type": found}
@@ -143,7 +174,7 @@ def _json_record(title: str, fields: Sequence[_Field], previous: Any) -> dict[st
         "title": title,
         "type": "object",
         "properties": {**properties, **{name: kept for name, kept in (before or {}).items() if name not in names}},
-        "required": [one.field.name for one in fields if one.field.name in always and not one.field.nullable],
+        "required": [one.field.name for one in fields if one.field.name in always and not one.field.optional],
         "additionalProperties": False,
     }
 
@@ -155,6 +186,8 @@ def _json_field(title: str, one: _Field, previous: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"type": [kind, "null"] if one.field.nullable else kind}
     if one.field.categories is not None:
         found["enum"] = [*one.field.categories, *([None] if one.field.nullable else [])]
+    if one.field.default is not None:
+        found["default"] = one.field.default
     if one.time_unit is not None:
         found["description"] = f"{one.time_unit} since 1970"
     return found
@@ -173,7 +206,7 @@ def _protobuf_messages(message: str, fields: Sequence[_Field], previous: str) ->
         kind = f"{message}_{name}" if one.inner else _PROTOBUF[one.field.kind]
         if one.inner:
             inner_messages |= _protobuf_messages(kind, one.inner, previous)
-        lines.append(f"  {'optional ' if one.field.nullable else ''}{kind} {name} = {number};{_comment(one)}")
+        lines.append(f"  {'optional ' if one.field.optional else ''}{kind} {name} = {number};{_comment(one)}")
     lines += [found[0] for name, found in before.items() if name not in [one.field.name for one in fields]]
     return {message: "\n".join([*lines, "}\n"]), **inner_messages}
 

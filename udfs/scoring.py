@@ -68,6 +68,8 @@ class Scorer:
         choice: Chooses the model of each event; None means always `model`.
 
     Attributes:
+        plan: As it was given.
+        passed_over: How many records of the last batch were neither events nor dead letters.
         shadow_failures: Scores of shadows that could not be had or written so far; nobody was to be served with them.
     """
 
@@ -83,6 +85,7 @@ class Scorer:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._choice, self.shadow_failures = choice, 0
         self._decoder = EventDecoder(plan.pipeline, schemas)
+        self.passed_over = 0
 
     def score(self, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """Advance the shards' states by the records and score each.
@@ -92,10 +95,11 @@ class Scorer:
             shards: The state of every shard that has records in it.
 
         Returns:
-            One output record for every record, as `output_batch` packs them: dead letters, then predictions in order.
-            Then those of shadows.
+            One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
+            predictions in order; then those of shadows.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
+        self.passed_over = len(records) - len(events) - len(refused)
         outputs = self._encoder.dead_letters(records, refused, stage=DECODE) if refused else b""
         if not events:
             return outputs

@@ -228,9 +228,10 @@ def _notes(before: Definition, now: Definition, pipeline: Pipeline) -> list[Chan
         notes.append(Change(NOTE, "model", f"{before.model} becomes {now.model}"))
     names = pipeline.events.new_names
     known = {names.get(name, name): rest for name, *rest in before.fields}
-    for name, kind, nullable, _ in now.fields:
+    for name, kind, *_ in now.fields:
         if name not in known:
-            must = "" if nullable else f"; events without it are dead letters, unless it is `{kind} | None`"
+            is_optional = pipeline.fields[name].optional
+            must = "" if is_optional else f"; events without it are dead letters, unless it is `{kind} | None`"
             notes.append(Change(NOTE, "field", f"{name} is new{must}"))
         elif known[name][0] != kind:
             notes.append(Change(NOTE, "field", f"{name} was {known[name][0]}, is {kind}"))

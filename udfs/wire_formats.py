@@ -6,7 +6,7 @@ Bytes enter here and leave here; in between there are only decoded events and ar
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,20 +15,17 @@ import numpy.typing as npt
 from udfs.byte_lines import Lines
 from udfs.confluent_wire import head_of
 from udfs.errors import DefinitionError
-from udfs.event_keys import key_reader
-from udfs.event_rows import RowEvents
-from udfs.events import EventField, Events, last_time
+from udfs.event_decoder import DecodedBatch as DecodedBatch
+from udfs.event_decoder import EventDecoder as EventDecoder
 from udfs.formats import Avro, JsonSchema, Protobuf
-from udfs.json_events import JsonEvents
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.receipts import HEADER as HEADER
 from udfs.receipts import Receipt, headers_of
 from udfs.receipts import printable as printable
 from udfs.record_batch import RecordBatch
-from udfs.refused import NO_VALUE, invalid_time, too_large
 from udfs.refused import Refused as Refused
-from udfs.registered_schema import RegisteredSchema, SchemaSource, no_schemas
+from udfs.registered_schema import RegisteredSchema
 
 REASONS = (
     "null_value",
@@ -65,134 +62,12 @@ ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Li
 """Columns of predictions and (n, F) features -> n values."""
 
 _TEXT_BYTES_MAX = 300
-_FEWEST_TOGETHER = 12
-"""Below this many records, decoding them one by one takes less than preparing to decode them together."""
 
 
 class OutputTooLargeError(ValueError):
     """A prediction is larger than what is sent to Kafka."""
 
 
-class DecodedBatch(NamedTuple):
-    """A batch of records, decoded.
-
-    Attributes:
-        events: n events, objects with the event's fields.
-        entities: Their n entities.
-        rows: (n,) int64: which record each event is; None when all records are events.
-        refused: The other records by row.
-    """
-
-    events: list[Any]
-    entities: list[str]
-    rows: npt.NDArray[np.int64] | None
-    refused: dict[int, Refused]
-
-
-class EventDecoder:
-    """Raw records to typed events of one pipeline.
-
-    Args:
-        pipeline: Says the fields, the format, the entity, the time and the largest record.
-        schemas: Where the schemas come from that records name; None if this pipeline's records name none.
-
-    Raises:
-        DefinitionError: A schema of the pipeline is none.
-    """
-
-    def __init__(self, pipeline: Pipeline, schemas: SchemaSource = no_schemas) -> None:
-        events = pipeline.events
-        self._max_bytes = pipeline.max_record_bytes
-        self._entity, self._time = events.entity, events.time
-        event_class = msgspec.defstruct("Event", [struct_field(one) for one in events.schema], gc=False, kw_only=True)
-        self._values = _value_reader(events, event_class, schemas)
-        self._key_text = key_reader(events)
-        self._entity_of, self._time_of = operator.attrgetter(self._entity), operator.attrgetter(self._time)
-        self._last_time = last_time(events.time_unit)
-
-    def decode_batch(self, records: RecordBatch) -> DecodedBatch:
-        """All records of a batch: together where that is safe, and one by one where one of them is broken."""
-        lengths = records.values.lengths
-        if len(records) >= _FEWEST_TOGETHER and lengths.min() >= 0 and lengths.max() <= self._max_bytes:
-            events = self._values.together(records.values)
-            if events is not None:
-                entities = list(map(str, map(self._entity_of, events)))
-                times = list(map(self._time_of, events))
-                # a time that is no number is not found by min and max
-                in_range = min(times) >= 0 and max(times) <= self._last_time and sum(times) >= 0
-                if in_range and self._are_keys(entities, records.keys):
-                    return DecodedBatch(events, entities, None, {})
-        return self._decode_one_by_one(records)
-
-    def _are_keys(self, entities: list[str], keys: Lines) -> bool:
-        """Whether each entity is the key of its record; False if that is not certain."""
-        if self._key_text is not None:
-            return all(
-                key is not None and self._key_text(key) == entity
-                for entity, key in zip(entities, keys.tolist(), strict=True)
-            )
-        text = "\n".join(entities)
-        lengths = list(map(len, entities))
-        return text.isascii() and lengths == keys.lengths.tolist() and f"{text}\n".encode() == keys.content
-
-    def _decode_one_by_one(self, records: RecordBatch) -> DecodedBatch:
-        events, entities, rows = [], [], []
-        refused: dict[int, Refused] = {}
-        for row, (key, value) in enumerate(zip(records.keys.tolist(), records.values.tolist(), strict=True)):
-            event = self.decode(key, value)
-            if isinstance(event, Refused):
-                refused[row] = event
-                continue
-            events.append(event)
-            entities.append(str(self._entity_of(event)))
-            rows.append(row)
-        return DecodedBatch(events, entities, np.array(rows, np.int64) if refused else None, refused)
-
-    def decode(self, key: bytes | None, value: bytes | None) -> Any:
-        """One record as an event object, or `Refused`.
-
-        Raises:
-            RegistryUnreachableError: Nothing can be said about the record until the registry answers.
-        """
-        if value is None:
-            return NO_VALUE
-        if len(value) > self._max_bytes:
-            return too_large(value, self._max_bytes)
-        event = self._values.one(value)
-        if isinstance(event, Refused):
-            return event
-        time = getattr(event, self._time)
-        if not 0 <= time <= self._last_time:
-            return invalid_time(self._time, time)
-        entity = str(getattr(event, self._entity))
-        if key is None or not self._is_key(entity, key):
-            shown = "missing" if key is None else repr(key[:80])
-            return Refused("key_mismatch", f"the key is {shown}, {self._entity} is {entity[:80]!r}")
-        return event
-
-    def _is_key(self, entity: str, key: bytes) -> bool:
-        return key == entity.encode() if self._key_text is None else self._key_text(key) == entity
-
-
-def _value_reader(events: Events, event_class: type, schemas: SchemaSource) -> "JsonEvents | RowEvents":
-    form = events.format
-    # imported when they are needed: most pipelines have JSON, and each import is time of every worker's start
-    if isinstance(form, Avro):
-        from udfs.avro_events import AvroRows
-
-        return RowEvents(event_class, AvroRows(events, form, schemas))
-    if isinstance(form, Protobuf):
-        from udfs.protobuf_events import ProtobufRows
-
-        return RowEvents(event_class, ProtobufRows(events, form, schemas))
-    return JsonEvents(event_class, framed=isinstance(form, JsonSchema) and form.framed)
-
-
-def struct_field(one: EventField) -> Any:
-    """A field of an event as one of a struct: name, type, and None as default where it may be absent."""
-    kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
-    kind = kinds[one.kind] if one.categories is None else Literal[one.categories]
-    return (one.name, kind | None, None) if one.nullable else (one.name, kind)
 
 
 class PredictionEncoder:

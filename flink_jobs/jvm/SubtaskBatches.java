@@ -13,6 +13,8 @@ import org.apache.flink.streaming.api.operators.Output;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.tasks.ProcessingTimeService;
 import org.apache.flink.streaming.runtime.tasks.StreamTask;
+import org.apache.flink.table.data.ArrayData;
+import org.apache.flink.table.data.MapData;
 import org.apache.flink.table.data.RowData;
 import org.apache.flink.types.Row;
 import org.apache.flink.util.MathUtils;
@@ -52,6 +54,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int[] subtaskOfShard;
     private final int keyForm;
     private final int keyHead;
+    private final Object[] headers;
     private transient Shard[] shards;
     private transient int[] records;
     private transient int[] bytes;
@@ -72,6 +75,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int parallelism = ((Number) references[3]).intValue();
         this.keyForm = ((Number) references[4]).intValue();
         this.keyHead = ((Number) references[5]).intValue();
+        this.headers = (Object[]) references[6];
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -103,6 +107,9 @@ public class SubtaskBatches extends AbstractStreamOperator
         byte[] value = record.isNullAt(1) ? null : record.getBinary(1);
         int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(entity(key))), shards.length);
         shards[shard].add(key, value, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
+        if (headers.length > 0) {
+            shards[shard].addHeaders(headers, record.isNullAt(5) ? null : record.getMap(5));
+        }
         int subtask = subtaskOfShard[shard];
         records[subtask]++;
         bytes[subtask] += (key == null ? 0 : key.length) + (value == null ? 0 : value.length);
@@ -207,6 +214,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int count = 0;
         int keysSize = 0;
         int valuesSize = 0;
+        int headersSize = 0;
         int anyKey = 0;
         for (int shard = 0; shard < shards.length; shard++) {
             if (subtaskOfShard[shard] == subtask && shards[shard].count > 0) {
@@ -214,10 +222,11 @@ public class SubtaskBatches extends AbstractStreamOperator
                 count += shards[shard].count;
                 keysSize += shards[shard].keysEnd;
                 valuesSize += shards[shard].valuesEnd;
+                headersSize += shards[shard].headersEnd;
                 anyKey = shardKeys[shard];
             }
         }
-        ByteBuffer batch = ByteBuffer.allocate(16 + 8 * segments + 28 * count + keysSize + valuesSize);
+        ByteBuffer batch = ByteBuffer.allocate(16 + 8 * segments + 28 * count + keysSize + valuesSize + headersSize);
         batch.order(ByteOrder.LITTLE_ENDIAN);
         batch.putInt(RECORDS).putInt(segments).putInt(count).putInt(keysSize);
         for (int part = 0; part < Shard.PARTS; part++) {
@@ -262,10 +271,11 @@ public class SubtaskBatches extends AbstractStreamOperator
 
     /** The records of one shard, column by column. */
     private static final class Shard {
-        static final int PARTS = 9;
+        static final int PARTS = 10;
         int count;
         int keysEnd;
         int valuesEnd;
+        int headersEnd;
         long unwritten;
         private long[] offsets = new long[8];
         private long[] timesMs = new long[8];
@@ -274,6 +284,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         private int[] valueLengths = new int[8];
         private byte[] keys = new byte[128];
         private byte[] values = new byte[1024];
+        private byte[] headers = new byte[0];
 
         void add(byte[] key, byte[] value, int partition, long offset, long timeMs) {
             if (count == offsets.length) {
@@ -300,9 +311,37 @@ public class SubtaskBatches extends AbstractStreamOperator
             }
         }
 
+        /** Of each name its length and bytes; of two headers with one name Flink has the last one. */
+        void addHeaders(Object[] names, MapData found) {
+            for (Object name : names) {
+                byte[] header = found == null ? null : headerOf(name.toString(), found);
+                int length = header == null ? -1 : header.length;
+                headers = large(headers, headersEnd + 4 + Math.max(length, 0));
+                ByteBuffer.wrap(headers, headersEnd, 4).order(ByteOrder.LITTLE_ENDIAN).putInt(length);
+                headersEnd += 4;
+                if (header != null) {
+                    System.arraycopy(header, 0, headers, headersEnd, length);
+                    headersEnd += length;
+                }
+            }
+        }
+
+        private static byte[] headerOf(String name, MapData found) {
+            ArrayData names = found.keyArray();
+            for (int i = 0; i < found.size(); i++) {
+                if (!names.isNullAt(i) && names.getString(i).toString().equals(name)) {
+                    return found.valueArray().isNullAt(i) ? null : found.valueArray().getBinary(i);
+                }
+            }
+            return null;
+        }
+
+        private static byte[] large(byte[] bytes, int needed) {
+            return needed <= bytes.length ? bytes : Arrays.copyOf(bytes, Math.max(needed, 2 * bytes.length));
+        }
+
         private static byte[] withLine(byte[] lines, int end, byte[] line) {
-            int needed = end + line.length + 1;
-            byte[] larger = needed <= lines.length ? lines : Arrays.copyOf(lines, Math.max(needed, 2 * lines.length));
+            byte[] larger = large(lines, end + line.length + 1);
             System.arraycopy(line, 0, larger, end, line.length);
             larger[end + line.length] = '\n';
             return larger;
@@ -312,6 +351,7 @@ public class SubtaskBatches extends AbstractStreamOperator
             count = 0;
             keysEnd = 0;
             valuesEnd = 0;
+            headersEnd = 0;
         }
 
         /** Writes one of the parts of a batch, which hold all shards each. */
@@ -341,8 +381,11 @@ public class SubtaskBatches extends AbstractStreamOperator
                 case 7:
                     batch.put(keys, 0, keysEnd);
                     break;
-                default:
+                case 8:
                     batch.put(values, 0, valuesEnd);
+                    break;
+                default:
+                    batch.put(headers, 0, headersEnd);
             }
         }
 

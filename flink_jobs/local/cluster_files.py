@@ -1,13 +1,13 @@
 """The files of a local Flink cluster's folder: its configuration, and the command of each of its processes."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flink_jobs.environment import pyflink_folder
+from flink_jobs.flink_logs import write_log_configuration
 from flink_jobs.local import jars
 
 HOST = "127.0.0.1"
@@ -39,7 +39,7 @@ def write_files(folder: Path, ports: dict[str, int], slots: int) -> None:
     (folder / "tmp").mkdir(exist_ok=True)
     (folder / "log").mkdir(exist_ok=True)
     (conf / "config.yaml").write_text(yaml.safe_dump(flink_configuration(folder, ports, slots)), "utf-8")
-    shutil.copy(FLINK / "conf" / "log4j-console.properties", conf)
+    write_log_configuration(FLINK / "conf" / "log4j-console.properties", conf)
     zookeeper = {
         "tickTime": 1000,
         "initLimit": 10,

@@ -58,6 +58,7 @@ MEASURES: dict[str, Measure] = {
     "engine": of_module("engine"),
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
+    "hop": of_module("hop"),
     "startup": of_module("startup"),
     "backfill": of_module("backfill"),
     "soak": of_module("soak"),

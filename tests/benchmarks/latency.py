@@ -56,7 +56,7 @@ QUICK, FULL = Span(30.0, 20.0), Span(60.0, 60.0)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is measured: `millrace` or `bare_loop`, with a guarantee."""
+    """What is measured: `millrace`, `hop` (the same behind a hop) or `bare_loop`, with a guarantee."""
 
     job: str
     guarantee: str
@@ -162,7 +162,7 @@ class _Run:
             return f"{PACKAGE}.prompt_bare_loop", [*arguments, self.variant.guarantee], {}
         tried = json.loads(os.environ.get("BENCH_SETTINGS", "{}"))
         settings = {"guarantee": self.variant.guarantee} | tried
-        return f"{PACKAGE}.millrace_job", arguments, {"BENCH_SETTINGS": json.dumps(settings)}
+        return f"{PACKAGE}.{self.variant.job}_job", arguments, {"BENCH_SETTINGS": json.dumps(settings)}
 
     def _wait_for_the_first(self, scoring: Process) -> None:
         deadline = time.monotonic() + START_S

@@ -7,18 +7,19 @@ from shop_sources import shop_pipeline
 from test_event_blocks import VISITS, assert_same
 
 from udfs.errors import StateCorruptError, StateVersionError
-from udfs.event_keys import key_reader
+from udfs.event_keys import events_key_reader
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
-from udfs.routing import RawRecord, SourceReader
+from udfs.raw_record import RawRecord, RecordParts
+from udfs.record_reader import RecordReader
 from udfs.state_log import decode as decode_state
 from udfs.wire_formats import REASONS, EventDecoder, Refused
 
 _AVRO = EventDecoder(clicks(format=Avro()), Registry(avro(*FIELDS)))
 _PROTOBUF = EventDecoder(clicks(format=Protobuf()), Registry(PROTO))
 _JSON_SCHEMA = EventDecoder(clicks(format=JsonSchema()), Registry())
-_KEY_READERS = [key_reader(clicks(key_format=form).events) for form in (Json(), JsonSchema(), Avro())]
+_KEY_READERS = [events_key_reader(clicks(key_format=form).events) for form in (Json(), JsonSchema(), Avro())]
 _SHOP = shop_pipeline("shop")
-_SOURCES = [SourceReader(_SHOP, source) for source in _SHOP.events.sources]
+_SOURCES = [RecordReader(_SHOP, source) for source in _SHOP.events.sources]
 
 
 def json_events(data: bytes) -> None:
@@ -51,8 +52,8 @@ def keys(data: bytes) -> None:
 def source_records(data: bytes) -> None:
     """Records on their way to the events' topic, changes of a database among them."""
     for reader in _SOURCES:
-        found = reader.read(RawRecord(data[:8], data, 0, 0, 1))
-        assert found is None or isinstance(found, dict) or found.reason in REASONS
+        found = reader.read(RawRecord(data[:8], data, RecordParts(0, 0, 1)))
+        assert not isinstance(found, Refused) or found.reason in REASONS
 
 
 def state_entries(data: bytes) -> None:

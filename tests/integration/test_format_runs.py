@@ -1,8 +1,13 @@
-"""A job whose events, keys and predictions are Avro with a real registry, on topics that are compressed."""
+"""A job whose events, keys and predictions are Avro with a real registry, on topics that are compressed.
+
+The events' times are those of the records, and one of their fields is a header.
+"""
 
 import dataclasses
 import io
 import json
+import time
+from collections import Counter
 from itertools import islice
 
 import fastavro
@@ -15,7 +20,9 @@ from flink_jobs.committed_reader import read_all, receipt
 from flink_jobs.decoding import prediction_reader
 from flink_jobs.local.live_shop import live_events
 from flink_jobs.pipelines import load_pipeline
+from flink_jobs.produce_command import run_produce_command
 from flink_jobs.schema_registry import SchemaRegistry
+from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.confluent_wire import head_of
 from udfs.event_keys import key_of
 from udfs.formats import Avro
@@ -24,13 +31,16 @@ from udfs.schema_texts import event_schema_text
 
 pytestmark = pytest.mark.integration
 
-EVENTS = 400
+EVENTS, SENT = 400, 60
 CODECS = ("gzip", "snappy", "lz4", "none")  # zstd needs zstd-jni, which is not among the jars yet
 
 
 def avro_shop() -> Pipeline:
     shop = load_pipeline("purchase")
-    events: Events = dataclasses.replace(shop.events, topic="avro-events", format=Avro(), key_format=Avro())
+    places = {"timestamp": "@timestamp", "dwell_time_sec": "@header.dwell"}
+    events: Events = dataclasses.replace(
+        shop.events, topic="avro-events", format=Avro(), key_format=Avro(), fields=places, tombstones="ignore"
+    )
     names = {"name": "avro-shop", "predictions": "avro-predictions", "dead_letters": "avro-dead-letters"}
     return dataclasses.replace(shop, events=events, output_format=Avro(), include_features=True, **names)
 
@@ -41,8 +51,11 @@ def written(parsed, schema_id, row):
     return head_of(schema_id) + content.getvalue()
 
 
-def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_change(broker, registry, tmp_path):
+def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_change(
+    broker, registry, tmp_path, monkeypatch
+):
     pipeline = avro_shop()
+    monkeypatch.setenv("MILLRACE_SCHEMA_REGISTRY", registry.url)  # for the processes of `verify`
     settings = settings_of(broker, tmp_path / "home").model_copy(update={"schema_registry": registry.url})
     make_topics(broker, pipeline)
     client = SchemaRegistry(settings)
@@ -56,11 +69,17 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
         '"string"', '{"type": "record", "name": "Key", "fields": [{"name": "user_id", "type": "string"}]}',
     ))]  # fmt: skip
     rows = [json.loads(value) for _, value in islice(live_events(1_000, 7), EVENTS)]
+    now_ms = time.time_ns() // 1_000_000
+    sent = tmp_path / "sent.jsonl"
+    sent.write_text("\n".join(json.dumps({**row, "user_id": f"f{n % 3}", "timestamp": now_ms + n})
+                              for n, row in enumerate(rows[:SENT])))  # fmt: skip
+    options = {"rate": None, "speedup": None, "limit": None, "seed": None, "as_json": True}
+    run_produce_command(pipeline, "avro-shop", settings, file=sent, **options)
     with JobProcess(pipeline, settings, tmp_path / "job") as job:
         for number, row in enumerate(rows):
             # codec after codec is sent, each its share: event time follows the order of sending
             sent_after = number % len(CODECS) * EVENTS + number
-            row.update(user_id=f"u{number % 7}", timestamp=1_700_000_000_000 + sent_after)
+            row.update(user_id=f"u{number % 7}", timestamp=now_ms + sent_after)
         for place, codec in enumerate(CODECS):
             producer = Producer({"bootstrap.servers": broker.bootstrap, "compression.type": codec, "linger.ms": 50})
             for number in range(place, EVENTS, len(CODECS)):
@@ -68,10 +87,13 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
                 version = (number // 8) % 2
                 key = key_of(pipeline.events, row["user_id"], schema_id=keys[version])
                 # keys with other bytes would go to other partitions: whoever changes a key's schema sees to that
-                producer.produce(
-                    pipeline.events.topic, written(schemas[version][1], schemas[version][0], row), key, partition=0
-                )
+                value = written(schemas[version][1], schemas[version][0], row)
+                place = {"partition": 0, "timestamp": row["timestamp"]}
+                headers = [("dwell", b"far"), ("other", None), ("dwell", str(row["dwell_time_sec"]).encode())]
+                producer.produce(pipeline.events.topic, value, key, headers=headers, **place)
             producer.produce(pipeline.events.topic, b"\0\0\0\xff\xff", b"odd", partition=0)
+            producer.produce(pipeline.events.topic, value, key, headers={"dwell": b"far"}, partition=0)
+            producer.produce(pipeline.events.topic, None, key, partition=0)
             producer.flush()
         job.wait_for("running")
         job.catch_up()
@@ -81,7 +103,10 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
         body = read(message.value())
         counts[body["user_id"]] = max(counts.get(body["user_id"], 0), body["features"]["count_1h"])
         seen += 1
-    assert seen == EVENTS
-    assert sum(counts.values()) == EVENTS  # one state an entity, whatever its keys look like
-    letters = [receipt(each)["reason"] for each in read_all(broker.bootstrap, [pipeline.dead_letters])]
-    assert letters == ["unknown_schema"] * len(CODECS)
+    assert seen == EVENTS + SENT
+    assert sum(counts.values()) == EVENTS + SENT  # one state an entity, whatever its keys look like
+    letters = Counter(receipt(each)["reason"] for each in read_all(broker.bootstrap, [pipeline.dead_letters]))
+    assert letters == {"unknown_schema": len(CODECS), "wrong_type": len(CODECS)}
+    findings = verify(VerifyRequest(pipeline, settings)).findings
+    assert (findings.holds, findings.waiting, findings.unverifiable) == (True, 0, {}), findings.first
+    assert findings.equal == EVENTS + SENT + 2 * len(CODECS)  # a replay of the topic sees the same, and no tombstone

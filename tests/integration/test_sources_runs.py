@@ -1,7 +1,8 @@
-"""Three topics with other keys feed one entity's features: nothing lost, nothing twice, whatever is killed."""
+"""Three topics with other keys and formats feed one entity's features: nothing lost or twice, whatever is killed."""
 
 import random
 import threading
+import time
 from collections import Counter
 
 import msgspec
@@ -17,20 +18,26 @@ from answers import (
 )
 from confluent_kafka import Producer
 from jobs import JobProcess
-from shop_sources import shop_pipeline
+from shop_sources import FORMATS, in_format, shop_pipeline
 from workloads import log_model, make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all
-from flink_jobs.job_run import latest_restore_point
+from flink_jobs.dead_letter_marks import read_marks
+from flink_jobs.dead_letters import Wanted
+from flink_jobs.dead_letters_plan import plan_replay
+from flink_jobs.dead_letters_reading import open_letter_box
+from flink_jobs.dead_letters_replay import replay
 from flink_jobs.route_job import route_start
 from flink_jobs.topics import COMMITTED, EARLIEST, LATEST
-from udfs.routing import RawRecord, SourceReader
+from udfs.raw_record import RawRecord, RecordParts
+from udfs.record_reader import RecordReader
 from udfs.wire_formats import Refused
 
 pytestmark = pytest.mark.integration
 
 START_MS = 1_760_000_000_000
 CUSTOMERS = 40
+TRAFFIC_S = 3.0
 
 
 def record(rng, number):
@@ -56,7 +63,7 @@ class Traffic:
 
     def __init__(self, broker, pipeline, seed):
         self._producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 2})
-        self._topics = [source.topic for source in pipeline.events.sources]
+        self._sources = pipeline.events.sources
         self._stop, self._rng = threading.Event(), random.Random(seed)
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
@@ -66,8 +73,8 @@ class Traffic:
         while not self._stop.wait(0.02):
             for _ in range(8):
                 source, key, value = record(self._rng, number)
-                value = msgspec.json.encode(value) if isinstance(value, dict) else value
-                self._producer.produce(self._topics[source], value, key)
+                value = in_format(self._sources[source].format, value) if isinstance(value, dict) else value
+                self._producer.produce(self._sources[source].topic, value, key)
                 number += 1
         assert self._producer.flush(30) == 0
 
@@ -78,13 +85,13 @@ class Traffic:
 
 def source_records(broker, pipeline):
     """What each record of the sources must become, by topic, partition and offset: an event, a refusal, or nothing."""
-    readers = {source.topic: SourceReader(pipeline, source) for source in pipeline.events.sources}
+    readers = {source.topic: RecordReader(pipeline, source) for source in pipeline.events.sources}
     found = {}
     for message in read_all(broker.bootstrap, list(readers)):
-        raw = RawRecord(
-            message.key(), message.value(), message.partition(), message.offset(), message.timestamp()[1]
-        )
-        found[message.topic(), message.partition(), message.offset()] = readers[message.topic()].read(raw)
+        parts = RecordParts(message.partition(), message.offset(), message.timestamp()[1])
+        event = readers[message.topic()].read(RawRecord(message.key(), message.value(), parts))
+        place = message.topic(), message.partition(), message.offset()
+        found[place] = event if event is None or isinstance(event, Refused) else msgspec.to_builtins(event)
     return found
 
 
@@ -121,8 +128,8 @@ def assert_each_once_and_in_order(broker, pipeline):
 
 
 def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_is_killed(broker, tmp_path):
-    nameless = shop_pipeline("shop")
-    pipeline = shop_pipeline("shop", log_model(nameless, tmp_path / "models", column="count_1h"))
+    model = log_model(shop_pipeline("shop"), tmp_path / "models", column="count_1h")
+    pipeline = shop_pipeline("shop", model, FORMATS)
     settings = settings_of(broker, tmp_path / "home", restart_attempts=5, restart_delay_ms=200)
     make_topics(broker, pipeline)
     assert route_start(pipeline, settings, LATEST) == LATEST
@@ -131,26 +138,27 @@ def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_i
         job.wait_for("running")
         job.catch_up()
         job.kill_workers(1)
-        job.catch_up()
-        job.kill()
-    with JobProcess(pipeline, settings, tmp_path / "second", latest_restore_point(pipeline, settings)) as job:
-        job.wait_for("running")
         traffic.end()
         job.catch_up()
+        assert_each_once_and_in_order(broker, pipeline)
+        messages = read_all(broker.bootstrap, outputs_of(pipeline))
+        mine = [each for each in messages if dict(each.headers())["millrace-topic"] == pipeline.events.topic.encode()]
+        answers, events = answers_in(mine, pipeline), read_events(broker, pipeline)
+        assert answers.predictions.keys() == {event.place for event in events}
+        assert_entity_order(pipeline, answers.predictions)
+        assert_as_uninterrupted(pipeline, events, answers.predictions)
+        assert_features_equal(pipeline, answers.predictions, expected_of(pipeline, events, every=7))
+        before = len(events)
+        traffic = Traffic(broker, pipeline, 2)
+        time.sleep(TRAFFIC_S)
         job.kill()
-    assert_each_once_and_in_order(broker, pipeline)
-    messages = read_all(broker.bootstrap, outputs_of(pipeline))
-    mine = [each for each in messages if dict(each.headers())["millrace-topic"] == pipeline.events.topic.encode()]
-    answers, events = answers_in(mine, pipeline), read_events(broker, pipeline)
-    assert answers.predictions.keys() == {event.place for event in events}
-    assert_entity_order(pipeline, answers.predictions)
-    assert_as_uninterrupted(pipeline, events, answers.predictions)
-    assert_features_equal(pipeline, answers.predictions, expected_of(pipeline, events, every=7))
-    before = len(events)
+    box, options = open_letter_box(pipeline, settings), {"also_refused": True, "also_counted": False}
+    plan = plan_replay(box, Wanted(stages=frozenset({"route"})), looked=lambda *_: None, **options)
+    fed = replay(box, plan)
+    assert (fed.replayed, plan.left_out) == (len(routed_places(broker, pipeline)[1]), {})
 
     # begun anew without any state, and without what the last run had committed of its offsets: nothing is taken twice
     assert route_start(pipeline, settings, EARLIEST) == COMMITTED
-    traffic = Traffic(broker, pipeline, 2)
     with JobProcess(pipeline, settings, tmp_path / "anew") as job:
         job.wait_for("running")
         traffic.end()
@@ -158,3 +166,6 @@ def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_i
         job.stop()
     assert_each_once_and_in_order(broker, pipeline)
     assert len(read_events(broker, pipeline)) > before
+    again = list(read_marks(pipeline, settings, box.letters_id).by_record.values())
+    assert {(mark.topic, *mark.fed_to) for mark in again} <= routed_places(broker, pipeline)[1].keys()
+    assert len(again) == fed.replayed

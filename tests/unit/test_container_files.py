@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flink_jobs.flink_logs import QUIET, write_log_configuration
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -171,3 +173,14 @@ def test_nobody_can_upload_code_through_flink_s_web_page():
     (command,) = (arguments for _, arguments in stages()["millrace"] if "config-parser-utils.sh" in arguments)
     assert "-D web.submit.enable=false" in command
     assert "web.submit.enable" not in flink_options("jobmanager")
+
+
+def test_flink_logs_as_quietly_as_elsewhere(tmp_path):
+    (command,) = (arguments for _, arguments in stages()["millrace"] if "log4j-console.properties" in arguments)
+    settings = [line for line in QUIET.splitlines() if line and not line.startswith("#")]
+    assert settings
+    assert all(f"'{line}'" in command for line in settings)
+    shipped = tmp_path / "log4j-console.properties"
+    shipped.write_text("rootLogger.level = INFO")
+    (tmp_path / "own").mkdir()
+    assert write_log_configuration(shipped, tmp_path / "own").read_text("utf-8") == f"rootLogger.level = INFO{QUIET}"

@@ -1,11 +1,13 @@
 """Which dead letters are meant, what is fed again of them, and what of their bytes reaches a terminal."""
 
+import dataclasses
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
+from shop_sources import shop_pipeline
 from typer.testing import CliRunner
 from wire_records import PURCHASE, START_MS, batch_of, encoder_of, shopper_records
 
@@ -13,16 +15,18 @@ from flink_jobs.cli import app
 from flink_jobs.console import CommandError
 from flink_jobs.dead_letter_marks import Mark, Marks, _marks, mark_record, marks_topic
 from flink_jobs.dead_letters import Wanted, letter_of, parse_offsets_range, wanted_of
-from flink_jobs.dead_letters_plan import COUNTED, GONE, REFUSED, REPLAYED, Replayable, chunks, plan_replay
+from flink_jobs.dead_letters_plan import COUNTED, GONE, IGNORED, REFUSED, REPLAYED, Replayable, chunks, plan_replay
 from flink_jobs.dead_letters_reading import LetterBox
 from flink_jobs.dead_letters_replay import _Feed, transactional_id
+from flink_jobs.decoding import letter_decoder
 from flink_jobs.readable_bytes import readable
 from flink_jobs.settings import Settings
 from flink_jobs.transactions import OpenTransaction
 from udfs.output_batch import read_outputs
-from udfs.wire_formats import EventDecoder, Refused
+from udfs.raw_record import RecordParts
+from udfs.wire_formats import Refused
 
-DECODE = EventDecoder(PURCHASE).decode
+DECODE = letter_decoder(PURCHASE, Settings())
 GOOD = shopper_records(3)
 
 
@@ -74,7 +78,7 @@ class Box(LetterBox):
         return iter(each for each in self.letters if wanted.has(each, PURCHASE.events, DECODE))
 
     def originals(self, letters):
-        return {each.source: self.kept[each.source] for each in letters if each.source in self.kept}
+        return {each.origin: self.kept[each.source] for each in letters if each.source in self.kept}
 
 
 def box_of(letters, originals=(), marks=()):
@@ -166,7 +170,7 @@ def test_what_would_be_refused_again_or_count_twice_is_left_out_unless_asked_for
 
 
 def test_a_letter_that_has_a_mark_is_never_fed_again():
-    box = box_of([letter(GOOD[0], "unknown_category")], marks=[Mark((0, 7), (2, 99), 1, START_MS)])
+    box = box_of([letter(GOOD[0], "unknown_category")], marks=[Mark((0, 7), "user-events", (2, 99), 1, START_MS)])
     assert planned(box, also_refused=True, also_counted=True) == ([], {REPLAYED: 1})
 
 
@@ -177,6 +181,35 @@ def test_a_cut_letter_takes_its_record_from_the_events_topic_or_says_that_it_is_
     assert planned(box_of([cut])) == ([], {GONE: 1})
     original = Message((2, 40), GOOD[0][0], GOOD[0][1], None)
     assert planned(box_of([cut], {(2, 40): original})) == ([(0, 7)], {})
+
+
+def test_what_was_refused_on_the_way_from_a_source_is_decoded_as_that_source_says():
+    shop = shop_pipeline("shop")
+    decode, parts = letter_decoder(shop, Settings()), RecordParts(1, 7, START_MS)
+    click = b'{"user": {"id": "ann"}, "at": 5}'
+    event = decode("shop-clicks", None, click, parts)
+    assert (event.event_id, event.kind, event.customer) == ("shop-clicks/1/7", "click", "ann")
+    assert decode("shop-orders", None, click, parts).reason == "missing_field"
+    assert decode("shop-addresses", b"a1", None, parts) is None
+    assert decode("shop-events", None, click, parts).reason == "missing_field"
+
+
+def test_tombstones_that_are_ignored_by_now_are_not_fed_again():
+    found = letter((b"u", None), "null_value")
+    ignoring = dataclasses.replace(PURCHASE, events=dataclasses.replace(PURCHASE.events, tombstones="ignore"))
+    box = Box(ignoring, Settings(), "id", Marks(), letter_decoder(ignoring, Settings())).fill([found])
+    assert planned(box_of([found]), also_refused=True) == ([(0, 7)], {})
+    assert planned(box, also_refused=True) == ([], {IGNORED: 1})
+
+
+def test_without_its_headers_a_record_is_not_fed_again():
+    places = {"dwell_time_sec": "@header.dwell"}
+    told = dataclasses.replace(PURCHASE, events=dataclasses.replace(PURCHASE.events, fields=places))
+    found = letter(GOOD[0], "missing_field")
+    box = Box(told, Settings(), "id", Marks(), letter_decoder(told, Settings()))
+    assert planned(box.fill([found])) == ([], {GONE: 1})
+    original = Message((2, 40), *GOOD[0], [("dwell", b"1.5")])
+    assert planned(box.fill([found], {(2, 40): original})) == ([(0, 7)], {})
 
 
 def test_letters_that_a_repeating_job_wrote_twice_are_one_record():
@@ -193,7 +226,7 @@ def test_records_are_fed_in_the_order_in_which_they_came():
 @examples(50)
 @given(st.lists(st.integers(0, 50)), st.integers(1, 5), st.integers(1, 100))
 def test_chunks_hold_all_records_in_order_and_are_bounded(sizes, most, most_bytes):
-    records = [Replayable((0, number), [], size, START_MS) for number, size in enumerate(sizes)]
+    records = [Replayable(("user-events", (0, number)), [], size, START_MS) for number, size in enumerate(sizes)]
     found = list(chunks(records, most, most_bytes))
     assert [each for chunk in found for each in chunk] == records
     assert all(len(chunk) <= most for chunk in found)
@@ -202,14 +235,14 @@ def test_chunks_hold_all_records_in_order_and_are_bounded(sizes, most, most_byte
 
 @pytest.mark.parametrize("topic_id", ["AAAAAAAAAAEAAAAAAAAAAg", "+/AA/AA/AAE//AAAAAAAA/"])
 def test_a_mark_reads_as_it_was_written_and_only_for_the_topic_it_is_of(topic_id):
-    mark = Mark((3, 7), (2, 99), 2, START_MS)
-    key, value = mark_record(mark, topic_id, "user-events")
+    mark = Mark((3, 7), "user-events", (2, 99), 2, START_MS)
+    key, value = mark_record(mark, topic_id)
     message = Message((0, 0), key, value, None, START_MS)
     assert list(_marks([message], topic_id)) == [mark]
     assert list(_marks([message], "another-id")) == []
     known = Marks()
     known.add(mark)
-    assert (known.attempts((2, 99)), known.attempts((2, 98))) == (2, 0)
+    assert [known.attempts((topic, (2, 99))) for topic in ("user-events", "a-source")] == [2, 0]
     assert marks_topic(PURCHASE) == "purchase-dead-letters-replays"
 
 

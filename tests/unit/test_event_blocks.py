@@ -22,10 +22,10 @@ class Visit:
     user: str
     page: Literal["home", "cart", "страница"] | None
     amount: float | None
-    items: int
-    level: Literal[1, 2]
-    known: bool | None
-    note: str | None
+    items: int = 4
+    level: Literal[1, 2] = 2
+    known: bool | None = True
+    note: str | None = "none"
     at: int
 
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from click_events import ROW, clicks, decoded, fields, written
 
-from udfs.event_keys import key_of, key_reader
+from udfs.event_keys import events_key_reader, key_of
 from udfs.formats import Avro, Json, JsonSchema, Protobuf, Text
 from udfs.pipeline import Count, DefinitionError, Events, Model, Pipeline
 from udfs.registered_schema import RegisteredSchema
@@ -29,7 +29,7 @@ def paid(key_format):
 def test_a_text_in_any_key_format_is_the_entity(key_format, entity):
     pipeline = clicks(key_format=key_format)
     key = key_of(pipeline.events, entity, schema_id=12)
-    read = key_reader(pipeline.events)
+    read = events_key_reader(pipeline.events)
     assert read is None or read(key) == entity
     value = msgspec.json.encode({**ROW, "user": entity})
     assert fields(decoded(EventDecoder(pipeline), value, key=key))["user"] == entity

@@ -30,8 +30,8 @@ class Order:
     order_id: int
     customer: str
     amount: float | None
-    gift: bool | None
-    channel: Literal["web", "shop"] | None
+    gift: bool | None = True
+    channel: Literal["web", "shop"] | None = "shop"
     country: str | None
     at: int
 

@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
-from shop_sources import ShopEvent, shop_pipeline
+from shop_sources import FORMATS, ShopEvent, in_format, shop_pipeline
 
 from flink_jobs.console import CommandError
 from flink_jobs.produce_command import run_produce_command
 from flink_jobs.settings import Settings
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Debezium, DefinitionError, Events, Source
+from udfs.pipeline import Avro, Debezium, DefinitionError, Events, Source
+from udfs.raw_record import RawRecord, RecordParts
 from udfs.record_batch import RecordBatch, pack_records
-from udfs.routing import SOURCE_STEP, RawRecord, Router, SourceReader
+from udfs.record_reader import RecordReader
+from udfs.routing import SOURCE_STEP, Router
 from udfs.wire_formats import REASONS, EventDecoder, Refused
 
 SHOP = shop_pipeline("shop")
@@ -34,7 +36,8 @@ def change(op, *, wrapped=False, **parts):
 
 def routed(*records, pipeline=SHOP):
     """(source, key, document or bytes) of each -> outputs and how many were passed over."""
-    values = [value if isinstance(value, bytes | None) else msgspec.json.encode(value) for _, _, value in records]
+    forms = [source.format for source in pipeline.events.sources]
+    values = [value if isinstance(value, bytes | None) else in_format(forms[at], value) for at, _, value in records]
     places = [source * SOURCE_STEP + 1 for source, _, _ in records]
     batch = pack_records([key for _, key, _ in records], values, places, list(range(len(records))), [AT] * len(records))
     found = Router(pipeline).route(RecordBatch(batch))
@@ -81,6 +84,64 @@ def test_tombstones_and_changes_that_nobody_asked_for_are_passed_over():
         (ADDRESSES, b"a7", None), (ADDRESSES, b"a7", change("r", after=ROW)), (ADDRESSES, b"a7", change("t"))
     )
     assert (found.outputs, found.passed_over) == ([], 3)
+
+
+WITHIN = shop_pipeline("shop", formats=FORMATS)
+MOVED = {"source": {"ts_ms": AT + 2_000}, "before": None, "after": None}
+
+
+@pytest.mark.parametrize("op", ["c", "u", "d"])
+def test_sources_in_other_formats_become_the_same_events(op):
+    row = {"id": "a7", "customer_id": "ann"}
+    moved = {**MOVED, "op": op, "before" if op == "d" else "after": row}
+    records = [(CLICKS, None, CLICK), (ORDERS, b"ann", ORDER), (ADDRESSES, b"a7", moved)]
+    expected = routed(*records).outputs
+    assert [(each.topic, each.key, each.value) for each in routed(*records, pipeline=WITHIN).outputs] == [
+        (each.topic, each.key, each.value) for each in expected
+    ]
+    assert len({each.topic for each in expected}) == 1
+
+
+OTHERWISE = [
+    (ADDRESSES, b"a7", None, []),
+    (ADDRESSES, b"a7", {**MOVED, "op": "t"}, []),
+    (ADDRESSES, b"a7", {**MOVED, "op": "c"}, ["missing_field"]),
+    (ADDRESSES, b"a7", b"x", ["not_avro"]),
+    (ORDERS, b"ann", b"x", ["not_protobuf"]),
+    (ORDERS, b"ann", b"", ["invalid_time"]),
+    (ORDERS, None, ORDER, ["missing_field"]),
+    (ORDERS, b"ann", None, ["null_value"]),
+]
+
+
+@pytest.mark.parametrize(("source", "key", "value", "reasons"), OTHERWISE)
+def test_what_is_no_event_in_another_format(source, key, value, reasons):
+    if value == b"":
+        value = in_format(FORMATS["orders"], {"time_s": -5})
+    found = routed((source, key, value), pipeline=WITHIN)
+    assert [each.headers["millrace-reason"] for each in found.outputs] == reasons
+    assert found.passed_over == (not reasons)
+
+
+def test_tombstones_of_a_source_may_be_ignored_and_those_of_changes_kept():
+    clicks, orders, addresses = SHOP.events.sources
+    sources = [
+        dataclasses.replace(clicks, tombstones="ignore"), orders,
+        dataclasses.replace(addresses, tombstones="dead-letter"),
+    ]  # fmt: skip
+    pipeline = dataclasses.replace(SHOP, events=dataclasses.replace(SHOP.events, sources=sources))
+    found = routed((CLICKS, b"x", None), (ADDRESSES, b"x", None), pipeline=pipeline)
+    assert (found.passed_over, [each.headers["millrace-topic"] for each in found.outputs]) == (1, ["shop-addresses"])
+
+
+def test_a_timestamp_of_a_schema_says_its_own_unit_also_in_a_source_with_another():
+    kind = {"type": "long", "logicalType": "timestamp-micros"}
+    schema = {"type": "record", "name": "Order", "fields": [
+        {"name": "order_id", "type": "string"}, {"name": "time_s", "type": kind}, {"name": "amount", "type": "double"},
+    ]}  # fmt: skip
+    pipeline = shop_pipeline("shop", formats={"orders": Avro(schema=msgspec.json.encode(schema).decode())})
+    (event,) = routed((ORDERS, b"ann", {**ORDER, "time_s": 1_700_000_001_999_999}), pipeline=pipeline).outputs
+    assert msgspec.json.decode(event.value)["at"] == 1_700_000_001_000
 
 
 def test_an_event_says_where_it_comes_from_and_all_keep_their_order():
@@ -130,7 +191,7 @@ def test_good_records_beside_refused_ones_are_events():
 @examples(60)
 @given(st.sampled_from([CLICKS, ORDERS, ADDRESSES]), st.none() | st.binary(max_size=9), st.binary(max_size=99))
 def test_arbitrary_bytes_are_refused_and_never_raise(source, key, value):
-    found = SourceReader(SHOP, SHOP.events.sources[source]).read(RawRecord(key, value, 0, 0, AT))
+    found = RecordReader(SHOP, SHOP.events.sources[source]).read(RawRecord(key, value, RecordParts(0, 0, AT)))
     assert isinstance(found, Refused)
     assert found.reason in REASONS
 
@@ -141,8 +202,8 @@ def test_a_float_time_keeps_its_fraction_of_another_unit():
 
     source = Source("m", fields={"event_id": "@place", "customer": "@key"}, constants={"kind": "click"}, time_unit="ms")
     events = Events(Measured, topic="e", entity="customer", time="at", id="event_id", time_unit="s", sources=[source])
-    reader = SourceReader(dataclasses.replace(SHOP, events=events), source)
-    assert reader.read(RawRecord(b"k", b'{"at": 1500}', 0, 0, AT))["at"] == 1.5
+    reader = RecordReader(dataclasses.replace(SHOP, events=events), source)
+    assert reader.read(RawRecord(b"k", b'{"at": 1500}', RecordParts(0, 0, AT))).at == 1.5
 
 
 WRONG = [
@@ -181,3 +242,32 @@ def test_produce_does_not_write_a_topic_that_the_job_writes():
         run_produce_command(
             SHOP, "shop", Settings(), file=None, rate=1.0, speedup=None, limit=1, seed=1, as_json=False
         )
+
+
+@pytest.mark.parametrize("pipeline", [SHOP, WITHIN])
+@pytest.mark.parametrize("broken", [None, (CLICKS, None, b"{"), (ORDERS, None, b"x"), (ADDRESSES, b"a7", b"[]")])
+def test_many_records_of_all_sources_become_what_each_becomes_alone(pipeline, broken):
+    row = {"id": "a7", "customer_id": "ann"}
+    records = [
+        one
+        for number in range(15)
+        for one in (
+            (CLICKS, None, {**CLICK, "at": AT + number}),
+            (ORDERS, b"u%d" % number, {**ORDER, "order_id": f"o{number}"}),
+            (ADDRESSES, b"a7", {**MOVED, "op": "u", "after": row}), (ADDRESSES, b"a7", {**MOVED, "op": "r"}),
+        )
+    ]  # fmt: skip
+    if broken is not None:
+        records.insert(20, broken)
+    together = routed(*records, pipeline=pipeline)
+    alone = [routed(one, pipeline=pipeline) for one in records]
+    events = [each for each in together.outputs if each.topic == pipeline.events.topic]
+    # by themselves all are at offset 0, which is the id of a click
+    assert [(each.key, {**msgspec.json.decode(each.value), "event_id": ""}) for each in events] == [
+        (each.key, {**msgspec.json.decode(each.value), "event_id": ""})
+        for one in alone for each in one.outputs if each.topic == pipeline.events.topic
+    ]  # fmt: skip
+    clicks = [msgspec.json.decode(each.value)["event_id"] for each in events if b'"click"' in each.value]
+    assert clicks == [f"shop-clicks/1/{row}" for row, one in enumerate(records) if one[0] == CLICKS and one != broken]
+    assert together.passed_over == sum(one.passed_over for one in alone) == 15
+    assert len(together.outputs) - len(events) == (broken is not None)

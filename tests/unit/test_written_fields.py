@@ -274,3 +274,20 @@ def test_subjects_follow_the_strategy():
     assert predictions_subject(by_record) == "PayPrediction"
     both = events(format=JsonSchema(subject_strategy="topic-record"))
     assert events_subject(both) == "payments-Payment"
+
+
+def test_fields_from_elsewhere_and_with_defaults_need_not_be_written():
+    class Sale:
+        sale: str
+        card: str
+        at: int
+        price: float = 1.0
+        shop: str
+
+    places = {"at": "@timestamp", "sale": "@place", "card": "@key", "shop": "at.shop"}
+    sales = Events(Sale, "sales", entity="card", time="at", id="sale", fields=places)
+    written = written_record(RegisteredSchema(1, "AVRO", event_schema_text(sales, "AVRO"))).fields
+    assert [one.name for one in written] == ["price", "at"]
+    assert reading_problems(sales, written) == []
+    assert [one.field for one in reading_problems(sales, written[:1])] == ["shop"]
+    assert reading_problems(sales, written[1:]) == []
