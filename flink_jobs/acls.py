@@ -44,6 +44,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *([Acl("run", "topic", events, "Write"), Acl("run", "group", route_id(pipeline), "Read")] if sources else []),
     ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
+    of_models = [each for each in (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic) if each]
     run = [
         Acl("run", "topic", events, "Read"),
         *(Acl("run", "topic", name, "Write") for name in outputs),
@@ -53,10 +54,12 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         # the broker's transaction.max.timeout.ms, before the start
         Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
         *routed,
+        *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
+        *(Acl("run", "topic", name, "Write") for name in of_models[1:]),
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (*sources, events, *outputs)
+        for name in (*sources, events, *outputs, *of_models)
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {

@@ -209,3 +209,46 @@ def models_export(
     from flink_jobs.pipelines import load_pipeline
 
     run_models_export_command(load_pipeline(name), version, target, root, as_json=as_json)
+
+
+@models_app.command("promote")
+@command
+def models_promote(
+    name: PipelineName,
+    version: Annotated[int, typer.Argument(min=1)],
+    at: Annotated[str | None, typer.Option(help="Event time from which it scores (ISO or ms). Default: soon.")] = None,
+    challenger: Annotated[
+        list[str] | None, typer.Option(metavar="VERSION=SHARE", help="Scores a share of the entities; repeatable.")
+    ] = None,
+    shadow: Annotated[
+        list[int] | None, typer.Option(help="A version that scores all events beside, unserved; repeatable.")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Have the running job score with a version, from an event time on, without a restart.
+
+    Example: millrace models promote purchase 2 --challenger 1=0.1
+    """
+    from flink_jobs.cli_options import resolved_settings
+    from flink_jobs.models_promotion import run_promote_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_promote_command(
+        load_pipeline(name), name, resolved_settings(), version, at=at, challengers=challenger or [],
+        shadows=shadow or [], wait_s=wait, as_json=as_json,
+    )  # fmt: skip
+
+
+@models_app.command("serving")
+@command
+def models_serving(name: PipelineName, as_json: AsJson = False) -> None:
+    """Say which model is valid when, as the pipeline's control topic has it.
+
+    Example: millrace models serving purchase
+    """
+    from flink_jobs.cli_options import resolved_settings
+    from flink_jobs.models_promotion import run_serving_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_serving_command(load_pipeline(name), name, resolved_settings(), as_json=as_json)

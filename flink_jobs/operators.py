@@ -2,17 +2,19 @@
 
 import functools
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.crash_guard import CrashGuard, crash_folder
 from flink_jobs.decoding import schema_source
+from flink_jobs.model_serving import ModelServing, models_root
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import shipped_model
 from flink_jobs.settings import Settings
@@ -25,13 +27,16 @@ from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
-from udfs.record_batch import RECORDS, WRITE, RecordBatch
+from udfs.record_batch import MODELS, RECORDS, WRITE, RecordBatch
 from udfs.registered_schema import RegisteredSchema
 from udfs.routing import Router
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
 
 STATE_LOG = "shard-state-log"
+MODEL_SCHEDULE = "model-schedule"
+SHADOW_FAILURES = "shadowFailures"
+"""Gauge: scores of shadows that could not be had or written."""
 PASSED_OVER = "recordsPassedOver"
 """Counts records that are neither events nor dead letters."""
 
@@ -50,6 +55,7 @@ class ScoreBatches(KeyedProcessFunction):
         states: By shard key, what a shard begins with that is not in Flink's state yet.
         settings: Say where the schema registry is, for formats that need one.
         prediction_schema: What predictions name, as it was registered.
+        changes: What the control topic of models said before the job, if the pipeline has one.
     """
 
     def __init__(
@@ -59,10 +65,13 @@ class ScoreBatches(KeyedProcessFunction):
         states: Mapping[int, StateFile] | None = None,
         settings: Settings | None = None,
         prediction_schema: RegisteredSchema | None = None,
+        changes: Sequence[bytes | None] = (),
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
-        self._prediction_schema = prediction_schema
+        self._prediction_schema, self._changes = prediction_schema, changes
         self._crashes = None if settings is None else crash_folder(pipeline, settings)
+        # where models are that the job is told to change to
+        self._root = models_root(pipeline, settings)
         self._settings = _for_worker(settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -76,8 +85,18 @@ class ScoreBatches(KeyedProcessFunction):
         warm_up()
         if self._settings is not None and "onnx_providers" in self._settings.model_fields_set:
             use_providers(self._settings.onnx_providers)
-        model = open_model(self._pipeline, self._model_folder or shipped_model(self._pipeline))
+        folder = self._model_folder or shipped_model(self._pipeline)
+        model = open_model(self._pipeline, folder)
         manifest = model.manifest
+        self._serving: ModelServing | None = None
+        if self._pipeline.models_topic is not None:
+            self._schedules = runtime_context.get_state(
+                ValueStateDescriptor(MODEL_SCHEDULE, Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            )
+            tasks = runtime_context.get_index_of_this_subtask(), runtime_context.get_number_of_parallel_subtasks()
+            limit_ms = self._settings.model_batch_limit_ms if self._settings else math.inf
+            self._serving = ModelServing(self._pipeline, model, folder, self._root, self._changes, tasks, limit_ms)
+            runtime_context.get_metrics_group().gauge(SHADOW_FAILURES, lambda: self._scorer.shadow_failures)
         encoder = PredictionEncoder(
             self._pipeline,
             model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
@@ -90,6 +109,7 @@ class ScoreBatches(KeyedProcessFunction):
             encoder,
             lambda: time.time_ns() // 1_000_000,
             schema_source(self._settings, self._pipeline.events.format),
+            self._serving,
         )
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
@@ -120,8 +140,11 @@ class ScoreBatches(KeyedProcessFunction):
         shard: int = ctx.get_current_key()
         if records.command == WRITE:
             self._write(self._shards[shard])
+        elif records.command == MODELS:
+            yield from self._change_models(shard, records.values.content)
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
+            self._read_schedule(shard)
 
     def _read(self, shard: int) -> list[tuple[int, bytes]]:
         """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
@@ -131,6 +154,25 @@ class ScoreBatches(KeyedProcessFunction):
             for number, entry in entries:
                 self._log.put(number, entry)
         return entries
+
+    def _read_schedule(self, shard: int) -> None:
+        if self._serving is not None and not self._serving.knows(shard):
+            stored = self._schedules.value()
+            begun = self._serving.begin(shard, None if stored is None else bytes(stored))
+            if begun != stored:
+                self._schedules.update(begun)
+
+    def _change_models(self, shard: int, change: bytes) -> Iterator[bytes]:
+        """What a record of the control topic says; without one, what was asked for and is done by now."""
+        assert self._serving is not None
+        if change:
+            self._read_schedule(shard)
+            schedule = self._serving.change(shard, change)
+            if schedule is not None:
+                self._schedules.update(schedule)
+        answers = self._serving.take_answers()
+        if answers:
+            yield answers
 
     def _write(self, state: ShardState) -> None:
         put, removed = state.take_changes()

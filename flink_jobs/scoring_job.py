@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flink_jobs.decoding import registered_prediction_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
+from flink_jobs.model_topic import model_commands, read_changes
 from flink_jobs.route_job import events_start, routed_batches
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
@@ -81,34 +82,46 @@ def scored_batches(
     tables = StreamTableEnvironment.create(environment)
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     keys = _shard_keys(settings.shards)
-    batches = _gather(tables, pipeline, settings, keys)
+    changes, changes_end = read_changes(pipeline, settings) if pipeline.models_topic else ([], 0)
+    batches = _gather(tables, pipeline, settings, keys, changes_end)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
     schema = registered_prediction_schema(pipeline, settings)
-    score = ScoreBatches(pipeline, model_folder, states, settings, schema)
+    score = ScoreBatches(pipeline, model_folder, states, settings, schema, changes)
     return tables, _score(batches, score)
 
 
 def _gather(
-    tables: "StreamTableEnvironment", pipeline: Pipeline, settings: Settings, shard_keys: list[int]
+    tables: "StreamTableEnvironment",
+    pipeline: Pipeline,
+    settings: Settings,
+    shard_keys: list[int],
+    changes_end: int,
 ) -> "KeyedStream":
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
     they take one way. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
-    shard.
+    shard. What a control topic says of models is for every shard, and joins the batches here.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream
     from pyflink.datastream.data_stream import KeyedStream
     from pyflink.java_gateway import get_gateway
 
-    jvm: Any = get_gateway().jvm
+    gateway: Any = get_gateway()
+    jvm = gateway.jvm
     headers = pipeline.events.headers
     columns = f"`key`, `value`, `partition`, `offset`, `timestamp`{', `headers`' if headers else ''}"
     query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
     spread = settings.batch_ms, settings.parallelism
     form, most = key_form(pipeline.events), pipeline.max_record_bytes
     gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, form, headers, most)
+    if pipeline.models_topic is not None:
+        environment = gathered.getExecutionEnvironment()
+        commands = model_commands(environment, pipeline, settings, shard_keys, changes_end, gathered.getType())
+        others = gateway.new_array(jvm.org.apache.flink.streaming.api.datastream.DataStream, 1)
+        others[0] = commands
+        gathered = gathered.union(others)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

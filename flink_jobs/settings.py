@@ -98,6 +98,16 @@ class Settings(KafkaSecuritySettings):
     onnx_providers: Literal["cpu", "auto", "cuda"] = Field(
         "cpu", description="cpu; auto: CUDA where onnxruntime-gpu is and has it, else the CPU; cuda: nothing else"
     )
+    models_root: str | None = Field(
+        None,
+        description="where a running job looks for models that it is told to change to: a folder or an fsspec URL that "
+        "every worker can read; default: the pipeline's own root",
+    )
+    model_batch_limit_ms: float = Field(
+        1_000,
+        gt=0,
+        description="a model that takes longer for 256 rows is refused when a running job is told to change to it",
+    )
     restart_attempts: int = Field(
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )

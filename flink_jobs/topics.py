@@ -68,18 +68,24 @@ def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
-    """The pipeline's topics: sources, events, predictions, dead letters; all with as many partitions."""
+    """The pipeline's topics: sources, events, predictions, dead letters, alike; and those about its models."""
     names = (
         *pipeline.events.source_topics,
         pipeline.events.topic,
         pipeline.predictions,
         str(pipeline.dead_letters),
     )
-    return [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
+    specs = [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
+    if pipeline.models_topic is not None:
+        # what was ever said in it tells a job that begins anew which model is valid when; one partition has one order
+        specs.append(TopicSpec(pipeline.models_topic, 1, -1))
+        specs.append(TopicSpec(str(pipeline.models_status_topic), 1, retention_ms))
+        specs.append(TopicSpec(str(pipeline.shadow_topic), pipeline.events.partitions, retention_ms))
+    return specs
 
 
 def topics_of(pipeline: Pipeline) -> list[str]:
-    """The topics of a pipeline: its sources if it has any, events, predictions, dead letters."""
+    """The names of a pipeline's topics, as of `topic_specs`."""
     return [spec.name for spec in topic_specs(pipeline)]
 
 
@@ -199,9 +205,10 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
 def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
     routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
+    of_models = [each for each in (pipeline.models_status_topic, pipeline.shadow_topic) if each and engine == STREAM]
     options = {
         "connector": "kafka",
-        "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed]),
+        "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed, *of_models]),
         **_client_options(settings),
         "key.format": "raw",
         "key.fields": "key",

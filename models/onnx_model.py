@@ -149,6 +149,10 @@ class OnnxModel:
         alone = [self._run(features[row : row + 1], self._fixed_rows)[:1] for row in range(rows)]
         return np.concatenate(alone)
 
+    def example_row(self) -> Floats:
+        """A row that the model can score, (n_features,) float64."""
+        return self._example.copy()
+
     def outputs(self, features: Floats, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """What the graph says of rows, its other outputs included; a row's values do not depend on the other rows.
 
@@ -207,11 +211,11 @@ class OnnxModel:
 
     def _try_out(self, feature_names: Sequence[str]) -> None:
         """Score one row, so that a width or an output that no graph declares is refused now and not a batch later."""
-        row = np.ones((1, len(feature_names)))
+        self._example = np.ones(len(feature_names))
         for name, value in zip(self.manifest.features, self.manifest.example or (), strict=False):
-            row[0, feature_names.index(name)] = value
+            self._example[feature_names.index(name)] = value
         try:
-            self.predict(row)
+            self.predict(self._example[None, :])
         except (PredictionError, IndexError, KeyError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             message = (

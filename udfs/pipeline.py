@@ -97,6 +97,9 @@ class Pipeline:
         include_features: Whether a prediction carries its features, as `features: {name: value, or null for NaN}`: to
             look at or to train on, at the cost of larger records.
         output_format: How predictions are written.
+        models_topic: Control topic by which a running job is told to score with other models; None means that it scores
+            with `model` until it is stopped. It answers in `<models_topic>-status`; shadows write to
+            `<predictions>-shadow`.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Pipeline:
     max_record_bytes: int = 1_000_000
     include_features: bool = False
     output_format: Format = dataclass_field(default_factory=Json)
+    models_topic: str | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,10 +129,14 @@ class Pipeline:
             object.__setattr__(self, "dead_letters", f"{self.name}-dead-letters")
         check_topic(self.predictions, f"pipeline {self.name}: predictions")
         check_topic(self.dead_letters or "", f"pipeline {self.name}: dead_letters")
-        topics = [self.events.topic, *self.events.source_topics]
-        if len({*topics, self.predictions, self.dead_letters}) < len(topics) + 2:
+        if self.models_topic is not None:
+            check_topic(self.models_topic, f"pipeline {self.name}: models_topic")
+        topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
+        topics += [each for each in (self.models_topic, self.models_status_topic, self.shadow_topic) if each]
+        if len(set(topics)) < len(topics):
             raise DefinitionError(
-                f"pipeline {self.name}: events, predictions and dead_letters need three different topics"
+                f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
+                f"they are {', '.join(map(str, topics))}"
             )
         if not isinstance(self.include, list | tuple):
             raise DefinitionError(f"pipeline {self.name}: include is {self.include!r}; write include=('page_id',)")
@@ -187,6 +195,16 @@ class Pipeline:
     def fields(self) -> dict[str, EventField]:
         """The event's fields by name."""
         return {found.name: found for found in self.events.schema}
+
+    @property
+    def models_status_topic(self) -> str | None:
+        """Where a running job answers what it was told by `models_topic`."""
+        return self.models_topic and f"{self.models_topic}-status"
+
+    @property
+    def shadow_topic(self) -> str | None:
+        """Where the predictions of shadows go, which nobody is served with; None where there can be none."""
+        return self.models_topic and f"{self.predictions}-shadow"
 
     @property
     def columns_used(self) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ import numpy as np
 from udfs.byte_lines import Lines
 from udfs.raw_record import RawRecord, RecordParts
 
-RECORDS, READ, WRITE = 0, 1, 2
-"""What to do: score the records; read the state of the shard whose key this has, or write it."""
+RECORDS, READ, WRITE, MODELS = 0, 1, 2, 3
+"""What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
+record of the control topic says that is in place of values, or do what is due if there is none."""
 _HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
@@ -28,7 +29,7 @@ class RecordBatch:
         headers: Names of the headers in it.
 
     Attributes:
-        command: RECORDS, READ or WRITE.
+        command: RECORDS, READ, WRITE or MODELS.
         offsets: (n,) int64.
         record_times_ms: (n,) int64, Kafka's timestamps.
         partitions: (n,) int32.

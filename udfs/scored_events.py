@@ -22,6 +22,7 @@ class ScoredEvents:
         flags: (n,) uint8, as of `Advanced`.
         warming: As of `Advanced`.
         scores: (n,) float64; without meaning before the model was asked.
+        which: (n,) whose duty it is to score each, as of `Duties`; None where one model scores all.
     """
 
     events: Sequence[Any]
@@ -31,6 +32,7 @@ class ScoredEvents:
     flags: npt.NDArray[np.uint8]
     warming: list[str] | None
     scores: npt.NDArray[np.float64]
+    which: npt.NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -49,6 +51,7 @@ class ScoredEvents:
             self.flags[places],
             self.warming and [self.warming[place] for place in places.tolist()],
             self.scores[places] if len(self.scores) else self.scores,
+            None if self.which is None else self.which[places],
         )
 
     def without(self, failed: Mapping[int, object]) -> "ScoredEvents":

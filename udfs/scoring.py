@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from udfs.entity_state import Advanced, ShardState
 from udfs.plan import FeaturePlan
+from udfs.receipts import Receipt
 from udfs.record_batch import RecordBatch
 from udfs.registered_schema import SchemaSource, no_schemas
 from udfs.scored_events import ScoredEvents, joined
+from udfs.served_models import Duties, Role, by_role, by_shadow, runs_of
 from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
 
 Features = npt.NDArray[np.float64]
@@ -39,6 +41,21 @@ class Model(Protocol):
         """Scores (n,) of features (n, F); raises when a row cannot be scored."""
 
 
+class ModelChoice(Protocol):
+    """Which model scores which event, where it may be another than the pipeline's own."""
+
+    def duties(
+        self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
+    ) -> Duties:
+        """Who scores each event; see `ServedModels.duties`."""
+
+    def model(self, role: Role) -> Model:
+        """The model itself."""
+
+    def receipt(self, role: Role) -> Receipt:
+        """The receipt of its predictions."""
+
+
 class Scorer:
     """Scores the micro-batches of one pipeline.
 
@@ -48,10 +65,12 @@ class Scorer:
         encoder: Writes predictions and dead letters.
         clock_ms: Gives `scored_at`, in ms since 1970.
         schemas: Where the schemas come from that records name.
+        choice: Chooses the model of each event; None means always `model`.
 
     Attributes:
         plan: As it was given.
         passed_over: How many records of the last batch were neither events nor dead letters.
+        shadow_failures: Scores of shadows that could not be had or written so far; nobody was to be served with them.
     """
 
     def __init__(
@@ -61,8 +80,10 @@ class Scorer:
         encoder: PredictionEncoder,
         clock_ms: Callable[[], int],
         schemas: SchemaSource = no_schemas,
+        choice: ModelChoice | None = None,
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
+        self._choice, self.shadow_failures = choice, 0
         self._decoder = EventDecoder(plan.pipeline, schemas)
         self.passed_over = 0
 
@@ -78,14 +99,14 @@ class Scorer:
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
-            predictions in order.
+            predictions in order; then those of shadows.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
         self.passed_over = len(records) - len(events) - len(refused)
         outputs = self._encoder.dead_letters(records, refused, stage=DECODE) if refused else b""
         if not events:
             return outputs
-        scored, failed = self._features(records, events, entities, rows, shards)
+        scored, failed, duties = self._features(records, events, entities, rows, shards)
         if failed:
             outputs += self._dead_letters(records, scored, failed, FEATURES)
             scored = scored.without(failed)
@@ -94,17 +115,18 @@ class Scorer:
         if crashed is not None:
             failed = dict.fromkeys(range(len(scored)), Refused("model_crashed", crashed))
             return outputs + self._dead_letters(records, scored, failed, MODEL)
-        scores, failed = predict_each(self._model, scored.features)
+        shadows = self._shadows(records, scored, duties)
+        scores, failed = self._scores(scored, duties)
         scored = replace(scored, scores=scores)
         if failed:
             outputs += self._dead_letters(records, scored, failed, MODEL)
             scored = scored.without(failed)
         if not len(scored):
-            return outputs
-        predictions, failed = self._encode_each(records, scored, self._clock_ms())
+            return outputs + shadows
+        predictions, failed = self._encode(records, scored, duties)
         if failed:
             outputs += self._dead_letters(records, scored, failed, ENCODE)
-        return outputs + predictions
+        return outputs + predictions + shadows
 
     def _features(
         self,
@@ -113,15 +135,15 @@ class Scorer:
         entities: Sequence[str],
         rows: npt.NDArray[np.int64] | None,
         shards: Mapping[int, ShardState],
-    ) -> tuple[ScoredEvents, dict[int, Refused]]:
-        """The events with their features, and why some have none, by place."""
+    ) -> tuple[ScoredEvents, dict[int, Refused], Duties | None]:
+        """The events with their features, why some have none, by place, and who is to score them."""
         record_times_ms, partitions = records.record_times_ms, records.partitions
         if rows is not None:
             record_times_ms, partitions = record_times_ms[rows], partitions[rows]
         times_ms, columns, masks, direct = self.plan.columnise(events)
         parts: list[Advanced] = []
-        begin = 0
-        for shard, end in zip(records.shards, _ends_among(rows, records.shard_ends), strict=True):
+        begin, ends = 0, _ends_among(rows, records.shard_ends)
+        for shard, end in zip(records.shards, ends, strict=True):
             part = slice(begin, end)
             parts.append(
                 shards[shard].advance(
@@ -137,10 +159,58 @@ class Scorer:
             begin = end
         whole = joined(parts)
         failed = {place: Refused("feature_failed", why) for place, why in whole.failed.items()}
-        return ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES), failed
+        duties = None
+        if self._choice is not None:
+            duties = self._choice.duties(records.shards, ends, times_ms, entities)
+        scored = ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES)
+        return replace(scored, which=duties and duties.which), failed, duties
+
+    def _scores(self, scored: ScoredEvents, duties: Duties | None) -> tuple[Features, dict[int, Refused]]:
+        """What `predict_each` gives, of the models whose duty it is."""
+        if self._choice is None or duties is None:
+            return predict_each(self._model, scored.features)
+        if scored.which is None:
+            return predict_each(self._choice.model(duties.known[0].served), scored.features)
+        scores, failed = np.zeros(len(scored)), dict[int, Refused]()
+        for role, places in by_role(duties.known, scored.which, len(scored)).items():
+            own, own_failed = predict_each(self._choice.model(role), scored.features[places])
+            scores[places] = own
+            failed |= {int(places[place]): why for place, why in own_failed.items()}
+        return scores, failed
+
+    def _shadows(self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None) -> bytes:
+        """The predictions of shadows; one that fails is left out, for the event has its answer all the same."""
+        outputs = b""
+        if self._choice is None or duties is None:
+            return outputs
+        for role, places in by_shadow(duties.known, scored.which, len(scored)).items():
+            part = scored.part(places)
+            scores, failed = predict_each(self._choice.model(role), part.features)
+            part = replace(part, scores=scores).without(failed)
+            written, unwritten = b"", dict[int, Refused]()
+            if len(part):
+                written, unwritten = self._encode_each(records, part, self._clock_ms(), self._choice.receipt(role))
+            outputs += written
+            self.shadow_failures += len(failed) + len(unwritten)
+        return outputs
+
+    def _encode(
+        self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None
+    ) -> tuple[bytes, dict[int, Refused]]:
+        """The predictions in order: neighbours by the same model in a call."""
+        scored_at_ms = self._clock_ms()
+        if self._choice is None or duties is None:
+            return self._encode_each(records, scored, scored_at_ms)
+        outputs, failed = b"", dict[int, Refused]()
+        for duty, begin, end in runs_of(duties.known, scored.which, len(scored)):
+            part = scored if end - begin == len(scored) else scored.part(np.arange(begin, end))
+            written, unwritten = self._encode_each(records, part, scored_at_ms, self._choice.receipt(duty.served))
+            outputs += written
+            failed |= {begin + place: why for place, why in unwritten.items()}
+        return outputs, failed
 
     def _encode_each(
-        self, records: RecordBatch, scored: ScoredEvents, scored_at_ms: int
+        self, records: RecordBatch, scored: ScoredEvents, scored_at_ms: int, receipt: Receipt | None = None
     ) -> tuple[bytes, dict[int, Refused]]:
         """One call for all predictions; if it fails, halves until only those that cannot be written are left."""
         rows = scored.rows
@@ -156,6 +226,7 @@ class Scorer:
                 flags=[FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
                 warming=scored.warming,
                 features=scored.features,
+                receipt=receipt,
             ), {}
         except OutputTooLargeError as error:
             reason, detail = "output_too_large", str(error)
@@ -165,8 +236,8 @@ class Scorer:
         if count == 1:
             return b"", {0: Refused(reason, detail)}
         half, places = count // 2, np.arange(count)
-        first, first_failed = self._encode_each(records, scored.part(places[:half]), scored_at_ms)
-        second, second_failed = self._encode_each(records, scored.part(places[half:]), scored_at_ms)
+        first, first_failed = self._encode_each(records, scored.part(places[:half]), scored_at_ms, receipt)
+        second, second_failed = self._encode_each(records, scored.part(places[half:]), scored_at_ms, receipt)
         return first + second, first_failed | {half + place: why for place, why in second_failed.items()}
 
     def _dead_letters(

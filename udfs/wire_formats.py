@@ -20,6 +20,9 @@ from udfs.event_decoder import EventDecoder as EventDecoder
 from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
+from udfs.receipts import HEADER as HEADER
+from udfs.receipts import Receipt, headers_of
+from udfs.receipts import printable as printable
 from udfs.record_batch import RecordBatch
 from udfs.refused import Refused as Refused
 from udfs.registered_schema import RegisteredSchema
@@ -56,7 +59,6 @@ ENVELOPE_BYTES = 65_536
 _HEADERS_BYTES = 8_192
 _LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
 
-HEADER = "millrace-"
 ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]
 """Columns of predictions and (n, F) features -> n values."""
 
@@ -67,15 +69,6 @@ class OutputTooLargeError(ValueError):
     """A prediction is larger than what is sent to Kafka."""
 
 
-def _headers(texts: Mapping[str, str]) -> dict[str, str]:
-    return {f"{HEADER}{name}": printable(text) for name, text in texts.items()}
-
-
-def printable(text: str) -> str:
-    """The text without control characters: nothing that disturbs a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 class PredictionEncoder:
@@ -115,20 +108,7 @@ class PredictionEncoder:
         self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
         self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
-        receipt = {
-            "pipeline": pipeline.name,
-            "model": model["name"],
-            "model-version": model["version"],
-            "model-sha256": model["sha256"],
-            "feature-set": feature_set_hash,
-            "topic": events.topic,
-        }
-        place = [f"{HEADER}{name}" for name in ("partition", "offset")]
-        numbers, flags = [*place, f"{HEADER}event-time"], [f"{HEADER}flags"]
-        self._group = OutputGroup(pipeline.predictions, _headers(receipt), numbers)
-        self._flagged_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, flags)
-        warming = [*flags, f"{HEADER}warming"]
-        self._warming_group = OutputGroup(pipeline.predictions, _headers(receipt), numbers, warming)
+        self._receipt = Receipt.of(pipeline, model, feature_set_hash)
         self.dead_letters = DeadLetters(pipeline, events.topic).pack
 
     def predictions(
@@ -144,6 +124,7 @@ class PredictionEncoder:
         flags: Sequence[str] | None = None,
         warming: Sequence[str] | None = None,
         features: npt.NDArray[np.float64] | None = None,
+        receipt: Receipt | None = None,
     ) -> bytes:
         """The predictions of n events with their receipts, as a group of output records.
 
@@ -158,6 +139,7 @@ class PredictionEncoder:
             flags: What the receipt says is special about each event; None if nothing is about any.
             warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
             features: (n, F) float64, for pipelines that include them; NaN becomes null.
+            receipt: Of another model than the pipeline's own.
 
         Raises:
             OutputTooLargeError: A prediction is larger than what is sent to Kafka; the sink would fail on it for ever.
@@ -173,9 +155,10 @@ class PredictionEncoder:
         largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
         if largest > self._most_sent:
             raise OutputTooLargeError(f"the prediction has {largest} bytes; the limit is {self._most_sent}")
+        receipt = receipt or self._receipt
         if flags is None:
-            return self._group.pack(keys, values, numbers)
-        group = self._flagged_group if warming is None else self._warming_group
+            return receipt.plain.pack(keys, values, numbers)
+        group = receipt.flagged if warming is None else receipt.warming
         return group.pack(keys, values, numbers, texts)
 
     def _json_values(self, columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
@@ -199,7 +182,7 @@ class DeadLetters:
         self._max_bytes = pipeline.max_record_bytes
         self._group = OutputGroup(
             str(pipeline.dead_letters),
-            _headers({"pipeline": pipeline.name, "topic": topic}),
+            headers_of({"pipeline": pipeline.name, "topic": topic}),
             [f"{HEADER}{name}" for name in ("partition", "offset", "record-time")],
             [f"{HEADER}{name}" for name in _LETTER_TEXTS],
         )

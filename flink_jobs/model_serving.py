@@ -1,0 +1,270 @@
+"""The models of one subtask: which score, which are being opened beside them, and what is answered about that."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flink_jobs.pipelines import model_root
+from flink_jobs.settings import Settings
+from models.fetching import fetch_version
+from models.manifest import MANIFEST_FILE, Manifest
+from models.onnx_model import OnnxModel
+from models.shelf import ModelShelf
+from models.signing import check_signed_model
+from models.trial import ROWS, try_out
+from udfs.byte_lines import Lines
+from udfs.model_schedule import (
+    ChangeAnswer,
+    ModelChange,
+    ModelRef,
+    Schedule,
+    Serving,
+    apply_changes,
+    read_change,
+)
+from udfs.output_batch import OutputGroup
+from udfs.pipeline import Pipeline
+from udfs.receipts import Receipt
+from udfs.served_models import SHADOW, Duties, Role, ServedModels
+
+_ANSWERS_KEPT = 100
+_WARM_CALLS = 3
+
+
+class ModelNotSwappedError(RuntimeError):
+    """A model that events have to be scored with cannot be opened."""
+
+
+class WarmModel(NamedTuple):
+    """An opened model that has scored already: how long opening took, and a batch of `ROWS` rows."""
+
+    model: OnnxModel
+    load_ms: float
+    batch_ms: float
+
+
+def models_root(pipeline: Pipeline, settings: Settings | None) -> str:
+    """Where a job looks for models that it is told to change to: a folder or a URL."""
+    root = model_root(pipeline, settings and settings.models_root)
+    return str(root.absolute() if isinstance(root, Path) else root)
+
+
+def model_ref(folder: Path) -> ModelRef:
+    """Which model a version folder holds."""
+    content = (folder / MANIFEST_FILE).read_bytes()
+    manifest = Manifest.from_json(content, where=str(folder / MANIFEST_FILE))
+    return ModelRef(manifest.name, manifest.version, manifest.sha256, hashlib.sha256(content).hexdigest())
+
+
+class ModelServing:
+    """Chooses the models of a subtask's events, as of `udfs.scoring.ModelChoice`, and takes changes of them.
+
+    Args:
+        pipeline: Has a `models_topic`.
+        model: Its own model.
+        folder: That model's.
+        root: Where others are.
+        changes: What the control topic said before the job began.
+        tasks: Which subtask this is, of how many.
+        limit_ms: A model that takes longer for `ROWS` rows is refused.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        model: OnnxModel,
+        folder: Path,
+        root: str,
+        changes: Sequence[bytes | None],
+        tasks: tuple[int, int],
+        limit_ms: float,
+    ) -> None:
+        self._pipeline, self._root, self._changes = pipeline, root, changes
+        self._tasks, self._limit_ms = tasks, limit_ms
+        self._base = model_ref(folder)
+        self._shelf = ModelShelf[ModelRef, WarmModel](self._opened)
+        self._shelf.put(self._base, WarmModel(model, 0.0, 0.0))
+        self._served = ServedModels(self._shelf)
+        self._receipts: dict[Role, Receipt] = {}
+        self._group = OutputGroup(str(pipeline.models_status_topic), {}, [])
+        self._decided: dict[str, str] = {}
+        self._preparing: dict[str, ModelChange] = {}
+        self._answers: list[ChangeAnswer] = []
+        self._newest_ms = -1
+
+    def knows(self, shard: int) -> bool:
+        """Whether a shard has its schedule."""
+        return self._served.knows(shard)
+
+    def begin(self, shard: int, stored: bytes | None) -> bytes:
+        """Take in the schedule of a shard.
+
+        Args:
+            shard: Its key.
+            stored: As it was checkpointed; None in a job that begins anew, where what the control topic said counts.
+
+        Returns:
+            The schedule to store.
+        """
+        schedule = Schedule.of(self._base)
+        if stored is None:
+            schedule = apply_changes(schedule, self._changes)
+        elif Schedule.from_bytes(stored).base == self._base:
+            schedule = Schedule.from_bytes(stored)
+        # else the pipeline was deployed with another model: that is a change, too, and the newest
+        self._served.change(shard, schedule)
+        newest = schedule.periods[-1].serving
+        for each in newest.models:
+            self._shelf.prepare(each)
+        self._served.prepare(newest)
+        return schedule.to_bytes()
+
+    def change(self, shard: int, content: bytes) -> bytes | None:
+        """What a record of the control topic says to a shard.
+
+        Returns:
+            The schedule to store; None if it is as it was.
+        """
+        change = read_change(content)
+        if change is None or change.id in self._preparing:
+            return None
+        is_new = change.id not in self._decided
+        if is_new:
+            self._decided[change.id] = self._decision(change)
+            self._decided = dict(list(self._decided.items())[-_ANSWERS_KEPT:])
+        if self._decided[change.id] or change.kind != "serve":
+            return None
+        schedule = self._served.of_shard(shard).then(change.from_ms, change.serving)
+        self._served.change(shard, schedule)
+        return schedule.to_bytes()
+
+    def _decision(self, change: ModelChange) -> str:
+        """Do what can be done at once, and say why it cannot be; "" if it can."""
+        if change.base != self._base:
+            why = f"it was asked for a pipeline whose own model is {change.base}, this one's is {self._base}"
+            self._answer(change, "refused", why)
+            return why
+        if change.kind == "release":
+            self._preparing.clear()
+            self._served.prepare(None)
+            self._answer(change, "released")
+            return ""
+        self._served.prepare(change.serving)
+        for each in change.serving.models:
+            self._shelf.prepare(each)
+        if change.kind == "prepare":
+            self._preparing[change.id] = change
+            return ""
+        why = self._problem(change.serving)
+        if why:
+            self._served.prepare(None)
+            self._answer(change, "refused", why)
+            return why
+        self._preparing = {id_: each for id_, each in self._preparing.items() if each.serving != change.serving}
+        self._answer(change, "serving")
+        return ""
+
+    def take_answers(self) -> bytes:
+        """Answers that are due, as output records."""
+        for id_, change in list(self._preparing.items()):
+            if all(map(self._shelf.is_done, change.serving.models)):
+                del self._preparing[id_]
+                why = self._problem(change.serving)
+                if why:
+                    self._served.prepare(None)
+                self._decided[id_] = why
+                self._answer(change, "refused" if why else "ready", why)
+        answers, self._answers = self._answers, []
+        if not answers:
+            return b""
+        keys, values = [each.id.encode() for each in answers], [each.to_bytes() for each in answers]
+        return self._group.pack(Lines.of(keys), Lines.of(values), ())
+
+    def _answer(self, change: ModelChange, state: str, why: str = "") -> None:
+        warm = [] if why or state == "released" else [self._shelf.get(each) for each in change.serving.models]
+        self._answers.append(
+            ChangeAnswer(
+                change.id,
+                state,  # type: ignore[arg-type]  # one of its literals
+                *self._tasks,
+                at_ms=time.time_ns() // 1_000_000,
+                why=why,
+                load_ms=round(sum(each.load_ms for each in warm), 1),
+                batch_ms=round(max((each.batch_ms for each in warm), default=0.0), 3),
+                rows=ROWS if warm else 0,
+                newest_ms=self._newest_ms if self._newest_ms >= 0 else None,
+            )
+        )
+
+    def _problem(self, serving: Serving) -> str:
+        """Why one of the models cannot score; "" if all can."""
+        for each in serving.models:
+            try:
+                self._shelf.get(each)
+            except Exception as error:  # whatever a model's opening raises, the one that scores goes on
+                return f"{each}: {' '.join(str(error).split()) or type(error).__name__}"
+        return ""
+
+    def _opened(self, ref: ModelRef) -> WarmModel:
+        """Open a model in whatever thread this is, and let it score before any event needs it."""
+        began = time.perf_counter()
+        folder = fetch_version(self._root, ref.name, ref.version, ref.sha256, manifest_sha256=ref.manifest_sha256)
+        signed_by = self._pipeline.model.signed_by
+        if signed_by is not None:  # before anything opens it
+            check_signed_model(folder, signed_by)
+        try_out(folder)
+        model = OnnxModel.load(
+            folder,
+            feature_names=self._pipeline.feature_names,
+            feature_set_hash=self._pipeline.feature_set_hash,
+            name=ref.name,
+            version=ref.version,
+            signed_by=signed_by,
+        )
+        rows = np.tile(model.example_row(), (ROWS, 1))
+        calls_ms = []
+        for _ in range(_WARM_CALLS):
+            call = time.perf_counter()
+            model.predict(rows)
+            calls_ms.append((time.perf_counter() - call) * 1e3)
+        if min(calls_ms) > self._limit_ms:
+            message = (
+                f"it takes {min(calls_ms):,.0f} ms for {ROWS} rows, more than model_batch_limit_ms = {self._limit_ms:g}"
+            )
+            raise ModelNotSwappedError(message)
+        return WarmModel(model, (time.perf_counter() - began) * 1e3, min(calls_ms))
+
+    def duties(
+        self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
+    ) -> Duties:
+        """See `udfs.served_models.ServedModels.duties`."""
+        self._newest_ms = max(self._newest_ms, int(times_ms.max()))
+        return self._served.duties(shards, ends, times_ms, entities)
+
+    def model(self, role: Role) -> OnnxModel:
+        """The model of a role.
+
+        Raises:
+            ModelNotSwappedError: It scored before a restart, and cannot be opened now; the job must not go on without.
+        """
+        try:
+            return self._shelf.get(role.model).model
+        except Exception as error:
+            message = f"model {role.model} has to score events and cannot be opened: {error}"
+            raise ModelNotSwappedError(message) from error
+
+    def receipt(self, role: Role) -> Receipt:
+        """The receipt of a role's predictions."""
+        if role not in self._receipts:
+            ref, manifest = role.model, self.model(role).manifest
+            names = {"name": ref.name, "version": str(ref.version), "sha256": ref.sha256}
+            topic = self._pipeline.shadow_topic if role.name == SHADOW else None
+            self._receipts[role] = Receipt.of(
+                self._pipeline, names, manifest.feature_set_hash, role=role.name, topic=topic
+            )
+        return self._receipts[role]

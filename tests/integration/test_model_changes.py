@@ -1,0 +1,150 @@
+"""A running job changes its models, under load and SIGKILLs: every event has the score of the model of its time."""
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from answers import LiveReader, read_events
+from confluent_kafka import Producer
+from jobs import JobProcess
+from onnx import TensorProto, helper, numpy_helper
+from workloads import make_topics, purchase, settings_of
+
+from flink_jobs.committed_reader import read_all
+from flink_jobs.job_run import latest_restore_point
+from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, serving_of
+from models.binding import manifest_for_model
+from models.manifest import MODEL_FILE
+from udfs.model_schedule import places_of_shares
+from udfs.pipeline import Model
+
+pytestmark = pytest.mark.integration
+
+STEP = 1_000.0
+"""Version n of the model says: the dwell time and n steps."""
+LATE_MS = 20_000
+
+
+def write_version(pipeline, root, version, feature="dwell_time_sec"):
+    folder = Path(root) / "level" / str(version)
+    folder.mkdir(parents=True)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "step"], ["y"])],
+        "level",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["rows", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["rows", 1])],
+        [numpy_helper.from_array(np.array([version * STEP]), "step")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    manifest = manifest_for_model(
+        folder / MODEL_FILE,
+        name="level",
+        version=version,
+        features=(feature,),
+        feature_set_hash=pipeline.feature_set_hash((feature,)),
+    )
+    manifest.write(folder)
+    return folder
+
+
+class Live:
+    """Events that happen now, every tenth some seconds late, until told to stop."""
+
+    def __init__(self, broker, topic, per_s=300):
+        self._producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+        self._topic, self._pause_s = topic, 1 / per_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._produce, daemon=True)
+        self._thread.start()
+
+    def _produce(self):
+        number = 0
+        while not self._stop.wait(self._pause_s):
+            number += 1
+            late_ms = LATE_MS if number % 10 == 0 else 0
+            event = {
+                "event_id": f"e{number}",
+                "user_id": f"u{number % 97}",
+                "page_id": "home",
+                "dwell_time_sec": float(number % 500),
+                "timestamp": time.time_ns() // 1_000_000 - late_ms,
+            }
+            self._producer.produce(self._topic, key=event["user_id"], value=msgspec.json.encode(event))
+            self._producer.poll(0)
+        self._producer.flush(30)
+
+    def end(self):
+        self._stop.set()
+        self._thread.join(60)
+
+
+def expected_version(event, schedule):
+    """The version that must have scored an event, and the version of its shadow."""
+    period = schedule.periods[int(schedule.places(np.array([event["timestamp"]]))[0])].serving
+    shares = [each.share for each in period.challengers]
+    models = [*(each.model for each in period.challengers), period.champion]
+    side = int(places_of_shares([event["user_id"]], shares)[0]) if shares else 0
+    return models[side].version, [each.version for each in period.shadows]
+
+
+def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broker, tmp_path):
+    root = tmp_path / "models"
+    pipeline = purchase("changed", model=Model("level", version=1, root=root), models_topic="changed-models")
+    for version in (1, 2, 3):
+        write_version(pipeline, root, version)
+    other = dataclasses.replace(pipeline, features=pipeline.features[1:], models_topic=None)
+    write_version(other, root, 4, feature="count_10m")
+    (root / "level" / "4" / MODEL_FILE).write_bytes(b"no model")
+    settings = settings_of(broker, tmp_path / "home", restart_attempts=5, restart_delay_ms=200)
+    make_topics(broker, pipeline)
+    traffic = Live(broker, pipeline.events.topic)
+    with LiveReader(broker, pipeline) as reader:
+        with JobProcess(pipeline, settings, tmp_path / "first") as job:
+            job.wait_for("running")
+            reader.wait_for(500, job=job)
+            second = change_models(pipeline, settings, serving_of(pipeline, settings, 2))
+            assert second.late_until_ms is None
+            reader.wait_for(len(reader.messages) + 2_500, job=job)
+            job.kill_workers(settings.parallelism)
+            reader.wait_for(len(reader.messages) + 300, job=job)
+            with pytest.raises(ValueError, match="sha256"):
+                serving_of(pipeline, settings, 4)
+            mixed = serving_of(pipeline, settings, 3, [(1, 0.4)], [2])
+            forged = msgspec.structs.replace(mixed.champion, sha256="0" * 64)
+            with pytest.raises(ChangeRefusedError, match="asked for was 0000"):
+                change_models(pipeline, settings, msgspec.structs.replace(mixed, champion=forged))
+            third = change_models(pipeline, settings, mixed)
+            reader.wait_for(len(reader.messages) + 1_000, job=job)
+            job.kill()
+        answered, restore_from = len(reader.messages), latest_restore_point(pipeline, settings)
+        with JobProcess(pipeline, settings, tmp_path / "second", restore_from) as job:
+            job.wait_for("running")
+            reader.wait_for(answered + 2_500, job=job)
+            traffic.end()
+            job.catch_up()
+            job.stop()
+        answers = reader.answers()
+    schedule = planned(pipeline, settings)
+    assert [each.from_ms for each in schedule.periods[1:]] == [second.from_ms, third.from_ms]
+    events = {event.place: msgspec.json.decode(event.value) for event in read_events(broker, pipeline)}
+    assert not answers.dead_letters
+    assert answers.predictions.keys() == events.keys()
+    versions, shadowed = [], []
+    for place, answer in answers.predictions.items():
+        version, shadows = expected_version(events[place], schedule)
+        assert int(answer.headers["model-version"]) == version, (place, events[place])
+        assert answer.body["purchase_probability"] == events[place]["dwell_time_sec"] + version * STEP
+        versions.append((version, answer.headers.get("role")))
+        if shadows:
+            shadowed.append(place)
+    assert set(versions) == {(1, None), (2, None), (3, "champion"), (1, "challenger")}
+    shadow = read_all(broker.bootstrap, [pipeline.shadow_topic])
+    headers = [{name: value.decode() for name, value in each.headers()} for each in shadow]
+    places = [(int(each["millrace-partition"]), int(each["millrace-offset"])) for each in headers]
+    assert sorted(places) == sorted(shadowed)
+    assert {(each["millrace-model-version"], each["millrace-role"]) for each in headers} == {("2", "shadow")}
