@@ -100,9 +100,8 @@ def _checked(pipeline: Pipeline, settings: Settings, version: int) -> ModelRef:
     root = models_root(pipeline, settings)
     reason = retired_reason(root, pipeline.model.name, version)
     if reason is not None:
-        raise ChangeRefusedError(
-            f"{pipeline.model.name}/{version} is retired{f': {reason}' if reason else ''} (`millrace models retire --undo`)"
-        )
+        why = f": {reason}" if reason else ""
+        raise ChangeRefusedError(f"{pipeline.model.name}/{version} is retired{why} (`millrace models retire --undo`)")
     folder, signed_by = fetch_version(root, pipeline.model.name, version), pipeline.model.signed_by
     if signed_by is not None:
         check_signed_model(folder, signed_by)

@@ -50,7 +50,7 @@ class WarmModel(NamedTuple):
 
 def models_root(pipeline: Pipeline, settings: Settings | None) -> str:
     """Where a job looks for models that it is told to change to: a folder or a URL."""
-    root = model_root(pipeline, settings and settings.models_root)
+    root = model_root(pipeline, None if settings is None else settings.models_root)
     return str(root.absolute() if isinstance(root, Path) else root)
 
 

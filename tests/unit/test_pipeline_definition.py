@@ -152,7 +152,7 @@ class OptionalUser:
         (lambda: events_of(PageView, time_unit="min"), "write one of s, ms, us, ns"),
         (lambda: pipeline_of(), "features is empty"),
         (lambda: pipeline_of(Count(window="1h"), prediction="user_id"), "already a field of the output"),
-        (lambda: pipeline_of(Count(window="1h"), predictions="user-events"), "three different topics"),
+        (lambda: pipeline_of(Count(window="1h"), predictions="user-events"), "need different topics"),
         (lambda: pipeline_of(Count(window="1h"), include=("nope",)), "no field 'nope'"),
         (lambda: pipeline_of(Count(window="1h"), lateness="soon"), "lateness is 'soon'"),
     ],
