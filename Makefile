@@ -32,14 +32,17 @@ setup: $(VENV)/.ready ## Make the environment: locked Python packages, JRE, jars
 demo: $(VENV)/.ready ## Stream shopping events through a local Kafka broker and score them live
 	@$(BIN)/millrace demo
 
-test: $(VENV)/.ready ## Run the unit and the integration tests
-	@$(BIN)/python -m pytest
+# Two files at a time, each by a process with a broker of its own: most of the time tests wait for starts and checkpoints.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
+test: $(VENV)/.ready ## Run the unit and the integration tests, two files at a time
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 unit: $(VENV)/.ready ## Run the unit tests only (seconds, no JVM)
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/unit
 
 integration: $(VENV)/.ready ## Run the tests on a real broker and a mini-cluster
-	@$(BIN)/python -m pytest tests/integration
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/integration
 
 check: $(VENV)/.ready ## Lint and type-check; changes nothing
 	@$(BIN)/ruff check .
