@@ -252,3 +252,29 @@ def models_serving(name: PipelineName, as_json: AsJson = False) -> None:
     from flink_jobs.pipelines import load_pipeline
 
     run_serving_command(load_pipeline(name), name, resolved_settings(), as_json=as_json)
+
+
+@models_app.command("compare")
+@command
+def models_compare(
+    name: PipelineName,
+    since: Annotated[str | None, typer.Option(help="Only answers since this time (Kafka's; ISO or ms).")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Training set made of the topic with labels, by `millrace backfill`.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="A score at or above it is a yes.")] = 0.5,
+    as_json: AsJson = False,
+) -> None:
+    """Compare served scores with those of shadows on the same events, and challengers with their champion.
+
+    Example: millrace models compare purchase --labels set.parquet
+    """
+    from flink_jobs.backfill_command import time_ms
+    from flink_jobs.cli_options import resolved_settings
+    from flink_jobs.models_comparison import run_compare_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_compare_command(
+        load_pipeline(name), name, resolved_settings(), since_ms=None if since is None else time_ms(since, "--since"),
+        labels=labels, threshold=threshold, as_json=as_json,
+    )  # fmt: skip

@@ -1,12 +1,16 @@
 """A running job changes its models, under load and SIGKILLs: every event has the score of the model of its time."""
 
+import contextlib
 import dataclasses
+import io
 import threading
 import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from answers import LiveReader, read_events
 from confluent_kafka import Producer
@@ -17,6 +21,7 @@ from workloads import make_topics, purchase, settings_of
 from flink_jobs.committed_reader import read_all
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, serving_of
+from flink_jobs.models_comparison import run_compare_command
 from models.binding import manifest_for_model
 from models.manifest import MODEL_FILE
 from udfs.model_schedule import places_of_shares
@@ -148,3 +153,27 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
     places = [(int(each["millrace-partition"]), int(each["millrace-offset"])) for each in headers]
     assert sorted(places) == sorted(shadowed)
     assert {(each["millrace-model-version"], each["millrace-role"]) for each in headers} == {("2", "shadow")}
+    assert_compared(pipeline, settings, tmp_path, set(shadowed))
+
+
+def assert_compared(pipeline, settings, folder, shadowed):
+    """What `millrace models compare` says, with every second event labelled."""
+    places = sorted(shadowed)[::2]
+    columns = {
+        "_partition": [place[0] for place in places],
+        "_offset": [place[1] for place in places],
+        "_label": [float(number % 2) for number in range(len(places))],
+    }
+    pq.write_table(pa.table(columns), folder / "set.parquet")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        run_compare_command(
+            pipeline, "changed", settings, since_ms=None, labels=folder / "set.parquet", threshold=0.5, as_json=True
+        )
+    found = msgspec.json.decode(out.getvalue())
+    champion = found["same_events"]["3 (champion) and 2 (shadow)"]
+    challenger = found["same_events"]["1 (challenger) and 2 (shadow)"]
+    assert champion["count"] + challenger["count"] == len(shadowed)
+    assert (champion["difference"]["value"], challenger["difference"]["value"]) == (-STEP, STEP)
+    assert champion["labelled"]["count"] + challenger["labelled"]["count"] == len(places)
+    assert found["groups"]["3 (champion) and 1 (challenger)"]["counts"] == [champion["count"], challenger["count"]]
