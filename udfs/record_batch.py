@@ -43,9 +43,19 @@ class RecordBatch:
     """
 
     __slots__ = (
-        "_headers", "change", "command", "keys", "names", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
-        "sizes", "values",
-    )  # fmt: skip
+        "_headers",
+        "change",
+        "command",
+        "keys",
+        "names",
+        "offsets",
+        "partitions",
+        "record_times_ms",
+        "shard_ends",
+        "shards",
+        "sizes",
+        "values",
+    )
 
     def __init__(self, data: bytes, headers: Sequence[str] = ()) -> None:
         self.command, segments, count, keys_size = _HEAD.unpack_from(data)
