@@ -11,10 +11,10 @@ from udfs.pipeline import Pipeline
 from udfs.wire_formats import ENVELOPE_BYTES
 
 EARLIEST, COMMITTED, LATEST = "earliest", "committed", "latest"
-SOURCES_DRIFT_MS, SOURCES_STEP_MS = 10_000, 20
-"""How far one partition of a pipeline's sources is read ahead of the others, by the timestamps of records, and how often
-they are told how far the others are. A step takes two to four such times and goes so far at most: that is how fast a
-backlog of few records is read."""
+SOURCES_DRIFT_MS = 1_000
+"""How far one partition of a pipeline's sources is read ahead of the others, by the timestamps of records; by that, or
+by what is read until Flink looks again (`pipeline.auto-watermark-interval`, 200 ms): a backlog of few records is read
+at full speed, but hardly in step."""
 _RAW_RECORD = """`key` BYTES,
     `value` BYTES,
     `partition` INT METADATA VIRTUAL,
@@ -191,7 +191,7 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
         **_source_options(pipeline.events.source_topics, route_id(pipeline), settings, start_from, "key"),
         "scan.watermark.alignment.group": "sources",
         "scan.watermark.alignment.max-drift": f"{SOURCES_DRIFT_MS} ms",
-        "scan.watermark.alignment.update-interval": f"{SOURCES_STEP_MS} ms",
+        "scan.watermark.alignment.update-interval": "100 ms",
         "scan.watermark.idle-timeout": "2 s",
     }
     headers = _HEADERS if pipeline.events.source_headers else ""

@@ -1,9 +1,8 @@
 """What a hop costs: the shipped pipeline with its events from a source, beside itself reading the same events directly.
 
 Speed is taken as the ratios take it; before it is printed, every prediction of the hop is computed again, features and
-score, in the order of the events topic. Catching up is how much time of records is read in a second, where there are
-so few of them that nothing else takes time. Latency is exactly-once at a steady rate: an event waits for two
-checkpoints, one until it is in the pipeline's own topic and one until its prediction is visible.
+score, in the order of the events topic. Latency is exactly-once at a steady rate: an event waits for two checkpoints,
+one until it is in the pipeline's own topic and one until its prediction is visible.
 """
 
 import tempfile
