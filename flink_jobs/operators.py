@@ -141,7 +141,7 @@ class ScoreBatches(KeyedProcessFunction):
         if records.command == WRITE:
             self._write(self._shards[shard])
         elif records.command == MODELS:
-            yield from self._change_models(shard, records.values.content)
+            yield from self._change_models(shard, records.change)
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
             self._read_schedule(shard)

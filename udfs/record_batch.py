@@ -17,7 +17,7 @@ from udfs.raw_record import RawRecord, RecordParts
 
 RECORDS, READ, WRITE, MODELS = 0, 1, 2, 3
 """What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
-record of the control topic says that is in place of values, or do what is due if there is none."""
+record of the control topic says that follows, or do what is due if there is none."""
 _HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
@@ -37,12 +37,13 @@ class RecordBatch:
         values: The n values.
         sizes: How large values were that are not whole here, by row.
         names: Of the headers.
+        change: Of MODELS: the record of the control topic, empty where there is none.
         shards: Which shards have records here; a shard is known by its key.
         shard_ends: Where the records of each end.
     """
 
     __slots__ = (
-        "_headers", "command", "keys", "names", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
+        "_headers", "change", "command", "keys", "names", "offsets", "partitions", "record_times_ms", "shard_ends", "shards",
         "sizes", "values",
     )  # fmt: skip
 
@@ -66,6 +67,7 @@ class RecordBatch:
             self.sizes = dict(np.frombuffer(data, "<i4", 2 * cuts, end).reshape(-1, 2).tolist())
             end += 8 * cuts
         self.names, self._headers = headers, data[end:] if headers else b""
+        self.change = data[_HEAD.size :] if self.command == MODELS else b""
 
     def __len__(self) -> int:
         return len(self.offsets)

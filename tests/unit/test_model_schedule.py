@@ -1,5 +1,7 @@
 """Which model is valid when, and who scores which event of a batch."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from udfs.model_schedule import (
     places_of_shares,
     read_change,
 )
+from udfs.record_batch import MODELS, RecordBatch
 from udfs.served_models import CHALLENGER, CHAMPION, SHADOW, Role, ServedModels, by_role, by_shadow, runs_of
 
 A, B, C = (ModelRef("m", number, str(number) * 64, "f" * 64) for number in (1, 2, 3))
@@ -148,3 +151,10 @@ def test_a_model_is_opened_beside_and_what_failed_is_tried_again():
     assert len(shelf) == 1
     assert shelf.get("good") == "GOOD"
     assert opened == ["good", "bad", "bad", "good"]
+
+
+def test_a_command_about_models_carries_a_record_of_the_control_topic_or_none():
+    said = change("serve", Serving(B), 100)
+    batch = RecordBatch(struct.pack("<iiii", MODELS, 0, 0, 0) + said.to_bytes())
+    assert (batch.command, len(batch), read_change(batch.change)) == (MODELS, 0, said)
+    assert RecordBatch(struct.pack("<iiii", MODELS, 0, 0, 0)).change == b""
