@@ -45,7 +45,7 @@ def _lives(given: ParityInput, shard: int) -> dict[bytes | None, Life]:
     pipeline = given.pipeline
     decode, retention_ms = event_decoder(pipeline).decode, pipeline.retention_ms
     lives: dict[bytes | None, Life] = {}
-    newest: dict[bytes | None, int] = {}
+    active: dict[bytes | None, float] = {}
     clocks: dict[int, float] = {}
     for record in spooled(given.shard_file(shard)):
         event = decode(record.key, record.value)
@@ -54,10 +54,11 @@ def _lives(given: ParityInput, shard: int) -> dict[bytes | None, Life]:
         time_ms = int(pipeline.events.times_ms([getattr(event, pipeline.events.time)])[0])
         life = lives.setdefault(record.key, [])
         forgotten = life[-1][2] if life else 0
-        if life and clocks.get(record.partition, -math.inf) > newest[record.key] + retention_ms:
+        clock_ms = clocks.get(record.partition, -math.inf)
+        if life and clock_ms > active[record.key] + retention_ms:
             forgotten += 1
-            newest[record.key] = time_ms
-        newest[record.key] = max(newest.get(record.key, time_ms), time_ms)
-        clocks[record.partition] = max(clocks.get(record.partition, -math.inf), min(time_ms, record.time_ms))
+            del active[record.key]
+        clocks[record.partition] = max(clock_ms, min(time_ms, record.time_ms))
+        active[record.key] = max(active.get(record.key, -math.inf), time_ms, clocks[record.partition])
         life.append((record.row, time_ms, forgotten))
     return lives

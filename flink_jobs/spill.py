@@ -144,7 +144,7 @@ def write_piece(
         since_ms: Earlier events only warm up.
         until_ms: So do those from this time on.
         partition: For the training set; what a topic's events come from.
-        retention_ms: An entity is forgotten when event time is this far past it.
+        retention_ms: An entity is forgotten when event time goes on by this without an event of it.
     """
     segments, emitted, reasons = [], [], Counter[str]()
     records, events, latest, behind = 0, 0, None, 0

@@ -32,7 +32,7 @@ def show_summary(document: dict[str, Any], pipeline: Pipeline, name: str) -> Non
     show(f"events from {_time(document['oldest_event_ms'])} to {_time(document['newest_event_ms'])}")
     for partition, clock_ms in document["clocks_ms"].items():
         show(
-            f"  partition {partition}: clock {_time(clock_ms)}; entities whose newest event is before "
+            f"  partition {partition}: clock {_time(clock_ms)}; entities without an event since it was at "
             f"{_time(clock_ms - pipeline.retention_ms)} are forgotten"
         )
     _show_layout(document, pipeline)

@@ -12,7 +12,9 @@ from udfs.wire_formats import ENVELOPE_BYTES
 
 EARLIEST, COMMITTED, LATEST = "earliest", "committed", "latest"
 SOURCES_DRIFT_MS = 1_000
-"""How far one partition of a pipeline's sources is read ahead of the others."""
+"""How far one partition of a pipeline's sources is read ahead of the others, by the timestamps of records; by that, or
+by what is read until Flink looks again (`pipeline.auto-watermark-interval`, 200 ms): a backlog of few records is read
+at full speed, but hardly in step."""
 _RAW_RECORD = """`key` BYTES,
     `value` BYTES,
     `partition` INT METADATA VIRTUAL,

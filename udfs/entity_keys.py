@@ -129,6 +129,7 @@ def add(shard: Shard, keys: bytes, begin: int, end: int, hashed: int) -> int:
     entity.key_octets = end - begin
     entity.max_time_ms = NEVER_MS
     entity.cut_ms = NEVER_MS
+    entity.active_ms = NEVER_MS
     entity.partition = 0
     entity.index = 0
     put_in_table(shard.table, (hashed << 32) | (slot + 1))

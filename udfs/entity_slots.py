@@ -28,15 +28,20 @@ def forget_rows(address: int, slot: int) -> None:
     entity = shard.entities[slot]
     entity.max_time_ms = NEVER_MS
     entity.cut_ms = NEVER_MS
+    entity.active_ms = NEVER_MS
 
 
 @inlined
 def is_expired(shard: Shard, slot: int) -> bool:
-    """Whether an entity is forgotten: what is left of it changes no result any more."""
+    """Whether an entity is forgotten: what is left of it changes no result any more.
+
+    The clock counts from the entity's latest event on, also where that came far behind it: an entity from a source that
+    is read later than the others is forgotten no sooner than they are.
+    """
     entity = shard.entities[slot]
     if entity.max_time_ms == NEVER_MS:
         return False
-    reach_ms = entity.max_time_ms + shard.operations.limits.retention_ms
+    reach_ms = entity.active_ms + shard.operations.limits.retention_ms
     passed: bool = shard.clocks_ms[entity.partition] > reach_ms
     return passed
 
@@ -52,7 +57,7 @@ def sweep_slots(shard: Shard, count: int) -> None:
         entity = shard.entities[slot]
         if entity.key == 0:
             continue
-        if entity.index != 0 and shard.clocks_ms[entity.partition] > entity.max_time_ms + rest_ms:
+        if entity.index != 0 and shard.clocks_ms[entity.partition] > entity.active_ms + rest_ms:
             forget_index(shard.address, slot)
         if not is_expired(shard, slot):
             continue

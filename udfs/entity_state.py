@@ -139,7 +139,7 @@ class ShardState:
         Returns:
             Entries to put, and numbers of entries to remove.
         """
-        if self._warming is not None and self._warming.is_over(self._memory.shard.clocks_ms):
+        if self._warming is not None and self._warming.is_over(self._memory):
             self._warming = None
         return self._log.take_changes()
 
@@ -186,7 +186,7 @@ class ShardState:
         if not is_alike(last, wanted):
             gaps = gaps_after_change(self.plan, last, latest_times(self._memory))
         self._warming = Warming.of(self.plan, gaps)
-        if self._warming is None or self._warming.is_over(self._memory.shard.clocks_ms):
+        if self._warming is None or self._warming.is_over(self._memory):
             self._warming, gaps = None, list[Gap]()
         self._layout = json.dumps(with_gaps(wanted, gaps)).encode()
         self._log.layout = self._layout

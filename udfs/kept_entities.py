@@ -17,9 +17,8 @@ from udfs.kernel_arrays import NEVER_MS
 from udfs.layouts import Stores
 from udfs.partials import COUNT, EWMA, LAST, MAX, MEAN, MIN, SINCE, STD, SUM
 from udfs.plan import FeaturePlan
-from udfs.state_log import Entry, Words, decode, store_widths
+from udfs.state_log import HEAD, Entry, Words, decode, store_widths
 
-_HEAD = 3
 _NAMES = {COUNT: "count", SUM: "sum", MEAN: "mean", MIN: "min", MAX: "max", STD: "std", LAST: "last",
           SINCE: "latest_ms", EWMA: "ewma"}  # fmt: skip
 
@@ -30,7 +29,7 @@ class KeptEntity:
 
     Attributes:
         key: Its key, as `joined_keys` writes it.
-        head: (3 + stores,) int64: largest time, largest time dropped, partition, rows in each store.
+        head: (4 + stores,) int64: as of `Entry`.
         rows: (words,) int64: the rows of its stores, one store after the other.
     """
 
@@ -57,7 +56,7 @@ def kept_entries(state: ShardState) -> Iterator[Entry]:
 
 def kept_entities(entry: Entry) -> Iterator[KeptEntity]:
     """The entities of a snapshot entry."""
-    ends = np.cumsum((entry.heads[:, _HEAD:] * store_widths(entry.layout)).sum(axis=1))
+    ends = np.cumsum((entry.heads[:, HEAD:] * store_widths(entry.layout)).sum(axis=1))
     begin = 0
     for key, head, end in zip(entry.keys.split(b"\0") if entry.count else (), entry.heads, ends, strict=True):
         yield KeptEntity(key, head, entry.rows[begin:end])
@@ -84,7 +83,7 @@ def describe_entity(plan: FeaturePlan, entity: KeptEntity, clocks: Words) -> dic
         entity: From the state.
         clocks: (partitions,) int64 ms.
     """
-    newest_ms, dropped_ms, partition = (int(number) for number in entity.head[:_HEAD])
+    newest_ms, dropped_ms, partition, active_ms = (int(number) for number in entity.head[:HEAD])
     stores = Stores(_alone(plan, entity))
     tiles = plan.layout["tiles"]
     return {
@@ -92,7 +91,7 @@ def describe_entity(plan: FeaturePlan, entity: KeptEntity, clocks: Words) -> dic
         "partition": partition,
         "newest_event_ms": newest_ms,
         "clock_ms": int(clocks[partition]),
-        "forgotten_after_ms": newest_ms + plan.pipeline.retention_ms,
+        "forgotten_after_ms": active_ms + plan.pipeline.retention_ms,
         "dropped_until_ms": None if dropped_ms == NEVER_MS else dropped_ms,
         "events": _events(plan, stores),
         "tiles": [tile for group in range(len(tiles)) for tile in _tiles(plan, stores, group)],

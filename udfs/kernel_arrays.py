@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     """Numbers of a pipeline.
 
     Attributes:
-        retention_ms: An entity is forgotten when its partition's clock is this far past its newest event.
+        retention_ms: An entity is forgotten when its partition's clock went on by this since it was active.
         lateness_ms: How late an event may be and still see its whole window.
         exact_retention_ms: Events are kept this long behind the entity's newest one.
         exact_window_ms: The longest exact window; 0 when no events are kept.
@@ -128,13 +128,14 @@ ENTITY = np.dtype(
     [
         ("max_time_ms", np.int64),  # its largest event time; NEVER_MS for an entity without events
         ("cut_ms", np.int64),  # the largest time dropped because it had too many events; NEVER_MS if none was
+        ("active_ms", np.int64),  # its largest event time, or its partition's clock at its latest event if that is more
         ("partition", np.int32),  # of its latest event; in a free slot the next free one, or -1
         ("key", np.uint32),  # the heap's block with its key; 0 in a free slot
         ("key_octets", np.int32),
         ("index", np.uint32),  # the heap's block with what is remembered of its windows; 0 when nothing is
     ]
 )
-"""An entity: 32 bytes, in the slot that its key is found at."""
+"""An entity: 40 bytes, in the slot that its key is found at."""
 
 OWNER = np.dtype(
     [

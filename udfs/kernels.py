@@ -270,6 +270,7 @@ def advance_batch(
             return place, HEAP_FULL
         entity.partition = partition
         clocks_ms[partition] = max(clocks_ms[partition], event[CLOCK])
+        entity.active_ms = max(entity.max_time_ms, clocks_ms[partition])
         cut_ms = entity.max_time_ms - limits.exact_retention_ms
         for stage in (BEFORE, AFTER):
             if stage == AFTER:

@@ -12,11 +12,11 @@ import numpy as np
 from udfs.kept_events import KeptEvents
 from udfs.kernel_arrays import COLUMNS, MASK, TIME
 from udfs.plan import FeaturePlan
-from udfs.state_log import Entry, Words, event_width, store_widths
+from udfs.state_log import HEAD, Entry, Words, event_width, store_widths
 from udfs.state_sources import Layout, Sources, is_mapped_alike, renamed
 from udfs.tile_rows import OwnedRows, Stored, distinct_rows, tile_rows
 
-_HEAD, _CUT = 3, 1
+_CUT = 1
 
 
 def layout_of(plan: FeaturePlan, written: Layout) -> Layout:
@@ -46,7 +46,7 @@ def entities_for(plan: FeaturePlan, entry: Entry) -> tuple[Words, Words]:
     if is_mapped_alike(written, wanted):
         return entry.heads, entry.rows
     stored, sources = _stored(written, entry), Sources(written, wanted)
-    heads = entry.heads[:, :_HEAD].copy()
+    heads = entry.heads[:, :HEAD].copy()
     events = _events(stored, wanted, keep=plan.operations.limits.exact_window_ms > 0)
     kinds = plan.operations.parts["kind"].tolist()
     stores = [
@@ -85,7 +85,7 @@ class Stores:
 
     def __init__(self, entry: Entry) -> None:
         self.layout, self._rows = entry.layout, entry.rows
-        self._widths, self._counts = store_widths(entry.layout), entry.heads[:, _HEAD:]
+        self._widths, self._counts = store_widths(entry.layout), entry.heads[:, HEAD:]
         self._begins = _begins(self._counts, self._widths)
 
     def of(self, store: int) -> tuple[Words, Words]:

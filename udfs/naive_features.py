@@ -111,6 +111,8 @@ def _custom_of(feature: Custom, rows: list[tuple[int, Any]]) -> float:
 class NaiveFeatures:
     """Keeps every event for ever and scans all of an entity's for every feature.
 
+    An entity begins anew once its partition's clock has gone on by `retention_ms` without an event of it.
+
     Args:
         pipeline: Whose features. `max_events_per_entity` is no part of a feature's meaning: nothing is cut here.
     """
@@ -124,20 +126,20 @@ class NaiveFeatures:
         self.definition = functools.cache(lambda feature: feature.definition())
         self.arrived: dict[Any, list[Arrived]] = {}
         self.clocks: dict[int, float] = {}
+        self.active_ms: dict[Any, float] = {}
 
     def advance(self, event: Any, record_time_ms: int, partition: int, *, wanted: bool = True) -> Answer:
         """Take in one event; its features (none unless wanted), and whether it is late."""
         entity, t = getattr(event, self.pipeline.events.entity), self.time_ms(event)
         life = self.arrived.get(entity)
-        if life:
-            forgotten_after_ms = max(row.time_ms for row in life) + self.retention_ms
-            if self.clocks.get(life[-1].partition, -math.inf) > forgotten_after_ms:
-                life = None
+        if life and self.clocks.get(life[-1].partition, -math.inf) > self.active_ms[entity] + self.retention_ms:
+            life = None
         self.pass_by(t, record_time_ms, partition)
         if life is None:
             life = self.arrived[entity] = []
         life.append(Arrived(t, partition, event))
         newest = max(row.time_ms for row in life)
+        self.active_ms[entity] = max(newest, self.clocks[partition])
         features: list[float] = []
         for feature in self.pipeline.features if wanted else ():
             features += self._values(feature, life, newest)

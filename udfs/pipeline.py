@@ -225,7 +225,7 @@ class Pipeline:
 
     @property
     def retention_ms(self) -> int:
-        """An entity is forgotten when event time is this far past its newest event."""
+        """An entity is forgotten when its partition's clock has gone on by this without an event of it."""
         return self.longest_window_ms + self.lateness_ms
 
     @property

@@ -8,10 +8,7 @@ from udfs.entity_slots import DONE, HEAP_FULL, forget_rows, is_expired
 from udfs.kernel_arrays import NEVER_MS, SHARD, SLOTS_USED, WANTED
 from udfs.shard_memory import ShardMemory
 from udfs.slabs import first_word, resize, rows_of
-from udfs.state_log import SNAPSHOT, encode
-
-_HEAD = 3
-"""Words of an entity's head before the numbers of its rows."""
+from udfs.state_log import HEAD, SNAPSHOT, encode
 
 
 @compiled
@@ -61,9 +58,10 @@ def _write_entities(
         heads[place, 0] = entity.max_time_ms
         heads[place, 1] = entity.cut_ms
         heads[place, 2] = entity.partition
+        heads[place, 3] = entity.active_ms
         for store in range(stores):
             owned, width = rows_of(shard, slot, store), shard.operations.stores[store].width
-            heads[place, _HEAD + store] = owned.kept
+            heads[place, HEAD + store] = owned.kept
             begin = first_word(owned, width)
             for source in range(begin, begin + owned.kept * width):
                 rows[word] = shard.heap.words[source]
@@ -86,7 +84,7 @@ def _load_entities(
         slot, begin = slots[entity_place], word
         forget_rows(shard.address, slot)
         for store in range(stores):
-            kept, width = heads[entity_place, _HEAD + store], shard.operations.stores[store].width
+            kept, width = heads[entity_place, HEAD + store], shard.operations.stores[store].width
             if kept == 0:
                 continue
             lacking = resize(shard.address, rows_of(shard, slot, store), width, kept)
@@ -102,6 +100,7 @@ def _load_entities(
         entity.max_time_ms = heads[entity_place, 0]
         entity.cut_ms = heads[entity_place, 1]
         entity.partition = heads[entity_place, 2]
+        entity.active_ms = heads[entity_place, 3]
     return len(slots), word, DONE
 
 
@@ -130,7 +129,7 @@ class EntityWriter:
             memory.address, self.slot, self._end, most_rows, slots
         )
         keys, rows = np.zeros(max(octets - 1, 0), np.uint8), np.empty(words, np.int64)
-        heads = np.empty((count, _HEAD + stores), np.int64)
+        heads = np.empty((count, HEAD + stores), np.int64)
         _write_entities(memory.address, slots[:count], keys, heads, rows)
         clocks = memory.shard.clocks_ms
         return encode(SNAPSHOT, self._layout, keys.tobytes(), rows, clocks=clocks, heads=heads), written

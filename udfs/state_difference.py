@@ -96,9 +96,9 @@ class _Shard:
 
     def has_forgotten(self, entity: KeptEntity) -> bool:
         """Whether this state's clock has passed an entity of another one."""
-        newest_ms, partition = int(entity.head[0]), int(entity.head[2])
+        partition, active_ms = int(entity.head[2]), int(entity.head[3])
         clock_ms = int(self._clocks[partition]) if partition < len(self._clocks) else NEVER_MS
-        return clock_ms > newest_ms + self._retention_ms
+        return clock_ms > active_ms + self._retention_ms
 
 
 def entity_changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:

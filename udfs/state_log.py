@@ -19,14 +19,15 @@ import numpy.typing as npt
 
 from udfs.errors import StateCorruptError, StateVersionError
 
-MAGIC, VERSION = b"MRST", 2
+MAGIC, VERSION, OLDEST_VERSION = b"MRST", 3, 2
 EVENTS, SNAPSHOT = 1, 2
 _BEGIN = struct.Struct("<4sHHI")
 _LENGTHS = struct.Struct("<5I")
 _SECTIONS = ("layout", "keys", "clocks", "heads", "rows")
 _WORD = np.dtype("<i8")
 _NONE = np.empty(0, np.int64)
-_HEAD = 3
+HEAD = 4
+"""Words of an entity's head before the numbers of its rows; one less in version 2."""
 
 Words = npt.NDArray[np.int64]
 
@@ -41,8 +42,8 @@ class Entry:
         count: How many events (EVENTS) or entities (SNAPSHOT).
         keys: One key each, as `entity_keys.joined_keys` writes them.
         clocks: (partitions,) int64, ms; SNAPSHOT only.
-        heads: (entities, 3 + stores) int64: largest time, largest time dropped, partition, rows in each store;
-            SNAPSHOT only.
+        heads: (entities, 4 + stores) int64: largest time, largest time dropped, partition, when it was active, rows in
+            each store; SNAPSHOT only.
         rows: (words,) int64 of the events, or of the rows of each entity's stores.
     """
 
@@ -87,12 +88,13 @@ def decode(data: bytes) -> Entry:
             f"state entry of {len(data)} bytes does not begin with {MAGIC!r}: it is no Millrace state"
         )
     _, version, kind, checksum = _BEGIN.unpack_from(data)
-    if version != VERSION:
+    if not OLDEST_VERSION <= version <= VERSION:
         raise StateVersionError(
-            f"state has version {version}, this Millrace reads {VERSION}; start the one that wrote it"
+            f"state has version {version}, this Millrace reads {OLDEST_VERSION} and {VERSION}; "
+            "start the one that wrote it"
         )
     if kind not in (EVENTS, SNAPSHOT):
-        raise StateCorruptError(f"state entry has kind {kind}, which version {VERSION} does not write")
+        raise StateCorruptError(f"state entry has kind {kind}, which version {version} does not write")
     header = _BEGIN.size + _LENGTHS.size
     if len(data) < header:
         raise StateCorruptError(f"state entry of {len(data)} bytes: its header is cut off")
@@ -109,7 +111,9 @@ def decode(data: bytes) -> Entry:
         raise StateCorruptError(f"state entry of {len(data)} bytes: checksum does not match its content")
     layout, keys, clocks, heads, rows = parts
     try:
-        return _entry(kind, _layout(bytes(layout)), bytes(keys), _words(clocks), _words(heads), _words(rows))
+        names = _layout(bytes(layout))
+        found = _words(heads) if version == VERSION else _with_active(_words(heads), names)
+        return _entry(kind, names, bytes(keys), _words(clocks), found, _words(rows))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
         raise StateCorruptError(f"state entry: its layout is none ({type(error).__name__}: {error})") from error
 
@@ -127,15 +131,24 @@ def _words(part: memoryview) -> Words:
     return np.frombuffer(part, _WORD).astype(np.int64, copy=True)
 
 
+def _with_active(heads: Words, layout: dict[str, Any]) -> Words:
+    """The heads of version 2, where an entity was active at its largest time."""
+    width = HEAD - 1 + len(store_widths(layout))
+    if len(heads) % width:
+        raise StateCorruptError(f"state entry: {len(heads)} words of heads, not {width} an entity")
+    heads = heads.reshape(-1, width)
+    return np.insert(heads, HEAD - 1, heads[:, 0], axis=1).ravel()
+
+
 def _entry(kind: int, layout: dict[str, Any], keys: bytes, clocks: Words, heads: Words, rows: Words) -> Entry:
     """Refuses parts that disagree about how many there are of what."""
-    words, width = (rows, event_width(layout)) if kind == EVENTS else (heads, _HEAD + len(store_widths(layout)))
+    words, width = (rows, event_width(layout)) if kind == EVENTS else (heads, HEAD + len(store_widths(layout)))
     count = len(words) // width
     if len(words) % width or (keys.count(0) + 1 != count and (keys or count)):
         raise StateCorruptError(f"state entry: {len(words)} words for {keys.count(0) + 1} keys, not {width} a key")
     heads = heads.reshape(-1, width) if kind == SNAPSHOT else heads
     if kind == SNAPSHOT:
-        kept = heads[:, _HEAD:]
+        kept = heads[:, HEAD:]
         if (kept < 0).any() or int((kept * store_widths(layout)).sum()) != len(rows):
             raise StateCorruptError(f"state entry: {len(rows)} words of rows are not as many as its entities have")
     return Entry(kind, layout, count, keys, clocks, heads, rows)

@@ -75,13 +75,18 @@ def gaps_after_change(plan: FeaturePlan, written: Layout, latest_ms: Sequence[in
     return [gap for gap in dict.fromkeys(gaps) if gap.kept_ms < reaches[gap.need]]
 
 
+def entity_times(memory: ShardMemory) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Partition and largest event time of each entity; some may be forgotten."""
+    entities = memory.shard.entities[: int(memory.shard.counts[SLOTS_USED])]
+    entities = entities[(entities["key"] != 0) & (entities["max_time_ms"] != NEVER_MS)]
+    return entities["partition"], entities["max_time_ms"]
+
+
 def latest_times(memory: ShardMemory) -> list[int]:
     """Time of the latest event in each partition of a shard."""
     clocks = memory.shard.clocks_ms
     latest = clocks.copy()
-    entities = memory.shard.entities[: int(memory.shard.counts[SLOTS_USED])]
-    entities = entities[(entities["key"] != 0) & (entities["max_time_ms"] != NEVER_MS)]
-    partitions, times_ms = entities["partition"], entities["max_time_ms"]
+    partitions, times_ms = entity_times(memory)
     near = times_ms <= clocks[partitions] + _MOST_AHEAD_MS
     np.maximum.at(latest, partitions[near], times_ms[near])
     times: list[int] = latest.tolist()
@@ -94,11 +99,14 @@ class Warming:
     Args:
         names: Their names.
         complete_from_ms: (features, partitions) int64: a feature of an event before that time is not complete.
-        slack_ms: How far behind its partition's clock an event may be.
+        lateness_ms: The pipeline's.
+        retention_ms: The pipeline's.
     """
 
-    def __init__(self, names: Sequence[str], complete_from_ms: npt.NDArray[np.int64], slack_ms: int) -> None:
-        self._complete_from_ms, self._slack_ms = complete_from_ms, slack_ms
+    def __init__(
+        self, names: Sequence[str], complete_from_ms: npt.NDArray[np.int64], lateness_ms: int, retention_ms: int
+    ) -> None:
+        self._complete_from_ms, self._lateness_ms, self._retention_ms = complete_from_ms, lateness_ms, retention_ms
         # an entity may come from a partition that is new since
         self._elsewhere = complete_from_ms.max(axis=1, keepdims=True)
         self._names, self._texts = tuple(names), dict[bytes, str]()
@@ -120,14 +128,20 @@ class Warming:
                 found.update(dict.fromkeys(feature.names(plan.pipeline.fields), complete))
         if not found:
             return None
-        return cls(tuple(found), np.array(list(found.values())), lateness_ms + plan.pipeline.retention_ms)
+        return cls(tuple(found), np.array(list(found.values())), lateness_ms, plan.pipeline.retention_ms)
 
-    def is_over(self, clocks_ms: npt.NDArray[np.int64]) -> bool:
+    def is_over(self, memory: ShardMemory) -> bool:
         """Whether every event that could be before is late, or of an entity that was forgotten meanwhile."""
+        clocks_ms = memory.shard.clocks_ms
         known = self._complete_from_ms.shape[1]
         clocks = np.full(known, NEVER_MS, np.int64)
         clocks[: len(clocks_ms)] = clocks_ms[:known]
-        return bool((clocks > self._complete_from_ms + self._slack_ms)[self._complete_from_ms > NEVER_MS // 2].all())
+        lacking, slack_ms = self._complete_from_ms > NEVER_MS // 2, self._lateness_ms + self._retention_ms
+        if not (clocks > self._complete_from_ms + slack_ms)[lacking].all():
+            return False
+        # one whose events come behind the clock is kept as long as they come
+        newest = entity_times(memory)[1].min(initial=np.iinfo(np.int64).max)
+        return bool(newest >= self._complete_from_ms.max() + self._lateness_ms)
 
     def names_of(self, times_ms: npt.NDArray[np.int64], partitions: npt.NDArray[np.int32]) -> list[str] | None:
         """The features that are not complete for n events, with commas; None if all are for all."""

@@ -52,6 +52,11 @@ class Contestant:
     timeout_s: float = TIMEOUT_S
 
 
+def output_of(name: str) -> str:
+    """The topic of a contestant's predictions."""
+    return f"bench-{name}"
+
+
 class Contest:
     """A running broker with the events in it."""
 
@@ -68,7 +73,7 @@ class Contest:
 
     def run(self, contestant: Contestant) -> Outcome:
         """Let it score the events, stop it, and read what it committed."""
-        output = f"bench-{contestant.name}"
+        output = output_of(contestant.name)
         by_broker = {"message.timestamp.type": "LogAppendTime"}
         create_topics(self.bootstrap, [TopicSpec(output, PARTITIONS, settings=by_broker)])
         create_topics(self.bootstrap, [TopicSpec("purchase-dead-letters", PARTITIONS)])

@@ -1,7 +1,7 @@
 """What came out of a job against what must: the events of the topic, all answers, and the naive oracle's features."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import msgspec
@@ -183,9 +183,11 @@ def feature_matrix(pipeline, predictions):
 
 def assert_as_uninterrupted(pipeline, events, predictions):
     """Every prediction's features equal, to the last bit, those of one computation over all events without a job."""
-    scored = []
-    for partition in sorted({event.place[0] for event in events}):  # each has a clock of its own
-        lane = [event for event in events if event.place[0] == partition]
+    lanes, scored = defaultdict(list), []
+    shards = key_shards([(event.key or b"").decode("utf-8", "replace") for event in events], SHARDS)
+    for event, shard in zip(events, shards.tolist(), strict=True):
+        lanes[event.place[0], shard].append(event)
+    for lane in lanes.values():  # each has a clock of its own
         rows = compute_features(pipeline, [(event.key, event.value) for event in lane])
         scored += [(lane[at].place, row) for at, row in zip(rows.places.tolist(), rows.features, strict=True)]
     scored = [(place, row) for place, row in scored if place in predictions]

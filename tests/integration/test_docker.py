@@ -137,7 +137,7 @@ def test_nothing_in_the_image_runs_as_root_or_is_fetched_at_the_start(images):
     check = ran("docker", "run", "--rm", "--network", "none", image, "millrace", "describe", "purchase", "--json")
     assert json.loads(check)["name"] == "purchase"
     # compiled when the image was built: with a processor's own kernels this would take half a minute
-    timed = "import time; t = time.time(); from udfs.entity_state import warm_up; warm_up(); print(time.time() - t)"
+    timed = "import time; t = time.time(); from udfs.kernel_warm_up import warm_up; warm_up(); print(time.time() - t)"
     assert float(ran("docker", "run", "--rm", "--network", "none", image, "python", "-c", timed)) < 10.0
 
 

@@ -36,13 +36,15 @@ from udfs.wire_formats import Refused
 pytestmark = pytest.mark.integration
 
 START_MS = 1_760_000_000_000
-CUSTOMERS = 40
+CUSTOMERS, BEHIND_MS = 40, 5 * 86_400_000
 TRAFFIC_S = 3.0
 
 
 def record(rng, number):
     """Source's number, key and value of a random record; one in twenty is broken, some are passed over."""
-    at, customer = START_MS + number * 200, f"c{rng.randrange(CUSTOMERS)}"
+    at, customer = START_MS + number * 200, rng.randrange(CUSTOMERS)
+    # every other one's events come days behind the clocks, as where one source is read long after another
+    at, customer = at - BEHIND_MS * (customer % 2), f"c{customer}"
     if rng.random() < 0.05:
         return rng.randrange(3), rng.choice([None, b"x"]), rng.choice([b"{", b'{"at": 1}', b"[]"])
     kind = rng.randrange(3)
@@ -148,6 +150,12 @@ def test_records_of_three_topics_are_events_of_one_customer_once_each_whatever_i
         assert_entity_order(pipeline, answers.predictions)
         assert_as_uninterrupted(pipeline, events, answers.predictions)
         assert_features_equal(pipeline, answers.predictions, expected_of(pipeline, events, every=7))
+        counts = {}
+        for answer in answers.predictions.values():
+            told = answer.body
+            counts[told["customer"]] = max(counts.get(told["customer"], 0), told["features"]["count_1h"])
+        assert len(counts) == CUSTOMERS
+        assert min(counts.values()) > 10, "who comes behind the clock is forgotten with every event"
         before = len(events)
         traffic = Traffic(broker, pipeline, 2)
         time.sleep(TRAFFIC_S)

@@ -125,6 +125,19 @@ def test_entity_is_forgotten_once_its_partition_has_passed_it_by():
     assert advanced.features.tolist() == [[1, 1]]
 
 
+def test_an_entity_whose_events_come_behind_the_clock_is_kept_as_long_as_they_come():
+    """As when one source of a topic is read hours ahead of another, or a device sends what it stored."""
+    shard = Shard(pipeline_of(Count(window="1h"), Sum("amount", window="1h", tile="1m")), compact_after=4)
+    for minute in range(0, 180, 10):
+        ahead, behind = (50 * HOUR_MS + minute * 60_000, "ahead"), (10 * HOUR_MS + minute * 60_000, "behind")
+        for time, user in (ahead, behind):
+            advanced = shard.advance([purchase(time, user=user)])
+            assert advanced.features.tolist() == [[min(minute // 10 + 1, 6)] * 2]
+        shard.restart()
+    shard.advance([purchase(55 * HOUR_MS, user="ahead")])
+    assert shard.feature(purchase(13 * HOUR_MS, user="behind")) == [1]
+
+
 def test_an_event_from_the_future_does_not_move_the_clock_past_the_record_time():
     shard = Shard(pipeline_of(Count(window="1h")))
     shard.advance([purchase(HOUR_MS, user="a")])

@@ -337,3 +337,17 @@ def test_a_missing_value_is_told_from_a_column_that_was_not_kept():
     advanced = change.shard.advance([purchase(START_MS + HOUR_MS // 2, None), purchase(later, None)])
     assert [math.isnan(value) for value in advanced.features[:, 0]] == [True, True]
     assert advanced.warming == ["amount_last_1h", ""]
+
+
+def test_who_comes_behind_the_clock_warms_up_after_the_others():
+    change = Change(pipeline_of(Count(window="1h")), pipeline_of(Count(window="1h"), Sum("amount", window="1h")))
+    change.advance([purchase(START_MS - 90 * HOUR_MS, user="behind"), purchase(START_MS, user="ahead")])
+    change.advance([purchase(START_MS - 90 * HOUR_MS + 60_000, user="behind")])
+    change.change()
+    for step in range(1, 9):
+        late = purchase(START_MS - 90 * HOUR_MS + step * 300_000, user="behind")
+        events = [late, purchase(START_MS + step * HOUR_MS, user="ahead")]
+        found, expected, warming = change.advance(events)
+        assert differing(change.after.feature_names, found, expected, warming, 0.0) == []
+        assert warming[0] == {"amount_sum_1h"}
+        change.shard.restart()
