@@ -34,7 +34,7 @@ from udfs.wire_formats import EventDecoder, PredictionEncoder
 
 EVENTS, BATCH, ROUNDS = 20_000, 500, 3
 FORMATS = (Json(), JsonSchema(), Avro(), Protobuf())
-JOB_EVENTS, QUICK_JOB_EVENTS = 1_500_000, 700_000
+JOB_EVENTS, QUICK_JOB_EVENTS = 1_000_000, 600_000
 JOB_FORMATS = {"json": Json, "avro": Avro, "protobuf": Protobuf}
 
 
