@@ -77,8 +77,9 @@ def measure_jobs(events: int) -> dict[str, float]:
             if number == 0:
                 reference = outcome
                 continue
-            outcomes[name].append(outcome)
             check_agreement(outcome, reference)
+            outcome.scores.clear()
+            outcomes[name].append(outcome)
             spent = ", ".join(f"{kind} {outcome.cpu_us.get(kind, 0):.1f}" for kind in ("jvm", "python", "broker"))
             others = f"{outcome.other_cores:.2f} cores"
             print(f"{name:>12}{outcome.events_per_s:>10,.0f}{others:>13}   {spent}", flush=True)
