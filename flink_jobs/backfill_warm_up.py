@@ -12,8 +12,9 @@ from flink_jobs.labels import LabelRequest
 from udfs.formats import Avro, Protobuf
 from udfs.pipeline import Count, Events, Model, Pipeline
 from udfs.plan import FeaturePlan
+from udfs.prediction_values import prediction_schema, value_writer
 from udfs.record_batch import RecordBatch, pack_records
-from udfs.schema_texts import event_schema_text
+from udfs.schema_texts import event_schema_text, prediction_schema_text
 from udfs.wire_formats import EventDecoder
 
 _ENOUGH = 20  # records to be decoded together
@@ -57,6 +58,10 @@ def _warm_up_formats() -> None:
         numbers = [1] * _ENOUGH
         batch = RecordBatch(pack_records([b"1"] * _ENOUGH, [value] * _ENOUGH, numbers, numbers, numbers))
         assert not EventDecoder(pipeline).decode_batch(batch).refused
+        pipeline = replace(pipeline, output_format=form(schema=prediction_schema_text(pipeline, form.kind)))
+        written = prediction_schema(pipeline)
+        assert written is not None
+        value_writer(pipeline, written)([["1"], [0.5], [1]], None)
 
 
 def _pipeline(kind: type) -> Pipeline:

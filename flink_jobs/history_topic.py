@@ -23,7 +23,7 @@ from flink_jobs.kafka_admin import (
 from flink_jobs.kafka_client import ends_reading
 from flink_jobs.start_position import parse_start
 from flink_jobs.topics import parse_offsets
-from udfs.cells import TEXT, Cells, new_cells, scan_schema
+from udfs.cells import TEXT, Cells, new_cells, scan_schema, with_required
 from udfs.confluent_wire import HEAD_BYTES
 from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
 from udfs.event_keys import events_key_reader
@@ -201,6 +201,8 @@ class TopicReader:
         self._key_text = events_key_reader(plan.pipeline.events)
         self._max_bytes = plan.pipeline.max_record_bytes
         self._schema = scan_schema(plan.pipeline.events, fields_needed(plan), from_file=False)
+        is_json = isinstance(plan.pipeline.events.format, Json | JsonSchema)
+        self._scan_schema = self._schema if is_json else with_required(self._schema)
         self._bootstrap = bootstrap
         self._consumer = span_consumer(bootstrap, properties)
 
@@ -273,7 +275,7 @@ class TopicReader:
     def block(self, records: RawRecords, partition: int = 0) -> HistoryBlock:
         """The events of raw records of a partition."""
         data, begins, ends = _joined(records.values)
-        cells = self._scanned(data, begins, ends)
+        data, cells = self._scanned(data, begins, ends)
         events = self._plan.pipeline.events
         if self._keyed:
             place = [one.name for one in events.schema].index(events.entity)
@@ -292,17 +294,23 @@ class TopicReader:
             ),
         )
 
-    def _scanned(self, data: Any, begins: Any, ends: Any) -> Cells:
-        """The cells of records that are plain JSON; all others are left to the stream's decoder."""
-        cells, form = new_cells(self._schema, len(begins)), self._plan.pipeline.events.format
+    def _scanned(self, data: Any, begins: Any, ends: Any) -> tuple[Any, Cells]:
+        """Where the texts are, and the cells of records that are plain: others are left to the stream's decoder."""
+        cells, form = new_cells(self._scan_schema, len(begins)), self._plan.pipeline.events.format
         if self._is_plain and isinstance(form, Json | JsonSchema):
             head = HEAD_BYTES if isinstance(form, JsonSchema) and form.framed else 0
             inside = np.minimum(begins + head, ends)
             scan_json(data, inside, ends, self._schema, cells, np.zeros(len(self._schema.kinds), np.int64))
             if head:
                 cells.plain[(ends - begins <= head) | (data[np.minimum(begins, len(data) - 1)] != 0)] = 0
-            cells.plain[ends - begins > self._max_bytes] = 0
-        return cells
+        elif self._is_plain:
+            found = self._decoder.scan(data, begins, ends, self._scan_schema, cells)
+            if found is not None:
+                data = found
+                data.setflags(write=False)  # as bytes are: kernels are compiled for that
+        # of no length are null ones, too
+        cells.plain[(begins == ends) | (ends - begins > self._max_bytes)] = 0
+        return data, cells
 
     def _key_texts(self, keys: list[bytes | None]) -> list[bytes | None]:
         """The entities that keys hold."""

@@ -132,13 +132,13 @@ class AvroRows:
         return row
 
     def scan(
-        self, content: bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        self, content: Bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
         cells: Cells,
     ) -> Bytes:  # fmt: skip
         """As of `RecordReader`."""
-        parts, size = [np.frombuffer(content, np.uint8)], len(content)
+        parts, size = [content], len(content)
         found = []
-        for head, rows in rows_by_head(parts[0], begins, ends, lambda _: self._head_bytes):
+        for head, rows in rows_by_head(content, begins, ends, lambda _: self._head_bytes):
             known = self._of(head)
             if isinstance(known, Refused) or not known[0].is_complete:
                 continue

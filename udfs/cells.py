@@ -94,6 +94,14 @@ def scan_schema(events: Events, wanted: Collection[str], *, from_file: bool) -> 
     )
 
 
+def with_required(schema: ScanSchema) -> ScanSchema:
+    """With a slot for every field that no record may lack, behind the others, to see whether it is there."""
+    slots = schema.slots.copy()
+    checked = (slots < 0) & ~schema.optional
+    slots[checked] = slots.max(initial=-1) + 1 + np.arange(checked.sum())
+    return schema._replace(slots=slots)
+
+
 def new_cells(schema: ScanSchema, records: int) -> Cells:
     """Room for the cells of so many records."""
     slots = int((schema.slots >= 0).sum())

@@ -43,15 +43,19 @@ def schema_named_by(head: bytes, schemas: SchemaSource) -> RegisteredSchema | Re
         return Refused("unknown_schema", str(error) or f"the registry has no schema {schema_id}")
 
 
-def zigzag(number: int) -> bytes:
-    """A 64-bit whole number as Avro and message indexes have it, in as few bytes as it takes."""
-    left = (number << 1) ^ (number >> 63)
+def varint(bits: int) -> bytes:
+    """A number that is not negative, seven bits a byte, the lowest first, in as few bytes as it takes."""
     octets = bytearray()
-    while left > 0x7F:
-        octets.append(left & 0x7F | 0x80)
-        left >>= 7
-    octets.append(left)
+    while bits > 0x7F:
+        octets.append(bits & 0x7F | 0x80)
+        bits >>= 7
+    octets.append(bits)
     return bytes(octets)
+
+
+def zigzag(number: int) -> bytes:
+    """A 64-bit whole number as Avro and message indexes have it."""
+    return varint((number << 1) ^ (number >> 63))
 
 
 def read_zigzag(data: bytes, at: int) -> tuple[int, int]:

@@ -43,6 +43,7 @@ class EventDecoder:
 
     Attributes:
         needs_parts: Whether events have fields of parts of the record beside key and value.
+        scan: See `RecordReader.scan`.
 
     Raises:
         DefinitionError: A schema of the pipeline is none.
@@ -52,7 +53,7 @@ class EventDecoder:
         events = pipeline.events
         self._reader = RecordReader(pipeline, events.own_source, schemas)
         self.needs_parts = self._reader.needs_parts
-        self._entity = events.entity
+        self.scan, self._entity = self._reader.scan, events.entity
         self._key_text, self._entity_of = events_key_reader(events), attrgetter(events.entity)
 
     def decode_batch(self, records: RecordBatch) -> DecodedBatch:

@@ -14,7 +14,7 @@ from udfs.events import UNITS_PER_S, EventField, Events
 from udfs.packed_events import PackedEvents
 from udfs.refused import Refused
 from udfs.sources import Source
-from udfs.text_scan import Bytes
+from udfs.text_scan import ABSENT, Bytes
 
 Row = dict[str, Any]
 Names = tuple[str, ...]
@@ -29,7 +29,7 @@ class RecordReader(Protocol):
         """A record's fields by the event's names, others left out or not; or why it is none."""
 
     def scan(
-        self, content: bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        self, content: Bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
         cells: Cells,
     ) -> Bytes:  # fmt: skip
         """Fill in the cells of records that are plain: those that are surely what the rows would say.
@@ -64,7 +64,8 @@ class RowEvents:
         """The events of n records; None if one of them is none."""
         ends = values.ends() - 1
         cells = new_cells(self._schema, len(values))
-        data = self._reader.scan(values.content, ends - values.lengths, ends, self._schema, cells)
+        content = np.frombuffer(values.content, np.uint8)
+        data = self._reader.scan(content, ends - values.lengths, ends, self._schema, cells)
         plain = np.flatnonzero(cells.plain)
         found = self._packed.of(cells, plain, self._schema, data)
         if found is None or len(plain) == len(values):
@@ -74,6 +75,16 @@ class RowEvents:
             next(quick) if is_plain else self.one(values[row] or b"") for row, is_plain in enumerate(cells.plain)
         ]
         return None if any(isinstance(event, Refused) for event in events) else events
+
+    def scan(
+        self, content: Bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        cells: Cells,
+    ) -> Bytes:  # fmt: skip
+        """As of `RecordReader`, for a schema with slots of all fields that no record may lack."""
+        data = self._reader.scan(content, begins, ends, schema, cells)
+        for slot in schema.slots[~schema.optional]:
+            cells.plain[cells.states[slot] == ABSENT] = 0
+        return data
 
     def one(self, value: bytes) -> Any:
         """The event of a record, or why it is none."""

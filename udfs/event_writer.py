@@ -8,7 +8,7 @@ import msgspec
 from udfs.confluent_wire import head_of
 from udfs.event_keys import key_of
 from udfs.events import TIME_UNITS_NS
-from udfs.formats import Avro, JsonSchema, Protobuf
+from udfs.formats import Avro, Json, JsonSchema
 from udfs.pipeline import Pipeline
 from udfs.registered_schema import RegisteredSchema
 from udfs.sources import HEADER_PART, RECORD_TIME
@@ -96,15 +96,16 @@ def _value_writer(
     form = pipeline.events.format
     if schema is None:
         return msgspec.json.Encoder().encode
+    assert not isinstance(form, Json)
     if isinstance(form, JsonSchema):
         head, encode = head_of(schema.id) if form.framed else b"", msgspec.json.Encoder().encode
         return lambda row: head + encode(row)
     # imported when they are needed: most pipelines have JSON
-    from udfs.row_writers import FIRST_MESSAGE, WrittenThing, avro_writer, protobuf_writer
+    from udfs import row_writers
 
-    what = WrittenThing("events' format", "an event", "", is_whole=False)
+    what = row_writers.WrittenThing("events' format", "an event", "", is_whole=False)
+    head = head_of(schema.id) if form.framed else b""
     if isinstance(form, Avro):
-        return avro_writer(names, schema, head_of(schema.id) if form.framed else b"", what)
-    assert isinstance(form, Protobuf)
-    head = head_of(schema.id) + FIRST_MESSAGE if form.framed else b""
-    return protobuf_writer(names, schema, form.message, head, what)
+        return row_writers.avro_writer(row_writers.written_record(names, schema, what), head)
+    message = row_writers.written_message(names, schema, form.message, what)
+    return row_writers.protobuf_writer(message, head + row_writers.FIRST_MESSAGE if form.framed else b"")

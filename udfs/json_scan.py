@@ -195,7 +195,7 @@ def check_keys(
         data: Where the records are.
         keys: Where the keys are.
         key_begins: (n,) int64.
-        key_ends: (n,) int64; no key is one of no length.
+        key_ends: (n,) int64; no key is one of no length, so those that are of none are left, too.
         slot: Of the entity.
         whole: Whether the entity is a whole number.
         cells: `plain` is changed.
@@ -208,6 +208,6 @@ def check_keys(
             same = _same_number(cells.wholes[slot, row], keys, begin, end)
         else:
             length = cells.lengths[slot, row]
-            same = end - begin == length and same_bytes(data, cells.wholes[slot, row], keys, begin, length)
+            same = end - begin == length > 0 and same_bytes(data, cells.wholes[slot, row], keys, begin, length)
         if not same:
             cells.plain[row] = 0

@@ -18,7 +18,18 @@ from udfs.pipeline import Pipeline
 from udfs.protobuf_events import MessageReader, compiled_messages, named_message
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
-from udfs.row_writers import FIRST_MESSAGE, Fields, RowWriter, WrittenThing, avro_writer, protobuf_writer
+from udfs.row_encoder import RowEncoder
+from udfs.row_program import RowPlan, avro_plan, protobuf_plan
+from udfs.row_writers import (
+    FIRST_MESSAGE,
+    Fields,
+    RowWriter,
+    WrittenThing,
+    avro_writer,
+    protobuf_writer,
+    written_message,
+    written_record,
+)
 from udfs.schema_texts import prediction_schema_text
 
 PredictionReader = Callable[[bytes], Fields]
@@ -46,8 +57,10 @@ def prediction_schema(pipeline: Pipeline, previous: str | None = None) -> Regist
     return RegisteredSchema(0, form.kind, form.schema or prediction_schema_text(pipeline, form.kind, previous))
 
 
-def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> RowWriter:
-    """Writes a prediction's fields in Avro or Protobuf.
+def value_writer(
+    pipeline: Pipeline, schema: RegisteredSchema
+) -> Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]:
+    """Writes columns of predictions, and their features, in Avro or Protobuf.
 
     Args:
         pipeline: Says the format and the fields.
@@ -56,26 +69,38 @@ def row_writer(pipeline: Pipeline, schema: RegisteredSchema) -> RowWriter:
     Raises:
         DefinitionError: The schema is none, or asks for what a prediction does not have.
     """
-    form, names = pipeline.output_format, prediction_fields(pipeline)
-    if isinstance(form, Avro):
-        return avro_writer(names, schema, head_of(schema.id) if form.framed else b"", _WRITTEN)
-    assert isinstance(form, Protobuf)
-    head = head_of(schema.id) + FIRST_MESSAGE if form.framed else b""
-    return protobuf_writer(names, schema, form.message, head, _WRITTEN)
-
-
-def value_writer(
-    pipeline: Pipeline, schema: RegisteredSchema
-) -> Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]:
-    """Writes columns of predictions, and their features, in Avro or Protobuf; see `row_writer`."""
-    write, names, features_names = row_writer(pipeline, schema), prediction_fields(pipeline), pipeline.feature_names
+    names, features_names = prediction_fields(pipeline), pipeline.feature_names
+    write, plan = _writer_and_plan(pipeline, schema, names)
+    encoder = plan and RowEncoder(plan)
+    picked = [names.index(name) for name in plan.fields] if plan else []
 
     def values(columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
-        if pipeline.include_features and features is not None:
+        columns = [list(column) for column in columns]
+        features = features if pipeline.include_features else None
+        if encoder is not None:
+            found = encoder.encode(list(zip(*[columns[place] for place in picked], strict=True)), features)
+            if found is not None:
+                return found
+        if features is not None:
             columns.append(_feature_rows(features_names, features))
         return Lines.of([write(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)])
 
     return values
+
+
+def _writer_and_plan(
+    pipeline: Pipeline, schema: RegisteredSchema, names: Sequence[str]
+) -> tuple[RowWriter, RowPlan | None]:
+    """What writes one prediction, and how many are written at once if that can be."""
+    form, features = pipeline.output_format, pipeline.feature_names if pipeline.include_features else ()
+    head = head_of(schema.id) if isinstance(form, Avro | Protobuf) and form.framed else b""
+    if isinstance(form, Avro):
+        record = written_record(names, schema, _WRITTEN)
+        return avro_writer(record, head), avro_plan(record, head, names, features)
+    assert isinstance(form, Protobuf)
+    message = written_message(names, schema, form.message, _WRITTEN)
+    head += FIRST_MESSAGE if form.framed else b""
+    return protobuf_writer(message, head), protobuf_plan(message, head, names, features)
 
 
 def _feature_rows(names: Sequence[str], features: npt.NDArray[np.float64]) -> list[Fields]:

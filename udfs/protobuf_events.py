@@ -110,13 +110,13 @@ class ProtobufRows:
         return row
 
     def scan(
-        self, content: bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        self, content: Bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
         cells: Cells,
     ) -> Bytes:  # fmt: skip
         """As of `RecordReader`."""
-        parts, size = [np.frombuffer(content, np.uint8)], len(content)
+        parts, size = [content], len(content)
         found = []
-        for head, rows in rows_by_head(parts[0], begins, ends, self._begin):
+        for head, rows in rows_by_head(content, begins, ends, self._begin):
             plan = self._of(head, len(head))
             if isinstance(plan, Refused) or plan.program is None:
                 continue

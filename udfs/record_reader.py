@@ -11,8 +11,11 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from udfs.byte_lines import Lines
+from udfs.cells import Cells, ScanSchema
 from udfs.change_events import Change, ChangeReader, avro_changes, json_changes
 from udfs.event_rows import RowEvents
 from udfs.events import EventField, Events, last_time
@@ -24,6 +27,7 @@ from udfs.record_fields import Getter, flat_type, nested_type
 from udfs.refused import NO_VALUE, Refused, invalid_time, too_large
 from udfs.registered_schema import SchemaSource, no_schemas
 from udfs.sources import CHANGED_MS, OPERATION, Source
+from udfs.text_scan import Bytes
 
 _FEWEST_TOGETHER = 12
 """Below this many records, decoding them one by one takes less than preparing to decode them together."""
@@ -91,6 +95,18 @@ class RecordReader:
         # a time that is no number is not found by min and max
         in_range = min(times) >= 0 and max(times) <= self._last_time and sum(times) >= 0
         return events if in_range else None
+
+    def scan(
+        self, content: Bytes, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], schema: ScanSchema,
+        cells: Cells,
+    ) -> Bytes | None:  # fmt: skip
+        """Fill in the cells of values with schemas; None where they can only be read one by one.
+
+        See `RowEvents.scan`; a record that is too large, or has no value, is for the caller to leave out.
+        """
+        if self._columns is not None or not isinstance(self._values, RowEvents):
+            return None
+        return self._values.scan(content, begins, ends, schema, cells)
 
     def read(self, record: RawRecord) -> Any:
         """The event of a record; why it is none; or None for a record that is passed over.

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import fastavro
 from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor
 
 from udfs.avro_schemas import parsed_record
 from udfs.errors import DefinitionError
@@ -35,13 +36,12 @@ class WrittenThing(NamedTuple):
     is_whole: bool
 
 
-def avro_writer(names: Sequence[str], schema: RegisteredSchema, head: bytes, what: WrittenThing) -> RowWriter:
-    """Writes rows as Avro records.
+def written_record(names: Sequence[str], schema: RegisteredSchema, what: WrittenThing) -> Any:
+    """The Avro record that rows are written as; see `parsed_record`.
 
     Args:
         names: Fields that a row has.
         schema: What they are written with.
-        head: What comes before each.
         what: See there.
 
     Raises:
@@ -52,27 +52,31 @@ def avro_writer(names: Sequence[str], schema: RegisteredSchema, head: bytes, wha
         raise DefinitionError(found.detail)
     unknown = [one["name"] for one in found["fields"] if one["name"] not in names and "default" not in one]
     _check_known(unknown, names, what)
+    return found
+
+
+def avro_writer(record: Any, head: bytes) -> RowWriter:
+    """Writes rows as Avro records, with some bytes before each."""
     write = fastavro.schemaless_writer
 
     def row(fields: Fields) -> bytes:
         content = BytesIO(head)
         content.seek(len(head))
-        write(content, found, fields)
+        write(content, record, fields)
         return content.getvalue()
 
     return row
 
 
-def protobuf_writer(
-    names: Sequence[str], schema: RegisteredSchema, message: str | None, head: bytes, what: WrittenThing
-) -> RowWriter:
-    """Writes rows as Protobuf messages; None is a field that is not there.
+def written_message(
+    names: Sequence[str], schema: RegisteredSchema, message: str | None, what: WrittenThing
+) -> Descriptor:
+    """The Protobuf message that rows are written as.
 
     Args:
         names: Fields that a row has.
         schema: What they are written with.
         message: Which of its messages; None is the first one.
-        head: What comes before each.
         what: See there.
 
     Raises:
@@ -82,10 +86,15 @@ def protobuf_writer(
     if isinstance(messages, Refused):
         raise DefinitionError(messages.detail)
     descriptor = named_message(messages, message)
-    there = set(descriptor.fields_by_name)
     if what.is_whole:
-        _check_known(sorted(there - set(names)), names, what)
-    make: Any = message_factory.GetMessageClass(descriptor)
+        _check_known(sorted(set(descriptor.fields_by_name) - set(names)), names, what)
+    return descriptor
+
+
+def protobuf_writer(message: Descriptor, head: bytes) -> RowWriter:
+    """Writes rows as Protobuf messages, with some bytes before each; None is a field that is not there."""
+    make: Any = message_factory.GetMessageClass(message)
+    there = set(message.fields_by_name)
 
     def row(fields: Fields) -> bytes:
         given = {

@@ -44,16 +44,10 @@ def stages(_quick: bool) -> Mapping[str, float]:
     return profile_stages()
 
 
-def formats(_quick: bool) -> Mapping[str, float]:
-    from tests.benchmarks.formats import profile_formats
-
-    return profile_formats()
-
-
 MEASURES: dict[str, Measure] = {
     "ratios": of_module("ratios"),
     "stages": stages,
-    "formats": formats,
+    "formats": of_module("formats"),
     "sql": of_module("sql"),
     "engine": of_module("engine"),
     "scaling": of_module("scaling"),

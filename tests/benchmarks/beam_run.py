@@ -12,7 +12,7 @@ from flink_jobs.local.shoppers import as_records, shopper_events
 from tests.benchmarks.child_process import child, end_of
 from tests.benchmarks.contest import LOG, SEED, SHOPPERS, START_MS
 from tests.benchmarks.cpu_time import busy_s
-from tests.benchmarks.outcomes import ContestantError, Outcome, speed_by_difference
+from tests.benchmarks.outcomes import ContestantError, Outcome, decode_scored, speed_by_difference
 
 MODULE = "tests.benchmarks.beam_pipeline"
 WARM_UP = 1_000
@@ -44,7 +44,7 @@ def run_beam(python: Path, workers: str, sizes: Sequence[int], home: Path, timeo
     speed = speed_by_difference(sizes[0], small_s, sizes[1], large_s)
     outcome = Outcome(events_per_s=speed, other_cores=others_s / elapsed_s)
     for value in output.read_bytes().splitlines():
-        outcome.add(value)
+        outcome.add(decode_scored(value))
     return outcome
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,14 @@ from flink_jobs.local.broker import Broker
 from flink_jobs.local.shoppers import as_records, shopper_events
 from tests.benchmarks.child_process import child, end_of
 from tests.benchmarks.cpu_time import cpu_s
-from tests.benchmarks.outcomes import WARM_UP_SHARE, ContestantError, Outcome, read_outcome
+from tests.benchmarks.outcomes import (
+    WARM_UP_SHARE,
+    ContestantError,
+    Outcome,
+    Scored,
+    decode_scored,
+    read_outcome,
+)
 
 EVENTS_TOPIC = "bench-events"
 PARTITIONS = 3
@@ -42,6 +49,8 @@ class Contestant:
         arguments: Further ones.
         python: The interpreter that runs it.
         timeout_s: How long it may take.
+        topic: Where its events are.
+        decode: Reads a prediction.
     """
 
     name: str
@@ -50,6 +59,8 @@ class Contestant:
     arguments: tuple[str, ...] = ()
     python: Path = Path(sys.executable)
     timeout_s: float = TIMEOUT_S
+    topic: str = EVENTS_TOPIC
+    decode: Callable[[bytes], Scored] = decode_scored
 
 
 def output_of(name: str) -> str:
@@ -64,11 +75,13 @@ class Contest:
         self.bootstrap, self._broker, self._home = broker.bootstrap, broker, home
         self._events = 0
 
-    def fill(self, events: int) -> None:
-        """Put the events of simulated shoppers into the topic."""
-        create_topics(self.bootstrap, [TopicSpec(EVENTS_TOPIC, PARTITIONS)])
-        records = as_records(shopper_events(SHOPPERS, SEED, START_MS))
-        produce_events(self.bootstrap, EVENTS_TOPIC, itertools.islice(records, events))
+    def fill(
+        self, events: int, topic: str = EVENTS_TOPIC, write: Callable[[bytes], bytes] = lambda value: value
+    ) -> None:
+        """Put the events of simulated shoppers into a topic, each as what is made of its JSON."""
+        create_topics(self.bootstrap, [TopicSpec(topic, PARTITIONS)])
+        records = itertools.islice(as_records(shopper_events(SHOPPERS, SEED, START_MS)), events)
+        produce_events(self.bootstrap, topic, ((key, write(value)) for key, value in records))
         self._events = events
 
     def run(self, contestant: Contestant) -> Outcome:
@@ -81,7 +94,8 @@ class Contest:
         home.mkdir(parents=True)
         with child(self._command(contestant, output), home / LOG) as process:
             first_s, cpu_us = self._watch(process, contestant, output)
-        outcome = read_outcome(self.bootstrap, output, contestant.events)  # when it is over: reading takes a core
+        # when it is over: reading takes a core
+        outcome = read_outcome(self.bootstrap, output, contestant.events, contestant.decode)
         outcome.other_cores = outcome.events_per_s * cpu_us.pop("others", 0.0) / 1e6
         outcome.first_prediction_s, outcome.cpu_us = first_s, cpu_us
         used = outcome.events_per_s * (cpu_us.get("jvm", 0.0) + cpu_us.get("python", 0.0)) / 1e6
@@ -93,7 +107,7 @@ class Contest:
         return outcome
 
     def _command(self, contestant: Contestant, output: str) -> list[str]:
-        arguments = [self.bootstrap, str(self._home / contestant.name), EVENTS_TOPIC, output, *contestant.arguments]
+        arguments = [self.bootstrap, str(self._home / contestant.name), contestant.topic, output, *contestant.arguments]
         # imported, not run as `__main__`: functions of `__main__` travel to the workers by value
         return [str(contestant.python), "-c", f"from {contestant.module} import main; main()", *arguments]
 

@@ -1,7 +1,7 @@
 """What a contestant wrote: how fast, and whether it is the same as what the others wrote."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -46,9 +46,8 @@ class Outcome:
     cpu_us: dict[str, float] = field(default_factory=dict)
     other_cores: float = 0.0
 
-    def add(self, value: bytes) -> None:
+    def add(self, scored: Scored) -> None:
         """One more prediction."""
-        scored = decode_scored(value)
         self.scores[scored.event_id] = scored.purchase_probability
         self.records += 1
 
@@ -73,7 +72,7 @@ def speed_by_difference(small: int, small_s: float, large: int, large_s: float) 
     return (large - small) / (large_s - small_s)
 
 
-def read_outcome(bootstrap: str, topic: str, least: int) -> Outcome:
+def read_outcome(bootstrap: str, topic: str, least: int, decode: Callable[[bytes], Scored] = decode_scored) -> Outcome:
     """Read all committed predictions of a topic, of every partition up to its end; `least` must be there."""
     outcome = Outcome()
     appended_ms: list[int] = []
@@ -87,7 +86,7 @@ def read_outcome(bootstrap: str, topic: str, least: int) -> Outcome:
             elif time.monotonic() - silent_since > READ_TIMEOUT_S:
                 raise ContestantError(f"only {outcome.records:,} of {least:,} predictions came")
             for message in messages:
-                outcome.add(message.value())
+                outcome.add(decode(message.value()))
                 appended_ms.append(message.timestamp()[1])
     finally:
         reader.close()

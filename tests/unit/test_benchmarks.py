@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import beam_run, peers, plot, ratios, results, sql
+from tests.benchmarks import beam_run, formats, peers, plot, ratios, results, sql
 from tests.benchmarks.child_process import child, end_of
 from tests.benchmarks.cpu_time import cpu_s
 from tests.benchmarks.outcomes import (
@@ -344,3 +344,14 @@ def test_a_peer_that_fails_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(beam_run, "MODULE", "no_such_module")
     with pytest.raises(ContestantError, match=r"status 1:[\s\S]*no_such_module"):
         beam_run.run_beam(sys.executable, "0", (10, 30), tmp_path / "home", timeout_s=30)
+
+
+def test_formats_are_compared_by_the_means_of_their_runs():
+    runs = {
+        "json": [outcome({}, 80.0, cpu_us={"jvm": 10.0, "jvm_source": 4.0}), outcome({}, 120.0, cpu_us={"jvm": 20.0})],
+        "avro": [outcome({}, 70.0, cpu_us={"jvm": 9.0, "python": 3.0}), outcome({}, 90.0, cpu_us={"broker": 12.0})],
+    }
+    assert formats.as_results(runs) == {
+        "format_job_events_per_s_json": 100, "format_job_events_per_s_avro": 80, "format_job_cpu_us_json": 15.0,
+        "format_job_cpu_us_avro": 12.0, "format_job_ratio_avro": 0.8, "format_job_cpu_ratio_avro": 1.25,
+    }  # fmt: skip
