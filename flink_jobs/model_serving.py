@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.pipeline_model import named_model, within_budget
 from flink_jobs.pipelines import model_root
 from flink_jobs.settings import Settings
+from models.budget import TimedModel
+from models.circuit import CircuitState
 from models.fetching import fetch_version
 from models.manifest import MANIFEST_FILE, Manifest
 from models.onnx_model import OnnxModel
@@ -29,7 +32,7 @@ from udfs.model_schedule import (
 )
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
-from udfs.receipts import Receipt
+from udfs.receipts import NamedModel, Receipt
 from udfs.served_models import SHADOW, Duties, Role, ServedModels
 
 _ANSWERS_KEPT = 100
@@ -41,9 +44,17 @@ class ModelNotSwappedError(RuntimeError):
 
 
 class WarmModel(NamedTuple):
-    """An opened model that has scored already: how long opening took, and a batch of `ROWS` rows."""
+    """An opened model that has scored already.
 
-    model: OnnxModel
+    Attributes:
+        model: Scores events, within the pipeline's budget if it has one.
+        named: What receipts say of it.
+        load_ms: How long opening took.
+        batch_ms: How long a batch of `ROWS` rows takes.
+    """
+
+    model: OnnxModel | TimedModel
+    named: NamedModel
     load_ms: float
     batch_ms: float
 
@@ -67,6 +78,7 @@ class ModelServing:
     Args:
         pipeline: Has a `models_topic`.
         model: Its own model.
+        named: What receipts say of it.
         folder: That model's.
         root: Where others are.
         changes: What the control topic said before the job began.
@@ -77,7 +89,8 @@ class ModelServing:
     def __init__(
         self,
         pipeline: Pipeline,
-        model: OnnxModel,
+        model: OnnxModel | TimedModel,
+        named: NamedModel,
         folder: Path,
         root: str,
         changes: Sequence[bytes | None],
@@ -88,7 +101,7 @@ class ModelServing:
         self._tasks, self._limit_ms = tasks, limit_ms
         self._base = model_ref(folder)
         self._shelf = ModelShelf[ModelRef, WarmModel](self._opened)
-        self._shelf.put(self._base, WarmModel(model, 0.0, 0.0))
+        self._shelf.put(self._base, WarmModel(model, named, 0.0, 0.0))
         self._served = ServedModels(self._shelf)
         self._receipts: dict[Role, Receipt] = {}
         self._group = OutputGroup(str(pipeline.models_status_topic), {}, [])
@@ -237,7 +250,8 @@ class ModelServing:
                 f"it takes {min(calls_ms):,.0f} ms for {ROWS} rows, more than model_batch_limit_ms = {self._limit_ms:g}"
             )
             raise ModelNotSwappedError(message)
-        return WarmModel(model, (time.perf_counter() - began) * 1e3, min(calls_ms))
+        opened_ms = (time.perf_counter() - began) * 1e3
+        return WarmModel(within_budget(self._pipeline, model), named_model(model.manifest), opened_ms, min(calls_ms))
 
     def duties(
         self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
@@ -246,7 +260,12 @@ class ModelServing:
         self._newest_ms = max(self._newest_ms, int(times_ms.max()))
         return self._served.duties(shards, ends, times_ms, entities)
 
-    def model(self, role: Role) -> OnnxModel:
+    def circuit(self) -> CircuitState:
+        """The worst of the models that are open."""
+        timed = [each.model for each in self._shelf.opened() if isinstance(each.model, TimedModel)]
+        return max((each.circuit.state for each in timed), default=CircuitState.CLOSED)
+
+    def model(self, role: Role) -> OnnxModel | TimedModel:
         """The model of a role.
 
         Raises:
@@ -261,10 +280,10 @@ class ModelServing:
     def receipt(self, role: Role) -> Receipt:
         """The receipt of a role's predictions."""
         if role not in self._receipts:
-            ref, manifest = role.model, self.model(role).manifest
-            names = {"name": ref.name, "version": str(ref.version), "sha256": ref.sha256}
             topic = self._pipeline.shadow_topic if role.name == SHADOW else None
-            self._receipts[role] = Receipt.of(
-                self._pipeline, names, manifest.feature_set_hash, role=role.name, topic=topic
-            )
+            self._receipts[role] = Receipt.of(self._pipeline, self.named(role), role=role.name, topic=topic)
         return self._receipts[role]
+
+    def named(self, role: Role) -> NamedModel:
+        """What receipts say of a role's model."""
+        return self._shelf.get(role.model).named

@@ -50,6 +50,11 @@ class ModelShelf(Generic[Key, Opened]):
         self.prepare(key)
         return self._models[key].result()
 
+    def opened(self) -> list[Opened]:
+        """Those that are open."""
+        done = [each for each in self._models.values() if each.done() and not each.cancelled()]
+        return [each.result() for each in done if each.exception() is None]
+
     def keep(self, keys: Iterable[Key]) -> None:
         """Let go of all others."""
         kept = set(keys)
