@@ -162,6 +162,8 @@ class ScoreBatches(KeyedProcessFunction):
             outputs = self._score(records, self._shards)
             if self._scorer.passed_over:
                 self._passed_over.inc(self._scorer.passed_over)
+            if self._serving is not None and self._serving.has_answers:
+                outputs += self._serving.take_answers()
             if outputs:
                 yield outputs
             return

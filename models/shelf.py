@@ -50,10 +50,10 @@ class ModelShelf(Generic[Key, Opened]):
         self.prepare(key)
         return self._models[key].result()
 
-    def opened(self) -> list[Opened]:
+    def opened(self) -> dict[Key, Opened]:
         """Those that are open."""
-        done = [each for each in self._models.values() if each.done() and not each.cancelled()]
-        return [each.result() for each in done if each.exception() is None]
+        done = {key: each for key, each in self._models.items() if each.done() and not each.cancelled()}
+        return {key: each.result() for key, each in done.items() if each.exception() is None}
 
     def keep(self, keys: Iterable[Key]) -> None:
         """Let go of all others."""

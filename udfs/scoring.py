@@ -43,8 +43,8 @@ class ModelChoice(Protocol):
     ) -> Duties:
         """Who scores each event; see `ServedModels.duties`."""
 
-    def model(self, role: Role) -> Model:
-        """The model itself."""
+    def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
+        """What `predict_batch` gives for a role's model."""
 
     def receipt(self, role: Role) -> Receipt:
         """The receipt of its predictions."""
@@ -177,10 +177,10 @@ class Scorer:
         if self._choice is None or duties is None:
             return predict_batch(self._model, scored.features)
         if scored.which is None:
-            return predict_batch(self._choice.model(duties.known[0].served), scored.features)
+            return self._choice.predict(duties.known[0].served, scored.features)
         scores, failed = np.zeros(len(scored)), dict[int, Refused]()
         for role, places in by_role(duties.known, scored.which, len(scored)).items():
-            own, own_failed = predict_batch(self._choice.model(role), scored.features[places])
+            own, own_failed = self._choice.predict(role, scored.features[places])
             scores[places] = own
             failed |= {int(places[place]): why for place, why in own_failed.items()}
         return scores, failed
@@ -192,7 +192,7 @@ class Scorer:
             return outputs
         for role, places in by_shadow(duties.known, scored.which, len(scored)).items():
             part = scored.part(places)
-            scores, failed = predict_batch(self._choice.model(role), part.features)
+            scores, failed = self._choice.predict(role, part.features)
             part = replace(part, scores=scores).without(failed)
             written, unwritten = b"", dict[int, Refused]()
             if len(part):

@@ -98,7 +98,7 @@ class ServedModels:
         if self._common is not None:
             last = self._common.periods[-1]
             if not last.serving.challengers and times_ms.min() >= last.from_ms:
-                self._use(last.serving)
+                self.use(last.serving)
                 return Duties([_duty(last.serving, Role(last.serving.champion))], None)
         known: dict[Duty, int] = {}
         which, begin = np.zeros(len(times_ms), np.intp), 0
@@ -108,13 +108,14 @@ class ServedModels:
             for place in np.unique(places).tolist():
                 rows = begin + np.flatnonzero(places == place)
                 serving = schedule.periods[place].serving
-                self._use(serving)
+                self.use(serving)
                 for duty, part in _parts(serving, rows, entities):
                     which[part] = known.setdefault(duty, len(known))
             begin = end
         return Duties(list(known), which if len(known) > 1 else None)
 
-    def _use(self, serving: Serving) -> None:
+    def use(self, serving: Serving) -> None:
+        """These models score now, or will with the next events: they are kept, and those before them."""
         if self._generations and self._generations[-1] is serving:  # equal ones take longer to compare
             return
         if serving in self._generations:
