@@ -59,6 +59,7 @@ MEASURES: dict[str, Measure] = {
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
     "hop": of_module("hop"),
+    "model_change": of_module("model_change"),
     "startup": of_module("startup"),
     "backfill": of_module("backfill"),
     "soak": of_module("soak"),

@@ -34,12 +34,13 @@ class JobTask(NamedTuple):
     output: str
     settings: dict[str, object]
     restore_from: str | None = None
+    models_topic: str | None = None
 
     @property
     def pipeline(self) -> Pipeline:
         shipped = load_pipeline("purchase")
         events = dataclasses.replace(shipped.events, topic=self.events)
-        return dataclasses.replace(shipped, predictions=self.output, events=events)
+        return dataclasses.replace(shipped, predictions=self.output, events=events, models_topic=self.models_topic)
 
 
 class SteeredJob:
