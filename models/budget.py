@@ -59,8 +59,10 @@ class TimedModel:
         self._until_s: float | None = None
         self._running: queue.SimpleQueue[Floats | Exception] | None = None
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        thread = threading.Thread(target=answer_calls, args=(model, self._calls), name="model-calls", daemon=True)
-        thread.start()  # a daemon: a call that never ends must not keep the process
+        # a daemon: a call that never ends must not keep the process
+        self._thread = threading.Thread(
+            target=answer_calls, args=(model, self._calls), name="model-calls", daemon=True
+        )
         weakref.finalize(self, self._calls.put, None)
 
     @contextmanager
@@ -85,6 +87,8 @@ class TimedModel:
         if self._until_s is None:
             message = f"the model is over its {self._budget_ms:g} ms and not asked now"
             raise OverBudgetError(message)
+        if self._thread.ident is None:  # not before: it would have the low priority of whoever opened the model
+            self._thread.start()
         call = _Call(features, _ort.RunOptions(), queue.SimpleQueue())
         self._calls.put(call)
         try:
