@@ -231,7 +231,7 @@ def models_promote(
             "psi=INDEX of the scores' shift, events=NUMBER to look at (1,000); with commas between.",
         ),
     ] = None,
-    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Have the running job score with a version, from an event time on, without a restart.

@@ -142,7 +142,7 @@ def change_models(
     *,
     at_ms: int | None = None,
     guard: Guard | None = None,
-    wait_s: float = 60.0,
+    wait_s: float = 120.0,
     step: Callable[[str], None] = lambda _line: None,
 ) -> Changed:
     """Have a running job score with other models.
