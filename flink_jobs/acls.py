@@ -57,7 +57,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
         *routed,
         *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
-        *(Acl("run", "topic", name, "Write") for name in of_models[1:]),
+        *(Acl("run", "topic", name, "Write") for name in of_models),
     ]
     create = [
         Acl("topics create", "topic", name, operation)

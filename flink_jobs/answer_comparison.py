@@ -12,11 +12,12 @@ import numpy.typing as npt
 import pyarrow
 import pyarrow.parquet
 
-from flink_jobs.receipt_models import ReceiptModels
+from flink_jobs.receipt_models import ReceiptModel, ReceiptModels
 from flink_jobs.served_answers import BUCKET_OFFSETS, DEAD_LETTER, PREDICTION, Bucket, ServedAnswers, identity
 from models.onnx_model import OnnxModel
 from udfs.entity_state import LATE, TRUNCATED, WARMING
 from udfs.pipeline import Pipeline
+from udfs.refused import Refused
 from udfs.scoring import FLAG_NAMES, predict_each
 from udfs.wire_formats import NOT_TRIED_AGAIN
 
@@ -102,6 +103,8 @@ class Findings:
         equal: Answers that are what comes out now, dead letters included.
         dead_letters: How many of them are dead letters.
         counts: Of DIFFERENT, MISSING, DUPLICATED and NO_EVENT.
+        fallbacks: Predictions in place of the model's, by what scored. Another model's are counted as equal, too, if
+            they are; of the others all but the score is compared.
         taken_as_told: Dead letters of events that decode and whose answer is not tried again, by reason.
         unverifiable: How many cannot be verified, by why.
         waiting: Events without an answer that the job has not come to.
@@ -111,6 +114,7 @@ class Findings:
     equal: int = 0
     dead_letters: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    fallbacks: Counter[str] = field(default_factory=Counter)
     taken_as_told: Counter[str] = field(default_factory=Counter)
     unverifiable: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
@@ -273,7 +277,7 @@ class AnswerComparison:
             if isinstance(model, str):
                 self.findings.unverifiable[model] += len(rows)
                 continue
-            self._scored(partition, rows, model, now)
+            self._scored(partition, rows, model, now, named)
 
     def _complete(self, served: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Without those that the job itself says were made with incomplete windows."""
@@ -282,10 +286,14 @@ class AnswerComparison:
             self.findings.unverifiable[WARMED_UP] += int(warming.sum())
         return served[~warming]
 
-    def _scored(self, partition: int, served: npt.NDArray[Any], model: OnnxModel, now: Recomputed) -> None:
+    def _scored(
+        self, partition: int, served: npt.NDArray[Any], model: OnnxModel, now: Recomputed, named: ReceiptModel
+    ) -> None:
         places = np.searchsorted(now.offsets, served["offset"])
         features = now.features[places]
-        scores, failed = predict_each(model, features)
+        scores, failed = served["score"], dict[int, Refused]()
+        if named.by_model:
+            scores, failed = predict_each(model, features)
         equal = {
             self._pipeline.prediction: served["score"] == scores,
             "flags": served["flags"] == now.flags[places],
@@ -298,7 +306,10 @@ class AnswerComparison:
             equal |= dict(zip(self._pipeline.feature_names, same.T, strict=True))
         good = np.logical_and.reduce(list(equal.values()))
         good[list(failed)] = False
-        self.findings.equal += int(good.sum())
+        if named.fallback:
+            self.findings.fallbacks[named.fallback] += int(good.sum())
+        if named.by_model:
+            self.findings.equal += int(good.sum())
         for row in np.flatnonzero(~good).tolist():
             offset, time_ms = int(served["offset"][row]), int(now.times_ms[places[row]])
             if time_ms < self._judged.full_from_ms.get(partition, time_ms):

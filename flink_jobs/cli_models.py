@@ -223,12 +223,20 @@ def models_promote(
     shadow: Annotated[
         list[int] | None, typer.Option(help="A version that scores all events beside, unserved; repeatable.")
     ] = None,
+    guard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Go back by itself when its first events are over a limit: failed=SHARE, us=MICROSECONDS a row, "
+            "psi=INDEX of the scores' shift, events=NUMBER to look at (1,000); with commas between.",
+        ),
+    ] = None,
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Have the running job score with a version, from an event time on, without a restart.
 
-    Example: millrace models promote purchase 2 --challenger 1=0.1
+    Example: millrace models promote purchase 2 --challenger 1=0.1 --guard failed=0.01,psi=0.25
     """
     from flink_jobs.cli_options import resolved_settings
     from flink_jobs.models_promotion import run_promote_command
@@ -236,7 +244,7 @@ def models_promote(
 
     run_promote_command(
         load_pipeline(name), name, resolved_settings(), version, at=at, challengers=challenger or [],
-        shadows=shadow or [], wait_s=wait, as_json=as_json,
+        shadows=shadow or [], guard=guard, wait_s=wait, as_json=as_json,
     )  # fmt: skip
 
 

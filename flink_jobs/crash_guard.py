@@ -25,11 +25,13 @@ import numpy as np
 
 from flink_jobs.settings import Settings
 from flink_jobs.topics import run_name
+from models.budget import answer_calls
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
+from udfs.predicting import predict_each
 from udfs.raw_record import RawRecord
 from udfs.record_batch import RecordBatch, pack_records
-from udfs.scoring import Scorer, predict_each
+from udfs.scoring import Scorer
 
 Place = tuple[int, int, int]
 """Partition, offset, and Kafka's timestamp: in a topic that was made anew other records have the same offsets."""
@@ -39,7 +41,7 @@ MOST_PLACES = 4_096
 _COUNT = struct.Struct("<q")
 _MARK_BYTES = _COUNT.size + MOST_PLACES * (4 + 8 + 8)
 _NAMED = 5
-_IN_MODEL = re.compile(rf" in {predict_each.__name__}$|<no Python frame>", re.MULTILINE)
+_IN_MODEL = re.compile(rf" in ({predict_each.__name__}|{answer_calls.__name__})$|<no Python frame>", re.MULTILINE)
 """In what `faulthandler` tells: threads of a library have no functions of Python."""
 _kept_open: list[object] = []
 """`faulthandler` has a descriptor only: who closes its file lets it write into another."""

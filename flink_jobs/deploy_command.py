@@ -8,7 +8,7 @@ import yaml
 from flink_jobs.console import CommandError, next_steps, say, show
 from flink_jobs.kubernetes_manifests import IMAGE_PIPELINES, Deployment, manifests
 from flink_jobs.kubernetes_schema import faults
-from flink_jobs.preflight import check_model
+from flink_jobs.preflight import check_models
 from flink_jobs.security_settings import FILE_SETTINGS
 from flink_jobs.settings import Settings
 from flink_jobs.topics import Engine
@@ -49,7 +49,7 @@ def run_deploy_kubernetes_command(
         )
     _check_reachable(settings)
     _check_secret(settings, places["secret"])
-    check_model(pipeline)
+    check_models(pipeline)
     deployment = Deployment(
         pipeline=str(IMAGE_PIPELINES / Path(name).name) if own else name,
         image=image or _default_image(),

@@ -159,7 +159,9 @@ def _explained(
     if "reason" in told or found.answer is None:  # it does not say by which model
         named = _own(pipeline)
     model: OnnxModel | str = "it killed its worker on this event"
-    if told.get("reason") != "model_crashed":
+    if not named.by_model:
+        model = f"the fallback {named.fallback} scored it, in place of {named.model}/{named.version}"
+    elif told.get("reason") != "model_crashed":
         model = ReceiptModels(pipeline).model(named)
     if isinstance(model, str):
         differences = _feature_differences(pipeline, found, computed)

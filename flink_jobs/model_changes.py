@@ -27,11 +27,13 @@ from models.trial import try_out
 from udfs.model_schedule import (
     Challenger,
     ChangeAnswer,
+    Guard,
     ModelChange,
     ModelRef,
     Schedule,
     Serving,
     apply_changes,
+    rollbacks_of,
 )
 from udfs.pipeline import Pipeline
 
@@ -123,8 +125,14 @@ def planned(pipeline: Pipeline, settings: Settings) -> Schedule:
     Raises:
         KafkaAdminError: Kafka does not answer, or has no such topic.
     """
+    return planned_and_rolled_back(pipeline, settings)[0]
+
+
+def planned_and_rolled_back(pipeline: Pipeline, settings: Settings) -> tuple[Schedule, list[ModelChange]]:
+    """As `planned`, and what guards of models have undone."""
     contents, _ = read_changes(pipeline, settings)
-    return apply_changes(Schedule.of(model_ref(model_folder(pipeline))), contents)
+    base = Schedule.of(model_ref(model_folder(pipeline)))
+    return apply_changes(base, contents), rollbacks_of(base, contents)
 
 
 def change_models(
@@ -133,6 +141,7 @@ def change_models(
     serving: Serving,
     *,
     at_ms: int | None = None,
+    guard: Guard | None = None,
     wait_s: float = 120.0,
     step: Callable[[str], None] = lambda _line: None,
 ) -> Changed:
@@ -143,6 +152,7 @@ def change_models(
         settings: Where Kafka is.
         serving: From `serving_of`.
         at_ms: Event time from which they score; None means `LEAD_MS` after the newest event.
+        guard: Limits, over which the job goes back by itself to what serves now.
         wait_s: For how long to wait for all subtasks, in each of the two steps.
         step: Told what is being waited for.
 
@@ -162,7 +172,7 @@ def change_models(
     newest = [each.newest_ms for each in ready if each.newest_ms is not None]
     from_ms = at_ms if at_ms is not None else max(newest, default=_now_ms()) + LEAD_MS
     step("all are ready; they are told from when on to score with it")
-    taken = line.ask(ModelChange(uuid.uuid4().hex, "serve", base, serving, from_ms, _now_ms()), wait_s)
+    taken = line.ask(ModelChange(uuid.uuid4().hex, "serve", base, serving, from_ms, _now_ms(), guard), wait_s)
     return Changed(serving, from_ms, (*ready, *taken))
 
 

@@ -2,15 +2,19 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.pipeline_model import named_model, within_budget
 from flink_jobs.pipelines import model_root
 from flink_jobs.settings import Settings
+from models.budget import TimedModel
+from models.circuit import CircuitState
 from models.fetching import fetch_version
 from models.manifest import MANIFEST_FILE, Manifest
 from models.onnx_model import OnnxModel
@@ -18,10 +22,12 @@ from models.shelf import ModelShelf
 from models.signing import check_signed_model
 from models.trial import ROWS, try_out
 from udfs.byte_lines import Lines
+from udfs.model_guard import ModelWatch
 from udfs.model_schedule import (
     ChangeAnswer,
     ModelChange,
     ModelRef,
+    Period,
     Schedule,
     Serving,
     apply_changes,
@@ -29,11 +35,14 @@ from udfs.model_schedule import (
 )
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
-from udfs.receipts import Receipt
+from udfs.predicting import Features, predict_batch
+from udfs.receipts import NamedModel, Receipt
+from udfs.refused import Refused
 from udfs.served_models import SHADOW, Duties, Role, ServedModels
 
 _ANSWERS_KEPT = 100
 _WARM_CALLS = 3
+_NO_SCORES: tuple[Features, Mapping[int, Refused]] = (np.empty(0), {})
 
 
 class ModelNotSwappedError(RuntimeError):
@@ -41,9 +50,17 @@ class ModelNotSwappedError(RuntimeError):
 
 
 class WarmModel(NamedTuple):
-    """An opened model that has scored already: how long opening took, and a batch of `ROWS` rows."""
+    """An opened model that has scored already.
 
-    model: OnnxModel
+    Attributes:
+        model: Scores events, within the pipeline's budget if it has one.
+        named: What receipts say of it.
+        load_ms: How long opening took.
+        batch_ms: How long a batch of `ROWS` rows takes.
+    """
+
+    model: OnnxModel | TimedModel
+    named: NamedModel
     load_ms: float
     batch_ms: float
 
@@ -67,6 +84,7 @@ class ModelServing:
     Args:
         pipeline: Has a `models_topic`.
         model: Its own model.
+        named: What receipts say of it.
         folder: That model's.
         root: Where others are.
         changes: What the control topic said before the job began.
@@ -77,7 +95,8 @@ class ModelServing:
     def __init__(
         self,
         pipeline: Pipeline,
-        model: OnnxModel,
+        model: OnnxModel | TimedModel,
+        named: NamedModel,
         folder: Path,
         root: str,
         changes: Sequence[bytes | None],
@@ -88,10 +107,15 @@ class ModelServing:
         self._tasks, self._limit_ms = tasks, limit_ms
         self._base = model_ref(folder)
         self._shelf = ModelShelf[ModelRef, WarmModel](self._opened)
-        self._shelf.put(self._base, WarmModel(model, 0.0, 0.0))
+        self._shelf.put(self._base, WarmModel(model, named, 0.0, 0.0))
         self._served = ServedModels(self._shelf)
         self._receipts: dict[Role, Receipt] = {}
         self._group = OutputGroup(str(pipeline.models_status_topic), {}, [])
+        self._control = OutputGroup(str(pipeline.models_topic), {}, [])
+        self._watches: dict[ModelRef, ModelWatch] = {}
+        self._watched: Period | None = None
+        self._before: Serving | None = None
+        self._rollbacks: list[ModelChange] = []
         self._decided: dict[str, str] = {}
         self._preparing: dict[str, ModelChange] = {}
         self._answers: list[ChangeAnswer] = []
@@ -121,7 +145,8 @@ class ModelServing:
         newest = schedule.periods[-1].serving
         for each in newest.models:
             self._shelf.prepare(each)
-        self._served.prepare(newest)
+        self._served.use(newest)
+        self._watch_over(schedule)
         return schedule.to_bytes()
 
     def change(self, shard: int, content: bytes) -> bytes | None:
@@ -135,15 +160,17 @@ class ModelServing:
             return None
         is_new = change.id not in self._decided
         if is_new:
-            self._decided[change.id] = self._decision(change)
+            self._decided[change.id] = self._decision(change, self._served.of_shard(shard))
             self._decided = dict(list(self._decided.items())[-_ANSWERS_KEPT:])
-        if self._decided[change.id] or change.kind != "serve":
+        before = self._served.of_shard(shard)
+        schedule = before if self._decided[change.id] else before.after(change)
+        if schedule is before:
             return None
-        schedule = self._served.of_shard(shard).then(change.from_ms, change.serving)
         self._served.change(shard, schedule)
+        self._watch_over(schedule)
         return schedule.to_bytes()
 
-    def _decision(self, change: ModelChange) -> str:
+    def _decision(self, change: ModelChange, schedule: Schedule) -> str:
         """Do what can be done at once, and say why it cannot be; "" if it can."""
         if change.base != self._base:
             why = f"it was asked for a pipeline whose own model is {change.base}, this one's is {self._base}"
@@ -154,6 +181,8 @@ class ModelServing:
             self._served.prepare(None)
             self._answer(change, "released")
             return ""
+        if change.kind == "rollback" and schedule.after(change) is schedule:
+            return "the newest change is another one"
         self._served.prepare(change.serving)
         for each in change.serving.models:
             self._shelf.prepare(each)
@@ -166,7 +195,7 @@ class ModelServing:
             self._answer(change, "refused", why)
             return why
         self._preparing = {id_: each for id_, each in self._preparing.items() if each.serving != change.serving}
-        self._answer(change, "serving")
+        self._answer(change, "serving" if change.kind == "serve" else "rolled_back", change.why)
         return ""
 
     def take_answers(self) -> bytes:
@@ -180,13 +209,18 @@ class ModelServing:
                 self._decided[id_] = why
                 self._answer(change, "refused" if why else "ready", why)
         answers, self._answers = self._answers, []
-        if not answers:
-            return b""
         keys, values = [each.id.encode() for each in answers], [each.to_bytes() for each in answers]
-        return self._group.pack(Lines.of(keys), Lines.of(values), ())
+        packed = self._group.pack(Lines.of(keys), Lines.of(values), ()) if answers else b""
+        rollbacks, self._rollbacks = self._rollbacks, []
+        if rollbacks:
+            name = self._pipeline.name.encode()
+            values = [each.to_bytes() for each in rollbacks]
+            packed += self._control.pack(Lines.of([name] * len(values)), Lines.of(values), ())
+        return packed
 
     def _answer(self, change: ModelChange, state: str, why: str = "") -> None:
-        warm = [] if why or state == "released" else [self._shelf.get(each) for each in change.serving.models]
+        is_open = state in ("ready", "serving", "rolled_back")
+        warm = [self._shelf.get(each) for each in change.serving.models] if is_open else []
         self._answers.append(
             ChangeAnswer(
                 change.id,
@@ -237,7 +271,8 @@ class ModelServing:
                 f"it takes {min(calls_ms):,.0f} ms for {ROWS} rows, more than model_batch_limit_ms = {self._limit_ms:g}"
             )
             raise ModelNotSwappedError(message)
-        return WarmModel(model, (time.perf_counter() - began) * 1e3, min(calls_ms))
+        opened_ms = (time.perf_counter() - began) * 1e3
+        return WarmModel(within_budget(self._pipeline, model), named_model(model.manifest), opened_ms, min(calls_ms))
 
     def duties(
         self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
@@ -246,7 +281,67 @@ class ModelServing:
         self._newest_ms = max(self._newest_ms, int(times_ms.max()))
         return self._served.duties(shards, ends, times_ms, entities)
 
-    def model(self, role: Role) -> OnnxModel:
+    def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
+        """See `udfs.scoring.ModelChoice`; a model that is watched over is looked at.
+
+        Raises:
+            ModelNotSwappedError: As of `model`.
+        """
+        watch = None if role.name == SHADOW else self._watches.get(role.model)
+        if watch is None:
+            return predict_batch(self.model(role), features)
+        began = time.perf_counter()
+        scores, failed = predict_batch(self.model(role), features)
+        elapsed_s = time.perf_counter() - began
+        why = watch.take(scores, failed, elapsed_s, self._scores_before(features) if watch.needs_before else _NO_SCORES)
+        if watch.is_over:
+            del self._watches[role.model]
+        if why:
+            self._roll_back(why)
+        return scores, failed
+
+    def _scores_before(self, features: Features) -> tuple[Features, Mapping[int, Refused]]:
+        """What the champion before says; nothing where it is not open any more, as after a restart."""
+        opened = None if self._before is None else self._shelf.opened().get(self._before.champion)
+        return _NO_SCORES if opened is None else predict_batch(opened.model, features)
+
+    def _watch_over(self, schedule: Schedule) -> None:
+        """Look at the first events of the models that are new in the newest period, if it has a guard."""
+        newest = schedule.periods[-1]
+        if newest == self._watched:
+            return
+        self._watched, self._watches = newest, {}
+        if newest.guard is None or len(schedule.periods) == 1:
+            return
+        self._before = schedule.periods[-2].serving
+        served = [newest.serving.champion, *(each.model for each in newest.serving.challengers)]
+        new = [each for each in served if each not in self._before.models]
+        self._watches = {each: ModelWatch(each, newest.guard) for each in new}
+
+    def _roll_back(self, why: str) -> None:
+        """Ask all subtasks, this one among them, to go back to what served before the newest period."""
+        assert self._watched is not None
+        assert self._before is not None
+        from_ms, failed = self._watched.from_ms, self._watched.serving
+        now_ms = time.time_ns() // 1_000_000
+        change = ModelChange(
+            uuid.uuid4().hex, "rollback", self._base, self._before, from_ms, now_ms, failed=failed, why=why
+        )
+        self._watches = {}
+        self._rollbacks.append(change)
+        self._answer(change, "breached", why)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something to say at once; other answers wait for the next command."""
+        return bool(self._rollbacks)
+
+    def circuit(self) -> CircuitState:
+        """The worst of the models that are open."""
+        timed = [each.model for each in self._shelf.opened().values() if isinstance(each.model, TimedModel)]
+        return max((each.circuit.state for each in timed), default=CircuitState.CLOSED)
+
+    def model(self, role: Role) -> OnnxModel | TimedModel:
         """The model of a role.
 
         Raises:
@@ -261,10 +356,10 @@ class ModelServing:
     def receipt(self, role: Role) -> Receipt:
         """The receipt of a role's predictions."""
         if role not in self._receipts:
-            ref, manifest = role.model, self.model(role).manifest
-            names = {"name": ref.name, "version": str(ref.version), "sha256": ref.sha256}
             topic = self._pipeline.shadow_topic if role.name == SHADOW else None
-            self._receipts[role] = Receipt.of(
-                self._pipeline, names, manifest.feature_set_hash, role=role.name, topic=topic
-            )
+            self._receipts[role] = Receipt.of(self._pipeline, self.named(role), role=role.name, topic=topic)
         return self._receipts[role]
+
+    def named(self, role: Role) -> NamedModel:
+        """What receipts say of a role's model."""
+        return self._shelf.get(role.model).named

@@ -178,7 +178,8 @@ def _of_pipeline(messages: Iterable[Message], pipeline: Pipeline) -> Iterable[tu
     for message in messages:
         headers: Any = message.headers() or ()
         receipt = {key.removeprefix(HEADER): (value or b"").decode("utf-8", "replace") for key, value in headers}
-        if receipt.get("pipeline") == pipeline.name and receipt.get("topic") == pipeline.events.topic:
+        ours = receipt.get("pipeline") == pipeline.name and receipt.get("topic") == pipeline.events.topic
+        if ours and "fallback" not in receipt:
             yield receipt, message
 
 

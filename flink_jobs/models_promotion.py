@@ -1,5 +1,6 @@
 """`millrace models promote|serving`: change the models of a running job, and say which is valid when."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -9,12 +10,15 @@ import msgspec
 from flink_jobs.backfill_command import time_ms
 from flink_jobs.console import CommandError, next_steps, say, show, show_json
 from flink_jobs.local.home import connected
-from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, serving_of
+from flink_jobs.model_changes import ChangeRefusedError, change_models, planned_and_rolled_back, serving_of
 from flink_jobs.settings import Settings
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import ModelMismatchError
-from udfs.model_schedule import BEGINNING_MS, Period, Schedule, Serving
+from udfs.model_schedule import BEGINNING_MS, Guard, Period, Schedule, Serving
 from udfs.pipeline import Pipeline
+
+_GUARD_PARTS = {"events": "events", "failed": "failed_share", "us": "us_per_row", "psi": "psi"}
+_GUARD_HELP = "write at least one of failed=SHARE, us=MICROSECONDS and psi=INDEX, and events=NUMBER (1,000)"
 
 
 def run_promote_command(
@@ -26,6 +30,7 @@ def run_promote_command(
     at: str | None,
     challengers: Sequence[str],
     shadows: Sequence[int],
+    guard: str | None,
     wait_s: float,
     as_json: bool,
 ) -> None:
@@ -38,10 +43,11 @@ def run_promote_command(
     connected(settings)
     at_ms = None if at is None else time_ms(at, "--at")
     shares = [_share(each) for each in challengers]
+    limits = None if guard is None else parse_guard(guard)
     try:
         say(f"opening {pipeline.model.name}/{version} here, as the job will")
         serving = serving_of(pipeline, settings, version, shares, shadows)
-        changed = change_models(pipeline, settings, serving, at_ms=at_ms, wait_s=wait_s, step=say)
+        changed = change_models(pipeline, settings, serving, at_ms=at_ms, guard=limits, wait_s=wait_s, step=say)
     except (ChangeRefusedError, ModelRefusedError, ModelMismatchError, ModelUnreachableError) as error:
         raise CommandError(str(error)) from error
     ready = [each for each in changed.answers if each.state == "ready"]
@@ -62,6 +68,8 @@ def run_promote_command(
     )
     if late_ms is not None:
         show(f"events from then to {_moment(late_ms)} had been scored already, by the model before")
+    if limits is not None:
+        show(f"the job goes back by itself if, of the first {limits.events:,} events in a subtask, {_limits(limits)}")
     next_steps(
         (f"millrace models serving {name}", "which model is valid when"),
         (f"millrace models promote {name} {pipeline.model.version}", "back to the pipeline's own"),
@@ -72,12 +80,50 @@ def run_serving_command(pipeline: Pipeline, name: str, settings: Settings, *, as
     """Say which model is valid when, as the control topic has it."""
     _check_topic(pipeline, name)
     connected(settings)
-    schedule = planned(pipeline, settings)
+    schedule, rollbacks = planned_and_rolled_back(pipeline, settings)
     if as_json:
-        show_json({"pipeline": pipeline.name, "periods": [_document(each) for each in schedule.periods]})
+        show_json({
+            "pipeline": pipeline.name,
+            "periods": [_document(each) for each in schedule.periods],
+            "rolled_back": [
+                {"from_ms": each.from_ms, "at_ms": each.asked_at_ms, "why": each.why} for each in rollbacks
+            ],
+        })
         return
     for line in schedule_lines(schedule):
         show(line)
+    for each in rollbacks:
+        show(f"rolled back at {_moment(each.asked_at_ms)}: {each.why}", style="yellow")
+
+
+def parse_guard(text: str) -> Guard:
+    """Limits as the command line has them, like failed=0.01,psi=0.25,us=200,events=1000.
+
+    Raises:
+        CommandError: They are none.
+    """
+    parts = dict[str, float]()
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            parts[_GUARD_PARTS[name.strip()]] = float(number)
+        except (KeyError, ValueError):
+            raise CommandError(f"--guard: {part!r} is no limit: {_GUARD_HELP}") from None
+    events = parts.pop("events", 1_000.0)
+    if not parts or events < 1 or events % 1 or not all(0 <= each < math.inf for each in parts.values()):
+        raise CommandError(f"--guard is {text!r}: {_GUARD_HELP}")
+    return Guard(int(events), **parts)
+
+
+def _limits(guard: Guard) -> str:
+    parts = []
+    if guard.failed_share is not None:
+        parts.append(f"more than {guard.failed_share:.4g} have no score")
+    if guard.us_per_row is not None:
+        parts.append(f"one takes more than {guard.us_per_row:g} us on average")
+    if guard.psi is not None:
+        parts.append(f"the scores are shifted by a PSI over {guard.psi:g}")
+    return " or ".join(parts)
 
 
 def schedule_lines(schedule: Schedule) -> list[str]:

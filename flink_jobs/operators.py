@@ -9,22 +9,24 @@ from pathlib import Path
 
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.datastream.state import MapState, MapStateDescriptor, ValueStateDescriptor
 
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.crash_guard import CrashGuard, crash_folder
 from flink_jobs.decoding import schema_source
 from flink_jobs.model_serving import ModelServing, models_root
-from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipeline_model import named_model, open_model, open_others, other_folders, within_budget
 from flink_jobs.pipelines import shipped_model
 from flink_jobs.settings import Settings
 from flink_jobs.state_files import StateFile
 from flink_jobs.state_writes import send_state_writes_together
 from flink_jobs.worker_end import end_with_taskmanager
+from models.budget import TimedModel
 from models.manifest import Manifest
 from models.providers import use_providers
 from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
+from udfs.ladder import Ladder
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.record_batch import MODELS, RECORDS, WRITE, RecordBatch
@@ -37,6 +39,9 @@ STATE_LOG = "shard-state-log"
 MODEL_SCHEDULE = "model-schedule"
 SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
+LAST_SCORES = "last-scores"
+CIRCUIT = "modelCircuit"
+"""Gauge: the worst circuit of the models that are open, 0 closed, 1 half-open, 2 open; with a `model_budget_ms`."""
 PASSED_OVER = "recordsPassedOver"
 """Counts records that are neither events nor dead letters."""
 
@@ -72,6 +77,7 @@ class ScoreBatches(KeyedProcessFunction):
         self._crashes = None if settings is None else crash_folder(pipeline, settings)
         # where models are that the job is told to change to
         self._root = models_root(pipeline, settings)
+        self._other_folders = {} if model_folder is None else other_folders(pipeline)
         self._settings = _for_worker(settings)
 
     def open(self, runtime_context: RuntimeContext) -> None:
@@ -86,8 +92,9 @@ class ScoreBatches(KeyedProcessFunction):
         if self._settings is not None and "onnx_providers" in self._settings.model_fields_set:
             use_providers(self._settings.onnx_providers)
         folder = self._model_folder or shipped_model(self._pipeline)
-        model = open_model(self._pipeline, folder)
-        manifest = model.manifest
+        opened = open_model(self._pipeline, folder)
+        manifest, model = opened.manifest, within_budget(self._pipeline, opened)
+        metrics = runtime_context.get_metrics_group()
         self._serving: ModelServing | None = None
         if self._pipeline.models_topic is not None:
             self._schedules = runtime_context.get_state(
@@ -95,8 +102,14 @@ class ScoreBatches(KeyedProcessFunction):
             )
             tasks = runtime_context.get_index_of_this_subtask(), runtime_context.get_number_of_parallel_subtasks()
             limit_ms = self._settings.model_batch_limit_ms if self._settings else math.inf
-            self._serving = ModelServing(self._pipeline, model, folder, self._root, self._changes, tasks, limit_ms)
-            runtime_context.get_metrics_group().gauge(SHADOW_FAILURES, lambda: self._scorer.shadow_failures)
+            self._serving = ModelServing(
+                self._pipeline, model, named_model(manifest), folder, self._root, self._changes, tasks, limit_ms
+            )
+            metrics.gauge(SHADOW_FAILURES, lambda: self._scorer.shadow_failures)
+        if isinstance(model, TimedModel):
+            circuit, serving = model.circuit, self._serving
+            metrics.gauge(CIRCUIT, lambda: int(circuit.state if serving is None else serving.circuit()))
+        self._ladder = self._open_ladder(runtime_context)
         encoder = PredictionEncoder(
             self._pipeline,
             model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
@@ -110,11 +123,26 @@ class ScoreBatches(KeyedProcessFunction):
             lambda: time.time_ns() // 1_000_000,
             schema_source(self._settings, self._pipeline.events.format),
             self._serving,
+            self._ladder,
         )
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
-        self._passed_over = runtime_context.get_metrics_group().counter(PASSED_OVER)
+        self._passed_over = metrics.counter(PASSED_OVER)
         self._score = functools.partial(self._guard(runtime_context, manifest), self._scorer)
+
+    def _open_ladder(self, runtime_context: RuntimeContext) -> Ladder | None:
+        """The pipeline's fallbacks, if it has some, each with a gauge of how many events it scored."""
+        if not self._pipeline.fallbacks:
+            return None
+        ladder = Ladder(self._pipeline, open_others(self._pipeline, self._other_folders))
+        if ladder.remembers:
+            self._last_scores = runtime_context.get_map_state(
+                MapStateDescriptor(LAST_SCORES, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            )
+        for label in ladder.counts:
+            count = functools.partial(ladder.counts.__getitem__, label)
+            runtime_context.get_metrics_group().gauge(fallback_metric(label), count)
+        return ladder
 
     def _guard(self, runtime_context: RuntimeContext, manifest: Manifest) -> Callable[..., bytes]:
         """What scores batches, and tells the next worker if this one is killed by it; see `CrashGuard`."""
@@ -134,17 +162,22 @@ class ScoreBatches(KeyedProcessFunction):
             outputs = self._score(records, self._shards)
             if self._scorer.passed_over:
                 self._passed_over.inc(self._scorer.passed_over)
+            if self._serving is not None and self._serving.has_answers:
+                outputs += self._serving.take_answers()
             if outputs:
                 yield outputs
             return
         shard: int = ctx.get_current_key()
         if records.command == WRITE:
-            self._write(self._shards[shard])
+            self._write(shard)
         elif records.command == MODELS:
             yield from self._change_models(shard, records.change)
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
             self._read_schedule(shard)
+            if self._ladder is not None and self._ladder.remembers:
+                entries = {number: bytes(entry) for number, entry in self._last_scores.items()}
+                self._ladder.last_scores[shard] = self._ladder.restored(entries)
 
     def _read(self, shard: int) -> list[tuple[int, bytes]]:
         """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
@@ -174,12 +207,10 @@ class ScoreBatches(KeyedProcessFunction):
         if answers:
             yield answers
 
-    def _write(self, state: ShardState) -> None:
-        put, removed = state.take_changes()
-        for number, entry in put.items():
-            self._log.put(number, entry)
-        for number in removed:
-            self._log.remove(number)
+    def _write(self, shard: int) -> None:
+        _put(self._log, self._shards[shard].take_changes())
+        if self._ladder is not None and self._ladder.remembers:
+            _put(self._last_scores, self._ladder.last_scores[shard].take_changes())
 
 
 class RouteRecords(ProcessFunction):
@@ -212,6 +243,19 @@ class RouteRecords(ProcessFunction):
         self._passed_over.inc(routed.passed_over)
         if routed.outputs:
             yield routed.outputs
+
+
+def fallback_metric(label: str) -> str:
+    """The gauge of how many events a rung of the ladder scored."""
+    return "fallback" + "".join(word.capitalize() for word in label.replace("-", " ").split())
+
+
+def _put(log: MapState[int, bytes], changes: tuple[Mapping[int, bytes], Sequence[int]]) -> None:
+    put, removed = changes
+    for number, entry in put.items():
+        log.put(number, entry)
+    for number in removed:
+        log.remove(number)
 
 
 def _for_worker(settings: Settings | None) -> Settings | None:

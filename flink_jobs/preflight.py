@@ -11,7 +11,7 @@ from flink_jobs.kafka_admin import (
     transaction_max_timeout_ms,
     wait_for_broker,
 )
-from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipeline_model import open_model, with_other_models
 from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
@@ -35,7 +35,7 @@ def preflight(pipeline: Pipeline, settings: Settings) -> None:
     Raises:
         PreflightError: Naming what is wrong and what to do.
     """
-    check_model(pipeline)
+    check_models(pipeline)
     check_guarantee(pipeline, settings)
     check_folder(settings.checkpoints)
     check_kafka(pipeline, settings)
@@ -61,6 +61,12 @@ def check_kafka(pipeline: Pipeline, settings: Settings) -> None:
                 )
     except KafkaAdminError as error:
         raise PreflightError(str(error)) from error
+
+
+def check_models(pipeline: Pipeline) -> None:
+    """Open the pipeline's model and those on its ladder as a worker will."""
+    for each in (pipeline, *with_other_models(pipeline).values()):
+        check_model(each)
 
 
 def check_model(pipeline: Pipeline) -> OnnxModel:

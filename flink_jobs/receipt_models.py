@@ -9,23 +9,32 @@ from models.fetching import fetch_version
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import ModelMismatchError
 from models.onnx_model import OnnxModel
+from udfs.fallbacks import OTHER_MODEL
 from udfs.pipeline import Pipeline
+
+RECEIPT_NAMES = ("model", "model-version", "model-sha256", "feature-set", "fallback")
+"""The headers that say what scored, without their prefix, in the order of `ReceiptModel`."""
 
 
 class ReceiptModel(NamedTuple):
-    """What a receipt says of the model and the features."""
+    """What a receipt says of the model and the features; `fallback` is what scored in its place, if it did not."""
 
     topic: str
     model: str
     version: str
     sha256: str
     feature_set: str
+    fallback: str = ""
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the score is that of the model."""
+        return not self.fallback or self.fallback.startswith(OTHER_MODEL)
 
     @classmethod
     def of(cls, receipt: Mapping[str, str]) -> "ReceiptModel":
         """What these headers say, without their prefix."""
-        names = ("topic", "model", "model-version", "model-sha256", "feature-set")
-        return cls(*(receipt.get(name, "") for name in names))
+        return cls(*(receipt.get(name, "") for name in ("topic", *RECEIPT_NAMES)))
 
 
 class ReceiptModels:
@@ -41,6 +50,7 @@ class ReceiptModels:
 
     def model(self, named: ReceiptModel) -> OnnxModel | str:
         """The model, or in one line why predictions with this receipt cannot be verified."""
+        named = named._replace(fallback="")
         if named not in self._opened:
             self._opened[named] = self._open(named)
         return self._opened[named]

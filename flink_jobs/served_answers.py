@@ -14,7 +14,7 @@ import numpy.typing as npt
 from confluent_kafka import Message
 
 from flink_jobs.decoding import prediction_reader
-from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.receipt_models import RECEIPT_NAMES, ReceiptModel
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
 from udfs.pipeline import Pipeline
@@ -229,5 +229,5 @@ def spans_of(starts: dict[int, int], ends: dict[int, int]) -> dict[int, Span]:
 _PIPELINE, _PARTITION, _OFFSET = f"{HEADER}pipeline", f"{HEADER}partition", f"{HEADER}offset"
 _TOPIC, _REASON, _FLAG_NAMES = f"{HEADER}topic", f"{HEADER}reason", f"{HEADER}flags"
 _EVENT_TIME = f"{HEADER}event-time"
-_NAMED = (_TOPIC, f"{HEADER}model", f"{HEADER}model-version", f"{HEADER}model-sha256", f"{HEADER}feature-set")
+_NAMED = (_TOPIC, *(f"{HEADER}{each}" for each in RECEIPT_NAMES))
 _FLAGS = {name.encode(): number for number, name in enumerate(FLAG_NAMES)}

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from flink_jobs.environment import PROJECT_ROOT
+from flink_jobs.pipeline_model import with_other_models
 from flink_jobs.pipelines import companions, model_folder
 from flink_jobs.settings import Settings
 from flink_jobs.topics import STREAM, Engine, run_name
@@ -38,8 +39,9 @@ def make_shipment(pipeline: Pipeline, reference: str, settings: Settings, engine
     try:
         for package in PACKAGES:
             _copy_code(PROJECT_ROOT / package, draft / package)
-        model = model_folder(pipeline)
-        shutil.copytree(model, draft / "models" / model.parent.name / model.name)
+        for each in (pipeline, *with_other_models(pipeline).values()):
+            model = model_folder(each)
+            shutil.copytree(model, draft / "models" / model.parent.name / model.name)
         own = companions(reference)
         for file in own:
             place = draft / file.relative_to(Path(reference).resolve().parent)

@@ -207,7 +207,9 @@ def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start
 def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine = STREAM) -> str:
     """The one transactional table of all outputs; the topic is a column."""
     routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
-    of_models = [each for each in (pipeline.models_status_topic, pipeline.shadow_topic) if each and engine == STREAM]
+    # its own control topic too: a guard of a model writes a rollback there
+    about_models = (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic)
+    of_models = [each for each in about_models if each and engine == STREAM]
     options = {
         "connector": "kafka",
         "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed, *of_models]),

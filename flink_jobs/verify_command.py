@@ -17,6 +17,7 @@ from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
 from flink_jobs.verify_job import VerifyReport, VerifyRequest, verify
+from udfs.fallbacks import OTHER_MODEL
 from udfs.pipeline import Pipeline
 
 WORDS = {
@@ -113,6 +114,7 @@ def _as_json(report: VerifyReport, details: list[dict[str, Any]]) -> dict[str, A
         "dead_letters": findings.dead_letters,
         **{kind: findings.counts[kind] for kind in WORDS},
         "waiting": findings.waiting,
+        "fallbacks": dict(sorted(findings.fallbacks.items())),
         "taken_as_told": dict(sorted(findings.taken_as_told.items())),
         "unverifiable": dict(sorted(findings.unverifiable.items())),
         "foreign": report.foreign,
@@ -130,6 +132,10 @@ def _show(report: VerifyReport, details: list[dict[str, Any]], pipeline: Pipelin
     for kind, words in WORDS.items():
         if findings.counts[kind]:
             show(f"  {findings.counts[kind]:,} {words}", style="red")
+    for fallback, count in sorted(findings.fallbacks.items()):
+        is_model = fallback.startswith(OTHER_MODEL)
+        words = "of them are of" if is_model else "more are what comes out now, but for their scores, which are of"
+        show(f"  {count:,} {words} the fallback {fallback}")
     for reason, count in sorted(findings.taken_as_told.items()):
         show(f"  {count:,} more are dead letters ({reason}): what a job alone tries is not tried again")
     for why, count in sorted(findings.unverifiable.items()):

@@ -124,7 +124,7 @@ class OnnxModel:
         check_binding(manifest, described, str(path))
         return cls(manifest, model_bytes, described, feature_names, str(path))
 
-    def predict(self, features: Floats) -> Floats:
+    def predict(self, features: Floats, stop: Any = None) -> Floats:
         """Score rows.
 
         A row's prediction does not depend on the other rows of the call, so a graph made for a fixed number of rows
@@ -133,6 +133,7 @@ class OnnxModel:
 
         Args:
             features: (n_rows, n_features) float64, columns in the order of `feature_names` at `load`.
+            stop: `onnxruntime.RunOptions` whose `terminate` another thread may set, to end the call with an error.
 
         Returns:
             (n_rows,) float64.
@@ -144,9 +145,9 @@ class OnnxModel:
         if rows == 0:
             return np.empty(0)
         if self._fixed_rows is None:
-            return self._run(features, max(rows, LEAST_ROWS))[:rows]
+            return self._run(features, max(rows, LEAST_ROWS), stop)[:rows]
         # one row a call, repeated: a graph of fixed rows may treat each place in the call differently
-        alone = [self._run(features[row : row + 1], self._fixed_rows)[:1] for row in range(rows)]
+        alone = [self._run(features[row : row + 1], self._fixed_rows, stop)[:1] for row in range(rows)]
         return np.concatenate(alone)
 
     def example_row(self) -> Floats:
@@ -181,16 +182,16 @@ class OnnxModel:
             found += [dict(zip(chosen, row, strict=True)) for row in zip(*values, strict=True)][: len(part)]
         return found
 
-    def _run(self, features: Floats, rows: int) -> Floats:
-        return self._read(self._call(features, rows, self._output_names)[0], rows)
+    def _run(self, features: Floats, rows: int, stop: Any) -> Floats:
+        return self._read(self._call(features, rows, self._output_names, stop)[0], rows)
 
-    def _call(self, features: Floats, rows: int, names: list[str]) -> list[Any]:
+    def _call(self, features: Floats, rows: int, names: list[str], stop: Any = None) -> list[Any]:
         """Call the graph with exactly `rows` rows, of which there are at most so many: the last is repeated."""
         if len(features) < rows:
             features = np.concatenate([features, np.repeat(features[-1:], rows - len(features), axis=0)])
         feed = {each.name: each.take(features) for each in self._columns}
         try:
-            outputs: list[Any] = self._session.run(names, feed)
+            outputs: list[Any] = self._session.run(names, feed, stop)
         except Exception as error:
             message = f"{self.manifest.name}/{self.manifest.version} failed on {rows} rows: {_one_line(error)}"
             raise PredictionError(message) from error

@@ -50,6 +50,11 @@ class ModelShelf(Generic[Key, Opened]):
         self.prepare(key)
         return self._models[key].result()
 
+    def opened(self) -> dict[Key, Opened]:
+        """Those that are open."""
+        done = {key: each for key, each in self._models.items() if each.done() and not each.cancelled()}
+        return {key: each.result() for key, each in done.items() if each.exception() is None}
+
     def keep(self, keys: Iterable[Key]) -> None:
         """Let go of all others."""
         kept = set(keys)

@@ -63,11 +63,28 @@ class Serving(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys((self.champion, *challengers, *self.shadows)))
 
 
-class Period(msgspec.Struct, frozen=True):
-    """What scores events from an event time (ms) on, until the next period begins."""
+class Guard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Limits for models that are new in a serving; over one, the serving before comes back by itself.
+
+    Attributes:
+        events: Of each subtask, from the first that a model scores: so many are looked at.
+        failed_share: Most events without a score, as a part of `events`; None for any.
+        us_per_row: Longest time for an event on average, in us; None for any.
+        psi: Largest population stability index against the champion before, of the same events; None for any.
+    """
+
+    events: int = 1_000
+    failed_share: float | None = None
+    us_per_row: float | None = None
+    psi: float | None = None
+
+
+class Period(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What scores events from an event time (ms) on, until the next period begins, and what it is guarded by."""
 
     from_ms: int
     serving: Serving
+    guard: Guard | None = None
 
 
 class Schedule(msgspec.Struct, frozen=True):
@@ -88,10 +105,22 @@ class Schedule(msgspec.Struct, frozen=True):
         """The pipeline's own model, with which it began."""
         return self.periods[0].serving.champion
 
-    def then(self, from_ms: int, serving: Serving) -> "Schedule":
+    def then(self, from_ms: int, serving: Serving, guard: Guard | None = None) -> "Schedule":
         """What the newest change says holds from its event time on: whatever was planned for later is off."""
         kept = [each for each in self.periods if each.from_ms < from_ms]
-        return Schedule((*kept, Period(from_ms, serving)))
+        return Schedule((*kept, Period(from_ms, serving, guard)))
+
+    def after(self, change: "ModelChange") -> "Schedule":
+        """The schedule after a change; the same if that changes nothing.
+
+        A rollback is of one period. Where that is not the newest any more, somebody decided otherwise meanwhile.
+        """
+        newest = self.periods[-1]
+        if change.kind == "serve":
+            return self.then(change.from_ms, change.serving, change.guard)
+        if change.kind == "rollback" and (newest.from_ms, newest.serving) == (change.from_ms, change.failed):
+            return self.then(change.from_ms, change.serving)
+        return self
 
     def places(self, times_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
         """Which period each event time is in."""
@@ -114,19 +143,25 @@ class ModelChange(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         id: Told apart by it; answers name it.
         kind: `prepare` loads and warms the models beside those that score, `serve` lets them score from an event time
-            on, `release` lets go of what was prepared.
+            on, `release` lets go of what was prepared; by `rollback` a subtask undoes what its guard found wanting.
         base: The pipeline's own model when it was asked for; a job that began with another one passes it over.
         serving: What is to score.
-        from_ms: Event time from which it does; of `serve` only.
+        from_ms: Event time from which it does; of `serve` and `rollback` only.
         asked_at_ms: When it was asked for, in ms since 1970.
+        guard: Limits; of `serve` only.
+        failed: What `serving` comes back for; of `rollback` only.
+        why: Which limit that was over; of `rollback` only.
     """
 
     id: str
-    kind: Literal["prepare", "serve", "release"]
+    kind: Literal["prepare", "serve", "release", "rollback"]
     base: ModelRef
     serving: Serving
     from_ms: int = BEGINNING_MS
     asked_at_ms: int = 0
+    guard: Guard | None = None
+    failed: Serving | None = None
+    why: str = ""
 
     def to_bytes(self) -> bytes:
         """As it is sent."""
@@ -152,11 +187,12 @@ class ChangeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         id: Of the change.
-        state: `ready` (loaded and warm), `serving` (it will score from its event time on), `released` or `refused`.
+        state: `ready` (loaded and warm), `serving` (it will score from its event time on), `released`, `refused`,
+            `breached` (a guard's limit; `id` is that of the rollback which the subtask asks for) or `rolled_back`.
         subtask: Which, from 0 on.
         subtasks: How many there are.
         at_ms: When, in ms since 1970.
-        why: Why it was refused.
+        why: Why it was refused, or which limit is breached.
         load_ms: How long loading and warming took, of all its models.
         batch_ms: How long the slowest of them took for a batch of `rows` rows.
         rows: See `batch_ms`.
@@ -165,7 +201,7 @@ class ChangeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    state: Literal["ready", "serving", "released", "refused"]
+    state: Literal["ready", "serving", "released", "refused", "breached", "rolled_back"]
     subtask: int
     subtasks: int
     at_ms: int
@@ -183,9 +219,20 @@ class ChangeAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 def apply_changes(schedule: Schedule, contents: Sequence[bytes | None]) -> Schedule:
     """The schedule after all records of a control topic, for a job that begins anew."""
     for change in map(read_change, contents):
-        if change is not None and change.kind == "serve" and change.base == schedule.base:
-            schedule = schedule.then(change.from_ms, change.serving)
+        if change is not None and change.base == schedule.base:
+            schedule = schedule.after(change)
     return schedule
+
+
+def rollbacks_of(schedule: Schedule, contents: Sequence[bytes | None]) -> list[ModelChange]:
+    """The rollbacks among all records of a control topic that changed something."""
+    found = []
+    for change in map(read_change, contents):
+        if change is not None and change.base == schedule.base:
+            before, schedule = schedule, schedule.after(change)
+            if change.kind == "rollback" and schedule is not before:
+                found.append(change)
+    return found
 
 
 def places_of_shares(entities: Sequence[str], shares: Sequence[float]) -> npt.NDArray[np.intp]:

@@ -33,13 +33,14 @@ from udfs.conditions import Condition, field
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic
+from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
 from udfs.sources import Debezium, Source
 
 __all__ = [
-    "Avro", "Condition", "Count", "Custom", "Debezium", "DefinitionError", "Distinct", "EventField", "Events", "Ewma",
-    "Json", "JsonSchema", "Last", "Max", "Mean", "Min", "Model", "OneHot", "Pipeline", "Previous", "Protobuf", "Ratio",
-    "SinceLast", "Source", "Std", "Sum", "Text", "Value", "field",
+    "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
+    "Events", "Ewma", "Json", "JsonSchema", "Last", "LastScore", "Max", "Mean", "Min", "Model", "OneHot", "OtherModel",
+    "Pipeline", "Previous", "Protobuf", "Ratio", "SinceLast", "Source", "Std", "Sum", "Text", "Value", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -53,6 +54,13 @@ def _check_name(name: str, setting: str) -> None:
 def _check_count(number: int, setting: str, least: int) -> None:
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise DefinitionError(f"{setting} is {number!r}; write a whole number from {least} on")
+
+
+def _check_budget(budget_ms: float | None, setting: str) -> None:
+    if budget_ms is None:
+        return
+    if isinstance(budget_ms, bool) or not isinstance(budget_ms, int | float) or not 0 < budget_ms < 1e9:
+        raise DefinitionError(f"{setting} is {budget_ms!r}; write milliseconds, like 50")
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,9 @@ class Pipeline:
         models_topic: Control topic by which a running job is told to score with other models; None means that it scores
             with `model` until it is stopped. It answers in `<models_topic>-status`; shadows write to
             `<predictions>-shadow`.
+        fallbacks: What scores an event that the model fails on or is too slow for, the first that has a score; none
+            means that it is a dead letter.
+        model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
     """
 
     name: str
@@ -116,6 +127,8 @@ class Pipeline:
     include_features: bool = False
     output_format: Format = dataclass_field(default_factory=Json)
     models_topic: str | None = None
+    fallbacks: Sequence[Fallback] = ()
+    model_budget_ms: float | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +179,9 @@ class Pipeline:
         _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
         if self.lateness is not None:
             parse_duration(self.lateness, f"pipeline {self.name}: lateness")
+        object.__setattr__(self, "fallbacks", tuple(self.fallbacks))
+        check_fallbacks(self.fallbacks, self.model.version, f"pipeline {self.name}: fallbacks")
+        _check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
         self._name_features()
 
     def _name_features(self) -> None:

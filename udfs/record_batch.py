@@ -68,7 +68,8 @@ class RecordBatch:
         self.partitions, key_lengths, value_lengths = integers[2 * segments :].reshape(3, count)
         begin = _HEAD.size + longs.nbytes + integers.nbytes
         self.keys = Lines(key_lengths, data[begin : begin + keys_size])
-        end = begin + keys_size + int((value_lengths + 1).sum())
+        # what a control topic says is all that follows
+        end = len(data) if self.command == MODELS else begin + keys_size + int((value_lengths + 1).sum())
         self.values = Lines(value_lengths, data[begin + keys_size : end])
         self.sizes: dict[int, int] = {}
         if self.command == RECORDS:

@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from udfs.entity_state import Advanced
+
+
+class Owners(NamedTuple):
+    """n entities, and (n,) the shards that they are in."""
+
+    entities: Sequence[str]
+    shards: npt.NDArray[np.int64]
+
+    def part(self, places: npt.NDArray[np.int64]) -> "Owners":
+        """Some of them."""
+        return Owners([self.entities[place] for place in places.tolist()], self.shards[places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,8 @@ class ScoredEvents:
         warming: As of `Advanced`.
         scores: (n,) float64; without meaning before the model was asked.
         which: (n,) whose duty it is to score each, as of `Duties`; None where one model scores all.
+        rungs: (n,) which rung of the ladder scored each, 0 for the model whose duty it is; None where that scored all.
+        owners: Whose events they are; None where nobody asks.
     """
 
     events: Sequence[Any]
@@ -33,6 +46,8 @@ class ScoredEvents:
     warming: list[str] | None
     scores: npt.NDArray[np.float64]
     which: npt.NDArray[np.intp] | None = None
+    rungs: npt.NDArray[np.intp] | None = None
+    owners: Owners | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -52,6 +67,8 @@ class ScoredEvents:
             self.warming and [self.warming[place] for place in places.tolist()],
             self.scores[places] if len(self.scores) else self.scores,
             None if self.which is None else self.which[places],
+            None if self.rungs is None else self.rungs[places],
+            self.owners and self.owners.part(places),
         )
 
     def without(self, failed: Mapping[int, object]) -> "ScoredEvents":

@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.entity_state import Advanced, ShardState
+from udfs.ladder import Ladder
 from udfs.plan import FeaturePlan
-from udfs.receipts import Receipt
+from udfs.predicting import Features, Model, predict_batch
+from udfs.predicting import predict_each as predict_each
+from udfs.receipts import NamedModel, Receipt
 from udfs.record_batch import RecordBatch
 from udfs.registered_schema import SchemaSource, no_schemas
-from udfs.scored_events import ScoredEvents, joined
+from udfs.scored_events import Owners, ScoredEvents, joined
 from udfs.served_models import Duties, Role, by_role, by_shadow, runs_of
 from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
-
-Features = npt.NDArray[np.float64]
 
 DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
 """Where on its way a record became a dead letter; `route` comes before them, where events have sources."""
@@ -34,13 +35,6 @@ FLAG_NAMES = (
 """What the receipt says for the flags of `ShardState.advance`."""
 
 
-class Model(Protocol):
-    """What scoring needs of a model."""
-
-    def predict(self, features: Features) -> npt.NDArray[np.float64]:
-        """Scores (n,) of features (n, F); raises when a row cannot be scored."""
-
-
 class ModelChoice(Protocol):
     """Which model scores which event, where it may be another than the pipeline's own."""
 
@@ -49,11 +43,14 @@ class ModelChoice(Protocol):
     ) -> Duties:
         """Who scores each event; see `ServedModels.duties`."""
 
-    def model(self, role: Role) -> Model:
-        """The model itself."""
+    def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
+        """What `predict_batch` gives for a role's model."""
 
     def receipt(self, role: Role) -> Receipt:
         """The receipt of its predictions."""
+
+    def named(self, role: Role) -> NamedModel:
+        """What receipts say of it."""
 
 
 class Scorer:
@@ -66,6 +63,7 @@ class Scorer:
         clock_ms: Gives `scored_at`, in ms since 1970.
         schemas: Where the schemas come from that records name.
         choice: Chooses the model of each event; None means always `model`.
+        ladder: Scores what the model has no score for; None means that this is a dead letter.
 
     Attributes:
         plan: As it was given.
@@ -81,9 +79,10 @@ class Scorer:
         clock_ms: Callable[[], int],
         schemas: SchemaSource = no_schemas,
         choice: ModelChoice | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
-        self._choice, self.shadow_failures = choice, 0
+        self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
         self._decoder = EventDecoder(plan.pipeline, schemas)
         self.passed_over = 0
 
@@ -118,11 +117,15 @@ class Scorer:
         shadows = self._shadows(records, scored, duties)
         scores, failed = self._scores(scored, duties)
         scored = replace(scored, scores=scores)
+        if failed and self._ladder is not None:
+            scored, failed = self._ladder.climb_down(scored, failed)
         if failed:
             outputs += self._dead_letters(records, scored, failed, MODEL)
             scored = scored.without(failed)
         if not len(scored):
             return outputs + shadows
+        if self._ladder is not None:
+            self._ladder.note(scored)
         predictions, failed = self._encode(records, scored, duties)
         if failed:
             outputs += self._dead_letters(records, scored, failed, ENCODE)
@@ -163,17 +166,21 @@ class Scorer:
         if self._choice is not None:
             duties = self._choice.duties(records.shards, ends, times_ms, entities)
         scored = ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES)
-        return replace(scored, which=duties and duties.which), failed, duties
+        scored = replace(scored, which=duties and duties.which)
+        if self._ladder is not None and self._ladder.last_scores:
+            counts = np.diff(ends, prepend=0)
+            scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
+        return scored, failed, duties
 
     def _scores(self, scored: ScoredEvents, duties: Duties | None) -> tuple[Features, dict[int, Refused]]:
         """What `predict_each` gives, of the models whose duty it is."""
         if self._choice is None or duties is None:
-            return predict_each(self._model, scored.features)
+            return predict_batch(self._model, scored.features)
         if scored.which is None:
-            return predict_each(self._choice.model(duties.known[0].served), scored.features)
+            return self._choice.predict(duties.known[0].served, scored.features)
         scores, failed = np.zeros(len(scored)), dict[int, Refused]()
         for role, places in by_role(duties.known, scored.which, len(scored)).items():
-            own, own_failed = predict_each(self._choice.model(role), scored.features[places])
+            own, own_failed = self._choice.predict(role, scored.features[places])
             scores[places] = own
             failed |= {int(places[place]): why for place, why in own_failed.items()}
         return scores, failed
@@ -185,7 +192,7 @@ class Scorer:
             return outputs
         for role, places in by_shadow(duties.known, scored.which, len(scored)).items():
             part = scored.part(places)
-            scores, failed = predict_each(self._choice.model(role), part.features)
+            scores, failed = self._choice.predict(role, part.features)
             part = replace(part, scores=scores).without(failed)
             written, unwritten = b"", dict[int, Refused]()
             if len(part):
@@ -199,15 +206,23 @@ class Scorer:
     ) -> tuple[bytes, dict[int, Refused]]:
         """The predictions in order: neighbours by the same model in a call."""
         scored_at_ms = self._clock_ms()
-        if self._choice is None or duties is None:
+        if scored.rungs is None and (self._choice is None or duties is None):
             return self._encode_each(records, scored, scored_at_ms)
         outputs, failed = b"", dict[int, Refused]()
-        for duty, begin, end in runs_of(duties.known, scored.which, len(scored)):
+        for place, rung, begin, end in runs_of(scored.which, scored.rungs, len(scored)):
             part = scored if end - begin == len(scored) else scored.part(np.arange(begin, end))
-            written, unwritten = self._encode_each(records, part, scored_at_ms, self._choice.receipt(duty.served))
+            receipt = self._receipt(duties and duties.known[place].served, rung)
+            written, unwritten = self._encode_each(records, part, scored_at_ms, receipt)
             outputs += written
             failed |= {begin + place: why for place, why in unwritten.items()}
         return outputs, failed
+
+    def _receipt(self, role: Role | None, rung: int) -> Receipt | None:
+        """Of what a rung of the ladder scored, 0 for the model itself; None for the pipeline's own model."""
+        if rung and self._ladder is not None:
+            served = self._encoder.named if self._choice is None or role is None else self._choice.named(role)
+            return self._ladder.receipt(rung, served, "" if role is None else role.name)
+        return None if self._choice is None or role is None else self._choice.receipt(role)
 
     def _encode_each(
         self, records: RecordBatch, scored: ScoredEvents, scored_at_ms: int, receipt: Receipt | None = None
@@ -253,29 +268,3 @@ def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int
         return ends
     found: list[int] = np.searchsorted(rows, ends).tolist()
     return found
-
-
-def predict_each(model: Model, features: Features) -> tuple[Features, dict[int, Refused]]:
-    """One call for all rows; if it fails, halves until only the rows that fail are left.
-
-    A score that is not a number cannot be written as JSON and helps nobody: its row counts as failed.
-
-    Args:
-        model: Scores the rows.
-        features: (n, F) float64.
-
-    Returns:
-        Scores (n,) float64, and why rows failed by their place; what their scores are then means nothing.
-    """
-    try:
-        scores = model.predict(features)
-    except Exception as error:  # whatever a model raises, it is this row's or that row's fault, not the job's
-        if len(features) == 1:
-            return np.zeros(1), {0: Refused("model_failed", f"{type(error).__name__}: {error}")}
-        half = len(features) // 2
-        first, first_failed = predict_each(model, features[:half])
-        second, second_failed = predict_each(model, features[half:])
-        failed = first_failed | {half + place: why for place, why in second_failed.items()}
-        return np.concatenate([first, second]), failed
-    odd = np.flatnonzero(~np.isfinite(scores)).tolist()
-    return scores, {place: Refused("model_failed", f"the model's score is {scores[place]}") for place in odd}

@@ -98,7 +98,7 @@ class ServedModels:
         if self._common is not None:
             last = self._common.periods[-1]
             if not last.serving.challengers and times_ms.min() >= last.from_ms:
-                self._use(last.serving)
+                self.use(last.serving)
                 return Duties([_duty(last.serving, Role(last.serving.champion))], None)
         known: dict[Duty, int] = {}
         which, begin = np.zeros(len(times_ms), np.intp), 0
@@ -108,13 +108,14 @@ class ServedModels:
             for place in np.unique(places).tolist():
                 rows = begin + np.flatnonzero(places == place)
                 serving = schedule.periods[place].serving
-                self._use(serving)
+                self.use(serving)
                 for duty, part in _parts(serving, rows, entities):
                     which[part] = known.setdefault(duty, len(known))
             begin = end
         return Duties(list(known), which if len(known) > 1 else None)
 
-    def _use(self, serving: Serving) -> None:
+    def use(self, serving: Serving) -> None:
+        """These models score now, or will with the next events: they are kept, and those before them."""
         if self._generations and self._generations[-1] is serving:  # equal ones take longer to compare
             return
         if serving in self._generations:
@@ -176,9 +177,18 @@ def _places(roles: Mapping[int, Sequence[Role]], which: Which, count: int) -> di
     return {role: np.flatnonzero(np.isin(which, each)) for role, each in numbers.items()}
 
 
-def runs_of(known: Sequence[Duty], which: Which, count: int) -> list[tuple[Duty, int, int]]:
-    """Neighbours that one model scores, in order: whose duty, and where they begin and end."""
-    if which is None:
-        return [(known[0], 0, count)] if count else []
-    borders = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), count]
-    return [(known[which[begin]], begin, end) for begin, end in pairwise(borders)]
+def runs_of(which: Which, rungs: Which, count: int) -> list[tuple[int, int, int, int]]:
+    """Neighbours that one model scores by one rung of the ladder, in order.
+
+    Args:
+        which: (count,) place of each event's duty; None for 0.
+        rungs: (count,) which rung scored each event; None for 0.
+        count: How many events there are.
+
+    Returns:
+        Place of the duty, rung, where they begin and where they end.
+    """
+    columns = [np.zeros(count, np.intp) if each is None else each for each in (which, rungs)]
+    borders = np.flatnonzero(np.any([np.diff(each) != 0 for each in columns], axis=0)) + 1
+    places = [0, *borders.tolist(), count] if count else []
+    return [(int(columns[0][begin]), int(columns[1][begin]), begin, end) for begin, end in pairwise(places)]

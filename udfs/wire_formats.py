@@ -21,7 +21,7 @@ from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 from udfs.receipts import HEADER as HEADER
-from udfs.receipts import Receipt, headers_of
+from udfs.receipts import NamedModel, Receipt, headers_of
 from udfs.receipts import printable as printable
 from udfs.record_batch import RecordBatch
 from udfs.refused import Refused as Refused
@@ -43,16 +43,17 @@ REASONS = (
     "feature_failed",
     "model_failed",
     "model_crashed",
+    "model_over_budget",
     "not_encodable",
     "output_too_large",
     "late",
 )
 """Why a record is a dead letter; `late` with the SQL engine only."""
 
-AFTER_DECODING = ("feature_failed", "model_failed", "model_crashed", "not_encodable", "output_too_large")
-"""Reasons of events that were decoded, and so are in the state."""
-NOT_TRIED_AGAIN = ("model_crashed", "not_encodable", "output_too_large")
+NOT_TRIED_AGAIN = ("model_crashed", "model_over_budget", "not_encodable", "output_too_large")
 """Of events whose answer only a job tries to give: whoever computes it again would have to crash, or to write it."""
+AFTER_DECODING = ("feature_failed", "model_failed", *NOT_TRIED_AGAIN)
+"""Reasons of events that were decoded, and so are in the state."""
 
 ENVELOPE_BYTES = 65_536
 """What a record of the job may be larger than the pipeline's largest record: headers, and a key beside the value."""
@@ -79,6 +80,9 @@ class PredictionEncoder:
         model: What the receipt says of the model: `name`, `version`, `sha256`.
         feature_set_hash: sha256 over the definitions of the model's features.
         schema: What predictions are written with, as it was registered; None where none has to be.
+
+    Attributes:
+        named: What the receipt says of the model.
 
     Raises:
         DefinitionError: The schema of the output format is none.
@@ -108,7 +112,8 @@ class PredictionEncoder:
         self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
         self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
-        self._receipt = Receipt.of(pipeline, model, feature_set_hash)
+        self.named = NamedModel(model["name"], model["version"], model["sha256"], feature_set_hash)
+        self._receipt = Receipt.of(pipeline, self.named)
         self.dead_letters = DeadLetters(pipeline, events.topic).pack
 
     def predictions(

@@ -1,4 +1,7 @@
-"""A running job changes its models, under load and SIGKILLs: every event has the score of the model of its time."""
+"""A running job changes its models, under load and SIGKILLs: every event has the score of the model of its time.
+
+Where that fails, it has what the ladder of fallbacks says; and a model that is over the limits of its guard goes.
+"""
 
 import contextlib
 import dataclasses
@@ -20,29 +23,43 @@ from workloads import make_topics, purchase, settings_of
 
 from flink_jobs.committed_reader import read_all
 from flink_jobs.job_run import latest_restore_point
-from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, serving_of
+from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, planned_and_rolled_back, serving_of
 from flink_jobs.models_comparison import run_compare_command
 from models.binding import manifest_for_model
 from models.manifest import MODEL_FILE
-from udfs.model_schedule import places_of_shares
-from udfs.pipeline import Model
+from udfs.model_schedule import ChangeAnswer, Guard, places_of_shares
+from udfs.pipeline import Default, LastScore, Model
 
 pytestmark = pytest.mark.integration
 
 STEP = 1_000.0
 """Version n of the model says: the dwell time and n steps."""
 LATE_MS = 20_000
+WAIT_S = 180.0
+"""Models are opened with low priority: on a machine that others load, too, that takes long."""
+LONGEST = 49.0
+"""Dwell time that no version has a score for."""
+NOBODY_KNOWS = -1.0
+SHIFTED = 5
 
 
 def write_version(pipeline, root, version, feature="dwell_time_sec"):
     folder = Path(root) / "level" / str(version)
     folder.mkdir(parents=True)
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "step"], ["y"])],
+        [
+            helper.make_node("Sub", ["longest", "x"], ["left"]),
+            helper.make_node("Log", ["left"], ["log"]),
+            helper.make_node("Mul", ["log", "nothing"], ["none"]),  # 0, but NaN where it is 0 times -infinity
+            helper.make_node("Sum", ["x", "step", "none"], ["y"]),
+        ],
         "level",
         [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["rows", 1])],
         [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["rows", 1])],
-        [numpy_helper.from_array(np.array([version * STEP]), "step")],
+        [
+            numpy_helper.from_array(np.array([number]), name)
+            for name, number in (("step", version * STEP), ("longest", LONGEST), ("nothing", 0.0))
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (folder / MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
@@ -76,7 +93,7 @@ class Live:
                 "event_id": f"e{number}",
                 "user_id": f"u{number % 97}",
                 "page_id": "home",
-                "dwell_time_sec": float(number % 500),
+                "dwell_time_sec": float(number % (LONGEST + 1)),
                 "timestamp": time.time_ns() // 1_000_000 - late_ms,
             }
             self._producer.produce(self._topic, key=event["user_id"], value=msgspec.json.encode(event))
@@ -97,10 +114,49 @@ def expected_version(event, schedule):
     return models[side].version, [each.version for each in period.shadows]
 
 
+def wait_for_rollback(pipeline, settings, reader, job, most_s=60):
+    """Until the control topic says what is to be undone, and the job has answered a while longer."""
+    deadline = time.monotonic() + most_s
+    while not (rollbacks := planned_and_rolled_back(pipeline, settings)[1]):
+        assert time.monotonic() < deadline, "nothing was rolled back"
+        reader.wait_for(len(reader.messages) + 10, job=job)
+    (rollback,) = rollbacks
+    answers = []
+    while [each.state for each in answers].count("rolled_back") < settings.parallelism:
+        assert time.monotonic() < deadline, answers
+        told = read_all(settings.bootstrap, [pipeline.models_status_topic])
+        answers = [msgspec.json.decode(each.value(), type=ChangeAnswer) for each in told]
+        answers = [each for each in answers if each.id == rollback.id]
+    assert "breached" in [each.state for each in answers]
+    assert all(each.why == rollback.why for each in answers)
+    assert f"level/{SHIFTED}: after" in rollback.why
+    assert "PSI" in rollback.why
+
+
+def assert_fallbacks(events, predictions):
+    """An event that no model has a score for has the entity's last one of a model, by order of arrival."""
+    last, seen = {}, set()
+    for place, event in sorted(events.items()):
+        answer = predictions[place]
+        score, fallback = answer.body["purchase_probability"], answer.headers.get("fallback")
+        seen.add(fallback)
+        if event["dwell_time_sec"] != LONGEST:
+            assert fallback is None
+            last[event["user_id"]] = score
+            continue
+        known = event["user_id"] in last
+        expected = ("last-score", last[event["user_id"]]) if known else ("default", NOBODY_KNOWS)
+        assert (fallback, score) == expected, (place, event)
+    assert {None, "last-score"} <= seen
+
+
 def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broker, tmp_path):
     root = tmp_path / "models"
-    pipeline = purchase("changed", model=Model("level", version=1, root=root), models_topic="changed-models")
-    for version in (1, 2, 3):
+    pipeline = purchase(
+        "changed", model=Model("level", version=1, root=root), models_topic="changed-models",
+        fallbacks=[LastScore(), Default(NOBODY_KNOWS)], model_budget_ms=10_000,
+    )  # fmt: skip
+    for version in (1, 2, 3, SHIFTED):
         write_version(pipeline, root, version)
     other = dataclasses.replace(pipeline, features=pipeline.features[1:], models_topic=None)
     write_version(other, root, 4, feature="count_10m")
@@ -112,7 +168,7 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
         with JobProcess(pipeline, settings, tmp_path / "first") as job:
             job.wait_for("running")
             reader.wait_for(500, job=job)
-            second = change_models(pipeline, settings, serving_of(pipeline, settings, 2))
+            second = change_models(pipeline, settings, serving_of(pipeline, settings, 2), wait_s=WAIT_S)
             assert second.late_until_ms is None
             reader.wait_for(len(reader.messages) + 2_500, job=job)
             job.kill_workers(settings.parallelism)
@@ -122,32 +178,41 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
             mixed = serving_of(pipeline, settings, 3, [(1, 0.4)], [2])
             forged = msgspec.structs.replace(mixed.champion, sha256="0" * 64)
             with pytest.raises(ChangeRefusedError, match="asked for was 0000"):
-                change_models(pipeline, settings, msgspec.structs.replace(mixed, champion=forged))
-            third = change_models(pipeline, settings, mixed)
+                change_models(pipeline, settings, msgspec.structs.replace(mixed, champion=forged), wait_s=WAIT_S)
+            third = change_models(pipeline, settings, mixed, wait_s=WAIT_S)
             reader.wait_for(len(reader.messages) + 1_000, job=job)
             job.kill()
         answered, restore_from = len(reader.messages), latest_restore_point(pipeline, settings)
         with JobProcess(pipeline, settings, tmp_path / "second", restore_from) as job:
             job.wait_for("running")
-            reader.wait_for(answered + 2_500, job=job)
+            reader.wait_for(answered + 1_000, job=job)
+            shifted, guard = serving_of(pipeline, settings, SHIFTED), Guard(events=100, psi=0.25)
+            fourth = change_models(pipeline, settings, shifted, guard=guard, wait_s=WAIT_S)
+            wait_for_rollback(pipeline, settings, reader, job)
+            reader.wait_for(len(reader.messages) + 500, job=job)
             traffic.end()
             job.catch_up()
             job.stop()
         answers = reader.answers()
     schedule = planned(pipeline, settings)
-    assert [each.from_ms for each in schedule.periods[1:]] == [second.from_ms, third.from_ms]
+    assert [each.from_ms for each in schedule.periods[1:]] == [second.from_ms, third.from_ms, fourth.from_ms]
+    assert schedule.periods[-1].serving == schedule.periods[-2].serving == mixed
     events = {event.place: msgspec.json.decode(event.value) for event in read_events(broker, pipeline)}
     assert not answers.dead_letters
     assert answers.predictions.keys() == events.keys()
     versions, shadowed = [], []
     for place, answer in answers.predictions.items():
         version, shadows = expected_version(events[place], schedule)
+        if answer.headers["model-version"] == str(SHIFTED):  # until it was rolled back
+            assert events[place]["timestamp"] >= fourth.from_ms
+            version, shadows = SHIFTED, []
         assert int(answer.headers["model-version"]) == version, (place, events[place])
-        assert answer.body["purchase_probability"] == events[place]["dwell_time_sec"] + version * STEP
         versions.append((version, answer.headers.get("role")))
-        if shadows:
-            shadowed.append(place)
-    assert set(versions) == {(1, None), (2, None), (3, "champion"), (1, "challenger")}
+        if "fallback" not in answer.headers:
+            assert answer.body["purchase_probability"] == events[place]["dwell_time_sec"] + version * STEP
+            shadowed += [place] * len(shadows)
+    assert set(versions) == {(1, None), (2, None), (3, "champion"), (1, "challenger"), (SHIFTED, None)}
+    assert_fallbacks(events, answers.predictions)
     shadow = read_all(broker.bootstrap, [pipeline.shadow_topic])
     headers = [{name: value.decode() for name, value in each.headers()} for each in shadow]
     places = [(int(each["millrace-partition"]), int(each["millrace-offset"])) for each in headers]

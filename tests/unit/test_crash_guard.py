@@ -9,6 +9,7 @@ from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
 
 from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
 from flink_jobs.settings import Settings
+from models.budget import TimedModel
 from udfs.output_batch import read_outputs
 from udfs.wire_formats import EventDecoder
 
@@ -22,10 +23,10 @@ class Deadly:
     def __init__(self, rows, number):
         self.rows, self.number = rows, number
 
-    def predict(self, features):
+    def predict(self, features, stop=None):
         found = np.nan_to_num(features)
         if any((found == np.nan_to_num(row)).all(axis=1).any() for row in self.rows):
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)  # in this thread, whichever it is
         return np.nansum(features, axis=1)
 
 
@@ -48,7 +49,7 @@ def poisoned():
     return records, features, expected
 
 
-def worker(folder, model, records, sha256="ab", later_ms=0):
+def worker(folder, model, records, sha256="ab", later_ms=0, budget_ms=None):
     """What a new worker of the subtask gives for all records in one batch; None if it dies."""
     out = folder / "outputs"
     out.unlink(missing_ok=True)
@@ -56,6 +57,8 @@ def worker(folder, model, records, sha256="ab", later_ms=0):
     if child == 0:
         try:
             guard, shard = CrashGuard(folder / "crashes", 0, "m/1", sha256), Shard(model)
+            if budget_ms:
+                shard = Shard(TimedModel(model, budget_ms))
             batch = batch_of(records)
             batch.record_times_ms += later_ms
             out.write_bytes(guard.score(shard.scorer, batch, {0: shard.state}))
@@ -66,6 +69,16 @@ def worker(folder, model, records, sha256="ab", later_ms=0):
         return None
     outputs = read_outputs(out.read_bytes())
     return sorted(outputs, key=lambda output: int(headers_of(output)["offset"]))
+
+
+def test_a_model_with_a_budget_is_known_by_its_own_thread(tmp_path, poisoned):
+    records, features, _ = poisoned
+    model = Deadly([features[POISON]], signal.SIGSEGV)
+    assert worker(tmp_path, model, records, budget_ms=60_000) is None
+    assert worker(tmp_path, model, records, budget_ms=60_000) is None
+    answers = worker(tmp_path, model, records, budget_ms=60_000)
+    assert [headers_of(each).get("reason") for each in answers].count("model_crashed") == 1
+    assert [each.by_model for each in read_crashes(tmp_path / "crashes")] == [True, True]
 
 
 def test_after_two_crashes_the_record_is_a_dead_letter_and_all_others_are_scored_as_ever(tmp_path, poisoned):

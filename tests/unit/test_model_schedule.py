@@ -112,9 +112,9 @@ def test_challengers_score_their_share_and_shadows_everything():
     assert set(roles) == {Role(A, CHAMPION), Role(B, CHALLENGER)}
     assert roles[Role(B, CHALLENGER)].tolist() == np.flatnonzero(is_challenged).tolist()
     assert by_shadow(duties.known, duties.which, 200)[Role(C, SHADOW)].tolist() == list(range(200))
-    runs = runs_of(duties.known, duties.which, 200)
-    assert [begin for _, begin, _ in runs[1:]] == [end for _, _, end in runs[:-1]]
-    assert sum(end - begin for _, begin, end in runs) == 200
+    runs = runs_of(duties.which, None, 200)
+    assert [begin for _, _, begin, _ in runs[1:]] == [end for _, _, _, end in runs[:-1]]
+    assert sum(end - begin for _, _, begin, end in runs) == 200
 
 
 def test_two_generations_are_kept_the_newest_used_and_the_one_that_comes():

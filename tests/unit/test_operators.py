@@ -10,7 +10,7 @@ from flink_jobs.operators import ScoreBatches
 from flink_jobs.pipelines import model_folder
 from flink_jobs.state_files import StateFile, StateFileError
 from udfs.output_batch import read_outputs
-from udfs.record_batch import READ, WRITE, pack_records
+from udfs.record_batch import MODELS, READ, WRITE, RecordBatch, pack_records
 from udfs.state_file import packed
 
 
@@ -71,6 +71,12 @@ def without_clock(outputs):
 @pytest.fixture(scope="module")
 def records():
     return shopper_records(400)
+
+
+def test_what_a_control_topic_says_is_read_whole():
+    told = b'{"id": "x"}'
+    assert RecordBatch(struct.pack("<iiii", MODELS, 0, 0, 0) + told).values.content == told
+    assert RecordBatch(struct.pack("<iiii", MODELS, 0, 0, 0), ("header",)).values.content == b""
 
 
 def test_a_restart_goes_on_from_the_state_that_was_written_last(records):
