@@ -213,8 +213,11 @@ class ModelServing:
     def _opened(self, ref: ModelRef) -> WarmModel:
         """Open a model in whatever thread this is, and let it score before any event needs it."""
         began = time.perf_counter()
-        folder = fetch_version(self._root, ref.name, ref.version, ref.sha256, manifest_sha256=ref.manifest_sha256)
         signed_by = self._pipeline.model.signed_by
+        is_signed, manifest_sha256 = signed_by is not None, ref.manifest_sha256
+        folder = fetch_version(
+            self._root, ref.name, ref.version, ref.sha256, manifest_sha256=manifest_sha256, signed=is_signed
+        )
         if signed_by is not None:  # before anything opens it
             check_signed_model(folder, signed_by)
         try_out(folder)
