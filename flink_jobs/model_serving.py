@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,9 @@ class ModelServing:
         changes: What the control topic said before the job began.
         tasks: Which subtask this is, of how many.
         limit_ms: A model that takes longer for `ROWS` rows is refused.
+
+    Attributes:
+        on_use: Told each model before it scores.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class ModelServing:
         tasks: tuple[int, int],
         limit_ms: float,
     ) -> None:
+        self.on_use: Callable[[ModelRef], None] = lambda _: None
         self._pipeline, self._root, self._changes = pipeline, root, changes
         self._tasks, self._limit_ms = tasks, limit_ms
         self._base = model_ref(folder)
@@ -255,6 +259,7 @@ class ModelServing:
         Raises:
             ModelNotSwappedError: It scored before a restart, and cannot be opened now; the job must not go on without.
         """
+        self.on_use(role.model)
         try:
             return self._shelf.get(role.model).model
         except Exception as error:
