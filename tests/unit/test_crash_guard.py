@@ -1,13 +1,17 @@
 """A model that kills its process: the next worker knows the batch, the one after it the record; all are answered."""
 
+import dataclasses
+import math
 import os
 import signal
 
 import numpy as np
 import pytest
-from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
+from wire_records import PURCHASE, Shard, batch_of, headers_of, open_shipped, shopper_records
 
 from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
+from flink_jobs.model_serving import ModelServing, model_ref
+from flink_jobs.pipelines import MODELS
 from flink_jobs.settings import Settings
 from udfs.model_schedule import ModelRef
 from udfs.output_batch import read_outputs
@@ -212,6 +216,16 @@ def test_a_crash_is_held_against_the_model_that_ran_and_not_the_pipelines_own(tm
     assert letter["exception"] == "Segmentation fault in model m/7"
     assert [each.sha256 for each in read_crashes(tmp_path / "crashes")] == [NEW.sha256, NEW.sha256]
     assert worker(tmp_path, Remembers(), records) == expected, "the pipeline's own model scores them all"
+
+
+def test_a_job_that_changes_models_tells_which_one_scores_before_it_does(tmp_path):
+    pipeline, folder = dataclasses.replace(PURCHASE, models_topic="purchase-models"), MODELS / "purchase" / "2"
+    serving = ModelServing(pipeline, open_shipped(2), folder, str(MODELS), [], (0, 1), math.inf)
+    used, other = [], model_ref(MODELS / "purchase" / "1")
+    serving.on_use = used.append
+    assert serving.model(Role(model_ref(folder))).manifest.version == 2
+    assert serving.model(Role(other, SHADOW)).manifest.version == 1
+    assert used == [model_ref(folder), other]
 
 
 def test_a_shadow_that_kills_its_worker_costs_nobody_an_answer(tmp_path, poisoned):
