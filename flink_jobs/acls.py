@@ -42,6 +42,8 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
     routed = [
         *(Acl("run", "topic", topic, "Read") for topic in sources),
         *([Acl("run", "topic", events, "Write"), Acl("run", "group", route_id(pipeline), "Read")] if sources else []),
+        # a run that begins without a checkpoint looks there for what was taken already
+        *([Acl("run", "topic", dead_letters, "Read")] if sources else []),
     ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
     of_models = [each for each in (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic) if each]

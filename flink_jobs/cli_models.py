@@ -223,7 +223,7 @@ def models_promote(
     shadow: Annotated[
         list[int] | None, typer.Option(help="A version that scores all events beside, unserved; repeatable.")
     ] = None,
-    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the job's subtasks, in each step.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
     """Have the running job score with a version, from an event time on, without a restart.

@@ -134,7 +134,7 @@ def change_models(
     serving: Serving,
     *,
     at_ms: int | None = None,
-    wait_s: float = 60.0,
+    wait_s: float = 120.0,
     step: Callable[[str], None] = lambda _line: None,
 ) -> Changed:
     """Have a running job score with other models.

@@ -7,7 +7,7 @@
 What it writes is seen, by the scoring too, with the next checkpoint. It has no state but its positions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.jvm_operators import gathered_batches
@@ -24,7 +24,7 @@ from flink_jobs.topics import (
     routed_sources_ddl,
 )
 from udfs.pipeline import Pipeline
-from udfs.routing import ORIGIN, SOURCE_STEP
+from udfs.routing import ORIGIN, SOURCE_STEP, STAGE
 from udfs.wire_formats import HEADER
 
 if TYPE_CHECKING:
@@ -113,30 +113,44 @@ def route_start(pipeline: Pipeline, settings: Settings, start_from: str) -> str:
 
 
 def _routed_after(pipeline: Pipeline, settings: Settings, done: Mapping[Place, int]) -> dict[Place, int]:
-    """The offset behind the last routed record of each partition of a source, as far back as `done` does not reach.
+    """The offset behind the last record of each partition of a source that became an event or a dead letter.
 
-    A transaction's records stand together at the end: where none of a whole step is new, none before is.
+    As far back as `done` does not reach: a transaction's records stand together at the end, so where none of a whole
+    step is new, none before is. Dead letters of other stages say nothing about that.
     """
-    kafka, topic = (settings.bootstrap, settings.kafka_properties), pipeline.events.topic
-    starts = topic_starts(kafka[0], topic, kafka[1])
     found: dict[Place, int] = {}
-    for partition, end in topic_ends(kafka[0], topic, kafka[1], isolation="read_committed").items():
-        is_new = True
-        while is_new and end > starts[partition]:
-            begin, is_new = max(starts[partition], end - STEP_OFFSETS), False
-            for messages in scan(*kafka, topic, {partition: (begin, end)}):
-                for source, offset in filter(None, map(_origin, messages)):
-                    is_new |= offset >= done.get(source, 0)
+    for topic, origin in ((pipeline.events.topic, _origin), (str(pipeline.dead_letters), _refused_origin)):
+        kafka = settings.bootstrap, settings.kafka_properties
+        starts = topic_starts(kafka[0], topic, kafka[1])
+        for partition, end in topic_ends(kafka[0], topic, kafka[1], isolation="read_committed").items():
+            goes_on = True
+            while goes_on and end > starts[partition]:
+                begin = max(starts[partition], end - STEP_OFFSETS)
+                batches = scan(*kafka, topic, {partition: (begin, end)})
+                places = [place for messages in batches for place in map(origin, messages) if place is not None]
+                for source, offset in places:
                     found[source] = max(found.get(source, 0), offset + 1)
-            end = begin
+                goes_on = not places or any(offset >= done.get(source, 0) for source, offset in places)
+                end = begin
     return found
 
 
 def _origin(message: "Message") -> tuple[Place, int] | None:
     """Which record of a source an event was."""
+    return _place(message, ORIGIN)
+
+
+def _refused_origin(message: "Message") -> tuple[Place, int] | None:
+    """Which record of a source a dead letter is; None of one that is an event's."""
+    told: dict[str, Any] = dict(message.headers() or ())
+    is_routes = told.get(f"{HEADER}stage") == STAGE.encode()
+    return _place(message, ("topic", "partition", "offset")) if is_routes else None
+
+
+def _place(message: "Message", names: Sequence[str]) -> tuple[Place, int] | None:
     told: dict[str, Any] = dict(message.headers() or ())
     try:
-        topic, partition, offset = (told[f"{HEADER}{name}"].decode() for name in ORIGIN)
+        topic, partition, offset = (told[f"{HEADER}{name}"].decode() for name in names)
         return (topic, int(partition)), int(offset)
     except (KeyError, ValueError, AttributeError):  # somebody else's
         return None
