@@ -68,6 +68,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         "watch": (predictions,),
         "verify": (events, *outputs),
         "explain": (events, *outputs),
+        "fork": (events, *outputs),
         "backfill": (events,),
         "transactions": (events, *outputs),
     }

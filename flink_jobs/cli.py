@@ -14,7 +14,7 @@ from flink_jobs.cli_deploy import deploy_app
 from flink_jobs.cli_models import models_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
-from flink_jobs.cli_proofs import certify, doctor, explain, parity, verify
+from flink_jobs.cli_proofs import certify, doctor, explain, fork, parity, verify
 from flink_jobs.cli_schema import registry_app, schema_app
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
@@ -292,7 +292,7 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, parity, certify, transactions, doctor):
+for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, fork, parity, certify, transactions, doctor):
     app.command()(each)
 
 

@@ -69,6 +69,47 @@ def explain(
 
 
 @command
+def fork(
+    name: PipelineName,
+    version: Annotated[int, typer.Option("--model", min=1, help="Version of the pipeline's model to score with.")],
+    since: Annotated[
+        str | None,
+        typer.Option(help="Events from this time on (event time), or of so long before the newest, like 6h."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Events before this time.")] = None,
+    threshold: Annotated[float, typer.Option(help="A score at or above it is a yes.")] = 0.5,
+    against: Annotated[
+        int | None, typer.Option(min=1, help="Compare with this version. Default: with what was served.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Training set made of the topic with labels, by `millrace backfill`.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--to", help="Keep the predictions: a .parquet file, or `topic`: <predictions>-fork-<version>."),
+    ] = None,
+    job_began: Annotated[
+        str | None, typer.Option("--job-began", help="Where the job began with empty state, as for `millrace verify`.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make the file or the topic anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score what was answered by another version of the model, beside the running job, and say what differs.
+
+    Example: millrace fork purchase --model 2 --since 6h --threshold 0.4
+    """
+    from flink_jobs.fork_command import run_fork_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_fork_command(
+        load_pipeline(name), name, _settings(), version=version, against=against, since=since, until=until,
+        threshold=threshold, labels=labels, target=target, job_began=job_began, processes=processes, replace=replace,
+        as_json=as_json,
+    )  # fmt: skip
+
+
+@command
 def parity(
     name: PipelineName,
     events: Annotated[int, typer.Option(min=1, help="Records to make, or to take of --data.")] = 20_000,

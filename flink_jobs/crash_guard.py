@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.topics import run_name
 from models.budget import answer_calls
 from udfs.entity_state import ShardState
+from udfs.model_schedule import ModelRef
 from udfs.pipeline import Pipeline
 from udfs.predicting import predict_each
 from udfs.raw_record import RawRecord
@@ -39,7 +41,10 @@ Place = tuple[int, int, int]
 MOST_PLACES = 4_096
 """Of a batch: the JVM gathers fewer."""
 _COUNT = struct.Struct("<q")
-_MARK_BYTES = _COUNT.size + MOST_PLACES * (4 + 8 + 8)
+_PLACES_BYTES = _COUNT.size + MOST_PLACES * (4 + 8 + 8)
+_MODEL_BYTES = 256
+"""For the sha256 and the name of what scores; a name has at most 100 characters."""
+_MARK_BYTES = _PLACES_BYTES + _MODEL_BYTES
 _NAMED = 5
 _IN_MODEL = re.compile(rf" in ({predict_each.__name__}|{answer_calls.__name__})$|<no Python frame>", re.MULTILINE)
 """In what `faulthandler` tells: threads of a library have no functions of Python."""
@@ -52,7 +57,7 @@ class Crash:
     """A worker that died while it scored.
 
     Attributes:
-        model: What scored, as name/version.
+        model: What scored last, as name/version; the pipeline's own where nothing did.
         sha256: Of that model.
         how: What `faulthandler` said, like "Segmentation fault".
         places: Records of the batch.
@@ -94,8 +99,7 @@ def unread_crashes(pipeline: Pipeline, settings: Settings) -> list[str]:
     for mark in sorted(crash_folder(pipeline, settings).glob("*.mark")):
         crash = _found(mark, mark.with_suffix(".fault"))
         if crash is not None:
-            model = f"{pipeline.model.name}/{pipeline.model.version}"
-            found.append(Crash(model, "", *crash, again=False).told())
+            found.append(Crash(*crash, again=False).told())
     return found
 
 
@@ -118,32 +122,40 @@ class CrashGuard:
         folder: Where crashes are told.
         subtask: Its number.
         model: Name and version of what scores.
-        sha256: Of that model; crashes of another are not held against records.
+        sha256: Of that model; crashes of another are not held against records of this one.
+        others: Whether other models may score, too: `scores_with` says so then.
 
     Raises:
         OSError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, subtask: int, model: str, sha256: str) -> None:
+    def __init__(self, folder: Path, subtask: int, model: str, sha256: str, *, others: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         mark, fault = folder / f"{subtask}.mark", folder / f"{subtask}.fault"
         crash = _found(mark, fault)
         if crash is not None:
-            how, places, by_model = crash
-            suspects = {place for each in read_crashes(folder) if each.sha256 == sha256 for place in each.places}
-            again = by_model and len(places) == 1 and places[0] in suspects
-            found = Crash(model, sha256, how, places, by_model, again)
+            suspects = {p for each in read_crashes(folder) if each.sha256 == crash.sha256 for p in each.places}
+            again = crash.by_model and len(crash.places) == 1 and crash.places[0] in suspects
+            found = Crash(*crash, again=again)
             logging.getLogger(__name__).warning("%s", found.words())
             _note(folder / f"{subtask}.json", found)
-        crashes = [each for each in read_crashes(folder) if each.sha256 == sha256]
-        self._culprits = {each.places[0]: each for each in crashes if each.again}
+        crashes = [each for each in read_crashes(folder) if others or each.sha256 == sha256]
+        self._culprits: dict[Place, dict[str, str]] = {}
+        for each in crashes:
+            if each.again:
+                self._culprits.setdefault(each.places[0], {})[each.sha256] = f"{each.how} in model {each.model}"
         self._suspects = {place for each in crashes for place in each.places}
         with mark.open("w+b") as file:
             file.truncate(_MARK_BYTES)
             self._mark = mmap.mmap(file.fileno(), _MARK_BYTES)
+        self._own = _packed_model(model, sha256)
         notes = fault.open("wb")
         faulthandler.enable(notes, all_threads=False)
         _kept_open.append(notes)
+
+    def scores_with(self, model: ModelRef) -> None:
+        """Another model than the pipeline's own scores from now on, in this batch."""
+        self._mark[_PLACES_BYTES:_MARK_BYTES] = _packed_model(str(model), model.sha256)
 
     def score(self, scorer: Scorer, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """As `Scorer.score`; what the batch is cut into changes nothing in what comes out."""
@@ -153,15 +165,18 @@ class CrashGuard:
         for shard, end in zip(records.shards, records.shard_ends, strict=True):
             for row in range(begin, end):
                 alone = _alone(raw[row], records.names, shard)
-                crash = self._culprits.get(_places(alone)[0])
-                why = None if crash is None else f"{crash.how} in model {crash.model}"
-                outputs.append(self._marked(scorer, alone, shards, why))
+                outputs.append(self._marked(scorer, alone, shards, self._culprits.get(_places(alone)[0])))
             begin = end
         return b"".join(outputs)
 
     def _marked(
-        self, scorer: Scorer, records: RecordBatch, shards: Mapping[int, ShardState], crashed: str | None
+        self,
+        scorer: Scorer,
+        records: RecordBatch,
+        shards: Mapping[int, ShardState],
+        crashed: Mapping[str, str] | None,
     ) -> bytes:
+        self._mark[_PLACES_BYTES:_MARK_BYTES] = self._own
         count = min(len(records), MOST_PLACES)
         begin = _COUNT.size
         for column in (records.offsets, records.record_times_ms, records.partitions):
@@ -189,7 +204,21 @@ def _alone(record: RawRecord, names: Sequence[str], shard: int) -> RecordBatch:
     return RecordBatch(packed, names)
 
 
-def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...], bool] | None:
+class _Found(NamedTuple):
+    """The first fields of a `Crash`."""
+
+    model: str
+    sha256: str
+    how: str
+    places: tuple[Place, ...]
+    by_model: bool
+
+
+def _packed_model(model: str, sha256: str) -> bytes:
+    return f"{sha256} {model}".encode()[:_MODEL_BYTES].ljust(_MODEL_BYTES, b"\0")
+
+
+def _found(mark: Path, fault: Path) -> _Found | None:
     """How the last worker crashed, on which records, and whether in the model, if it did while it scored."""
     if not mark.is_file() or not fault.is_file():
         return None
@@ -203,7 +232,9 @@ def _found(mark: Path, fault: Path) -> tuple[str, tuple[Place, ...], bool] | Non
         return None
     offsets, times_ms = np.frombuffer(content, "<i8", 2 * count, _COUNT.size).reshape(2, count).tolist()
     partitions = np.frombuffer(content, "<i4", count, _COUNT.size + 16 * count).tolist()
-    return how, tuple(zip(partitions, offsets, times_ms, strict=True)), _IN_MODEL.search(told) is not None
+    sha256, _, model = content[_PLACES_BYTES:].rstrip(b"\0").decode("utf-8", "replace").partition(" ")
+    places = tuple(zip(partitions, offsets, times_ms, strict=True))
+    return _Found(model, sha256, how, places, _IN_MODEL.search(told) is not None)
 
 
 def _read(path: Path) -> list[Crash]:

@@ -70,7 +70,7 @@ def produce_events(
         ProduceError: A record was refused or not delivered in two minutes.
         KafkaUnreachableError: No broker was reachable in that time.
     """
-    sender = _Sender(bootstrap, topic, properties)
+    sender = RecordSender(bootstrap, topic, properties)
     started = time.monotonic()
     next_progress = started
     interrupted = False
@@ -95,8 +95,8 @@ def produce_events(
     return Produced(sender.sent, time.monotonic() - started, interrupted)
 
 
-class _Sender:
-    """A producer that notices failed deliveries."""
+class RecordSender:
+    """A producer that notices failed deliveries, and counts what it was given as `sent`."""
 
     def __init__(self, bootstrap: str, topic: str, properties: Properties | None) -> None:
         self.topic = topic
@@ -129,6 +129,7 @@ class _Sender:
         headers: Sequence[tuple[str, bytes]] = (),
         time_ms: int | None = None,
     ) -> None:
+        """Queue a record; waits while the queue is full."""
         more: dict[str, Any] = {} if time_ms is None else {"timestamp": time_ms}
         while True:
             try:
@@ -143,10 +144,12 @@ class _Sender:
             self.poll()
 
     def poll(self, wait_s: float = 0.0) -> None:
+        """Let failed deliveries be noticed."""
         self._producer.poll(wait_s)
         self._raise_failure()
 
     def flush(self) -> None:
+        """Wait until all are delivered."""
         while self._producer.flush(0.5):
             self._raise_failure()
         self._raise_failure()

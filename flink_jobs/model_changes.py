@@ -104,7 +104,8 @@ def _checked(pipeline: Pipeline, settings: Settings, version: int) -> ModelRef:
     if reason is not None:
         why = f": {reason}" if reason else ""
         raise ChangeRefusedError(f"{pipeline.model.name}/{version} is retired{why} (`millrace models retire --undo`)")
-    folder, signed_by = fetch_version(root, pipeline.model.name, version), pipeline.model.signed_by
+    signed_by = pipeline.model.signed_by
+    folder = fetch_version(root, pipeline.model.name, version, signed=signed_by is not None)
     if signed_by is not None:
         check_signed_model(folder, signed_by)
     try_out(folder)

@@ -3,7 +3,7 @@
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,9 @@ class ModelServing:
         changes: What the control topic said before the job began.
         tasks: Which subtask this is, of how many.
         limit_ms: A model that takes longer for `ROWS` rows is refused.
+
+    Attributes:
+        on_use: Told each model before it scores.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class ModelServing:
         tasks: tuple[int, int],
         limit_ms: float,
     ) -> None:
+        self.on_use: Callable[[ModelRef], None] = lambda _: None
         self._pipeline, self._root, self._changes = pipeline, root, changes
         self._tasks, self._limit_ms = tasks, limit_ms
         self._base = model_ref(folder)
@@ -247,8 +251,11 @@ class ModelServing:
     def _opened(self, ref: ModelRef) -> WarmModel:
         """Open a model in whatever thread this is, and let it score before any event needs it."""
         began = time.perf_counter()
-        folder = fetch_version(self._root, ref.name, ref.version, ref.sha256, manifest_sha256=ref.manifest_sha256)
         signed_by = self._pipeline.model.signed_by
+        is_signed, manifest_sha256 = signed_by is not None, ref.manifest_sha256
+        folder = fetch_version(
+            self._root, ref.name, ref.version, ref.sha256, manifest_sha256=manifest_sha256, signed=is_signed
+        )
         if signed_by is not None:  # before anything opens it
             check_signed_model(folder, signed_by)
         try_out(folder)
@@ -347,6 +354,7 @@ class ModelServing:
         Raises:
             ModelNotSwappedError: It scored before a restart, and cannot be opened now; the job must not go on without.
         """
+        self.on_use(role.model)
         try:
             return self._shelf.get(role.model).model
         except Exception as error:

@@ -81,7 +81,7 @@ def run_compare_command(
         show_json({"pipeline": pipeline.name, "threshold": threshold, "same_events": document, "groups": between})
         return
     for (a, b), pair in pairs.items():
-        out.print(_pair_table(a, b, pair, threshold))
+        out.print(pair_table(a, b, pair, threshold))
     for (a, b), group in groups.items():
         out.print(_group_table(a, b, group))
     if known is None:
@@ -106,7 +106,7 @@ def read_labels(file: Path) -> tuple[npt.NDArray[np.int64], Floats]:
     partitions, offsets, labels = (
         table.column(name).to_numpy(zero_copy_only=False) for name in _PLACE_COLUMNS
     )
-    places = _places(partitions.astype(np.int64), offsets.astype(np.int64))
+    places = places_of(partitions.astype(np.int64), offsets.astype(np.int64))
     order = np.argsort(places)
     return places[order], labels.astype(np.float64)[order]
 
@@ -168,7 +168,7 @@ def _read(pipeline: Pipeline, settings: Settings, topic: str, since_ms: int | No
                 number = names.setdefault(model, len(names))
                 rows.append((int(receipt["partition"]), int(receipt["offset"]), float(score), number))
     columns = np.array(rows, np.float64).reshape(-1, 4).T
-    places = _places(columns[0].astype(np.int64), columns[1].astype(np.int64))
+    places = places_of(columns[0].astype(np.int64), columns[1].astype(np.int64))
     # a replayed event has two answers, of which the first counts
     places, first = np.unique(places, return_index=True)
     return Scores(places, columns[2][first], columns[3][first].astype(np.int64), list(names))
@@ -183,7 +183,8 @@ def _of_pipeline(messages: Iterable[Message], pipeline: Pipeline) -> Iterable[tu
             yield receipt, message
 
 
-def _places(partitions: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def places_of(partitions: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(n,) int64: places as `Scores` has them."""
     return (partitions << _OFFSET_BITS) | offsets
 
 
@@ -192,7 +193,8 @@ def _label(name: tuple[str, str]) -> str:
     return f"{version} ({role})" if role else version
 
 
-def _pair_table(a: str, b: str, found: Comparison, threshold: float) -> Table:
+def pair_table(a: str, b: str, found: Comparison, threshold: float) -> Table:
+    """Two models on the same events, for people."""
     table = _table(f"{a} and {b} on the same {found.count:,} events", a, b)
     table.add_row("mean score", f"{found.a.mean:.4f}", f"{found.b.mean:.4f}", _text(found.difference))
     for level in (0.05, 0.5, 0.95):

@@ -150,10 +150,13 @@ class ScoreBatches(KeyedProcessFunction):
             return Scorer.score
         subtask, name = runtime_context.get_index_of_this_subtask(), f"{manifest.name}/{manifest.version}"
         try:
-            return CrashGuard(self._crashes, subtask, name, manifest.sha256).score
+            guard = CrashGuard(self._crashes, subtask, name, manifest.sha256, others=self._serving is not None)
         except OSError as error:
             logging.getLogger(__name__).warning("crashes of the model are not told: %s", error)
             return Scorer.score
+        if self._serving is not None:
+            self._serving.on_use = guard.scores_with
+        return guard.score
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Score a batch of records, or read or write the state of the shard whose key this came under."""

@@ -72,7 +72,8 @@ class ReceiptModels:
     def _folder(self, named: ReceiptModel) -> Path:
         if isinstance(self._root, Path):
             return self._root / named.model / named.version
-        return fetch_version(self._root, named.model, int(named.version))
+        signed = self._pipeline.model.signed_by is not None
+        return fetch_version(self._root, named.model, int(named.version), signed=signed)
 
     def _checked(self, named: ReceiptModel, folder: Path) -> OnnxModel | str:
         label = f"{named.model}/{named.version}"

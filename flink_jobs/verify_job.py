@@ -105,7 +105,7 @@ def verify(request: VerifyRequest, step: Step = lambda _text, _share: None) -> V
         if not answers.count.total():
             raise VerifyError(f"no committed answer of pipeline {pipeline.name} is in its topics: run it first")
         beginning = beginning_of(request, answers)
-        report = _recompute(request, beginning, folder, step)
+        report = recompute(request, beginning, folder, step)
         judged = Judged(
             begins=beginning.offsets,
             ends=_ends(settings, covered, answers),
@@ -174,7 +174,8 @@ def beginning_of(request: VerifyRequest, answers: ServedAnswers) -> JobBeginning
     return detected_beginning(kept, answers.first, ends, answers_deleted=answers.beginning_deleted)
 
 
-def _recompute(request: VerifyRequest, beginning: JobBeginning, folder: Path, step: Step) -> BackfillReport:
+def recompute(request: VerifyRequest, beginning: JobBeginning, folder: Path, step: Step) -> BackfillReport:
+    """The features of the events again, as the training set `now.parquet` in the folder."""
     pipeline, settings = request.pipeline, request.settings
     topic, start = pipeline.events.topic, beginning.as_start
     return run_backfill(

@@ -23,6 +23,7 @@ import requests
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, MODEL_FILE, NAME, Manifest
 from models.onnx_checks import MAX_MODEL_BYTES, read_bytes
+from models.signing import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 
 WAIT_S = 300.0
 """For one file, however slowly it comes."""
@@ -43,6 +44,7 @@ def fetch_version(
     sha256: str | None = None,
     *,
     manifest_sha256: str | None = None,
+    signed: bool = False,
     cache: Path | None = None,
     max_bytes: int = MAX_MODEL_BYTES,
 ) -> Path:
@@ -58,6 +60,7 @@ def fetch_version(
         version: Of the model.
         sha256: Digest that `model.onnx` must have; None takes the one that the manifest says.
         manifest_sha256: Digest that `manifest.json` must have: with it, the features and the output are certain too.
+        signed: Whether its signature will be checked: that is fetched too, if there is one.
         cache: Where fetched versions are kept; `cache_folder()` by default.
         max_bytes: Largest `model.onnx`.
 
@@ -90,6 +93,8 @@ def fetch_version(
     folder = kept / hashlib.sha256(manifest_bytes).hexdigest() / place
     if not _is_whole(folder, manifest_bytes, manifest.sha256):
         _put_into_cache(folder, manifest_bytes, manifest, where, max_bytes)
+    if signed:
+        _fetch_signature(folder, where)
     return folder
 
 
@@ -239,6 +244,26 @@ def _put_into_cache(folder: Path, manifest_bytes: bytes, manifest: Manifest, whe
                 draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fetch_signature(folder: Path, where: str) -> None:
+    """Anew each time: a version may be signed after it was fetched. The one that is kept does where nobody answers."""
+    try:
+        signature = _fetched_bytes(f"{where}/{SIGNATURE_FILE}", MAX_SIGNATURE_BYTES)
+    except _NotThereError:
+        return
+    except ModelUnreachableError:
+        if (folder / SIGNATURE_FILE).is_file():
+            return
+        raise
+    descriptor, draft = tempfile.mkstemp(prefix=".", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(signature)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(folder / SIGNATURE_FILE)
+    finally:
+        Path(draft).unlink(missing_ok=True)
 
 
 def _fetched_bytes(url: str, max_bytes: int) -> bytes:

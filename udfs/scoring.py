@@ -87,14 +87,16 @@ class Scorer:
         self.passed_over = 0
 
     def score(
-        self, records: RecordBatch, shards: Mapping[int, ShardState], *, crashed: str | None = None
+        self, records: RecordBatch, shards: Mapping[int, ShardState], *, crashed: Mapping[str, str] | None = None
     ) -> bytes:
         """Advance the shards' states by the records and score each.
 
         Args:
             records: The batch.
             shards: The state of every shard that has records in it.
-            crashed: How the model kills its process on these events: it is not asked, they are dead letters.
+            crashed: How models kill their process on these events, by the models' sha256: they are not asked. Events
+                that one of them should have served are dead letters; a shadow is left out. Without `choice` it is the
+                pipeline's own model.
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
@@ -111,10 +113,14 @@ class Scorer:
             scored = scored.without(failed)
         if not len(scored):
             return outputs
-        if crashed is not None:
-            failed = dict.fromkeys(range(len(scored)), Refused("model_crashed", crashed))
-            return outputs + self._dead_letters(records, scored, failed, MODEL)
-        shadows = self._shadows(records, scored, duties)
+        crashed = crashed or {}
+        failed = self._crashed(scored, duties, crashed)
+        if failed:
+            outputs += self._dead_letters(records, scored, failed, MODEL)
+            scored = scored.without(failed)
+        if not len(scored):
+            return outputs
+        shadows = self._shadows(records, scored, duties, crashed)
         scores, failed = self._scores(scored, duties)
         scored = replace(scored, scores=scores)
         if failed and self._ladder is not None:
@@ -172,6 +178,21 @@ class Scorer:
             scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
         return scored, failed, duties
 
+    def _crashed(
+        self, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
+    ) -> dict[int, Refused]:
+        """The events whose model kills its process on them."""
+        if not crashed:
+            return {}
+        if self._choice is None or duties is None:
+            return dict.fromkeys(range(len(scored)), Refused("model_crashed", next(iter(crashed.values()))))
+        return {
+            place: Refused("model_crashed", crashed[role.model.sha256])
+            for role, places in by_role(duties.known, scored.which, len(scored)).items()
+            if role.model.sha256 in crashed
+            for place in places.tolist()
+        }
+
     def _scores(self, scored: ScoredEvents, duties: Duties | None) -> tuple[Features, dict[int, Refused]]:
         """What `predict_each` gives, of the models whose duty it is."""
         if self._choice is None or duties is None:
@@ -185,12 +206,17 @@ class Scorer:
             failed |= {int(places[place]): why for place, why in own_failed.items()}
         return scores, failed
 
-    def _shadows(self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None) -> bytes:
+    def _shadows(
+        self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
+    ) -> bytes:
         """The predictions of shadows; one that fails is left out, for the event has its answer all the same."""
         outputs = b""
         if self._choice is None or duties is None:
             return outputs
         for role, places in by_shadow(duties.known, scored.which, len(scored)).items():
+            if role.model.sha256 in crashed:
+                self.shadow_failures += len(places)
+                continue
             part = scored.part(places)
             scores, failed = self._choice.predict(role, part.features)
             part = replace(part, scores=scores).without(failed)

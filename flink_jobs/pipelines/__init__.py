@@ -105,7 +105,7 @@ def model_folder(pipeline: Pipeline) -> Path:
         return (root / model.name / str(model.version)).absolute()
     from models.fetching import fetch_version
 
-    return fetch_version(root, model.name, model.version)
+    return fetch_version(root, model.name, model.version, signed=model.signed_by is not None)
 
 
 def model_root(pipeline: Pipeline, given: Path | str | None = None) -> Path | str:

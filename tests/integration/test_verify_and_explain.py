@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from answers import read_answers, read_events
 from confluent_kafka import Producer, TopicPartition
@@ -21,8 +22,12 @@ from flink_jobs.committed_reader import read_all
 from flink_jobs.console import CommandError
 from flink_jobs.events_producer import produce_events
 from flink_jobs.explanation import explain
+from flink_jobs.fork_command import model_of_version, run_fork_command
+from flink_jobs.fork_target import ForkTargetError, fork_topic
+from flink_jobs.kafka_admin import committed_offsets
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import model_folder
+from flink_jobs.topics import group_id
 from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.aggregates import Mean
 from udfs.entity_state import ShardState
@@ -86,6 +91,56 @@ def test_what_a_job_served_comes_out_again_to_the_last_bit(run):
     assert findings.dead_letters == len(answers.dead_letters) > 30
     assert (findings.waiting, findings.unverifiable.total()) == (0, 0)
     assert "first record" in report.beginning.text
+
+
+def test_a_fork_scores_what_was_served_by_another_version_and_touches_nothing(broker, run, tmp_path, capsys):
+    pipeline, settings, _, answers = run
+    committed = committed_offsets(broker.bootstrap, group_id(pipeline), pipeline.events.topic)
+    times = sorted(int(answer.headers["event-time"]) for answer in answers.predictions.values())
+    since = times[len(times) // 2]
+    came = {(m.partition(), m.offset()): m.timestamp()[1] for m in read_all(broker.bootstrap, [pipeline.events.topic])}
+    newest = max(min(int(each.headers["event-time"]), came[at]) for at, each in answers.predictions.items())
+    ago = f"{newest - since}ms"
+    other = model_of_version(pipeline, 1)
+    expected = {}
+    for place, answer in answers.predictions.items():
+        if int(answer.headers["event-time"]) >= since:
+            row = [np.nan if each is None else each for each in answer.body["features"].values()]
+            expected[place] = answer.body[pipeline.prediction], float(other.predict(np.array([row]))[0])
+    options = {
+        "version": 1, "against": None, "since": ago, "until": None, "threshold": 0.3, "labels": None, "job_began": None,
+        "processes": 1, "replace": False, "as_json": True,
+    }  # fmt: skip
+    run_fork_command(pipeline, "verified", settings, target=str(tmp_path / "fork.parquet"), **options)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["compared"], told["again"], told["not_again"], told["failed"]) == (len(expected), len(expected), 0, 0)
+    found = told["comparison"]["2 (served) and 1 (fork)"]
+    before, now = np.array(list(expected.values())).T
+    assert found["yes_to_no"] == ((before >= 0.3) & (now < 0.3)).sum()
+    assert found["no_to_yes"] == ((before < 0.3) & (now >= 0.3)).sum()
+    assert found["largest_difference"] == told["largest"][0]["difference"] == np.abs(now - before).max() > 0
+    rows = pq.read_table(tmp_path / "fork.parquet").to_pylist()
+    kept = {(row["_partition"], row["_offset"]): (row["before"], row[pipeline.prediction]) for row in rows}
+    assert kept == expected
+    run_fork_command(pipeline, "verified", settings, target="topic", **options)
+    messages = list(read_all(broker.bootstrap, [fork_topic(pipeline, 1)]))
+    written = {}
+    for message in messages:
+        headers = {name: text.decode() for name, text in message.headers()}
+        assert (headers["millrace-role"], headers["millrace-model-version"]) == ("fork", "1")
+        place = int(headers["millrace-partition"]), int(headers["millrace-offset"])
+        served, body = answers.predictions[place], json.loads(message.value())
+        assert message.partition() == place[0]
+        assert {**served.body, "scored_at": 0, pipeline.prediction: 0} == {
+            **body, "scored_at": 0, pipeline.prediction: 0
+        }  # fmt: skip
+        written[place] = served.body[pipeline.prediction], body[pipeline.prediction]
+    assert written == expected
+    assert len(messages) == len(expected)
+    with pytest.raises(ForkTargetError, match="--replace"):
+        run_fork_command(pipeline, "verified", settings, target="topic", **options)
+    assert committed_offsets(broker.bootstrap, group_id(pipeline), pipeline.events.topic) == committed
+    assert check(pipeline, settings).findings.holds
 
 
 def test_only_events_of_the_range_are_judged_and_their_windows_are_full(run):

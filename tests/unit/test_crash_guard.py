@@ -1,16 +1,23 @@
 """A model that kills its process: the next worker knows the batch, the one after it the record; all are answered."""
 
+import dataclasses
+import math
 import os
 import signal
 
 import numpy as np
 import pytest
-from wire_records import PURCHASE, Shard, batch_of, headers_of, shopper_records
+from wire_records import PURCHASE, Shard, batch_of, headers_of, open_shipped, shopper_records
 
 from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
+from flink_jobs.model_serving import ModelServing, model_ref
+from flink_jobs.pipelines import MODELS
 from flink_jobs.settings import Settings
 from models.budget import TimedModel
+from udfs.model_schedule import ModelRef
 from udfs.output_batch import read_outputs
+from udfs.receipts import Receipt
+from udfs.served_models import SHADOW, Duties, Duty, Role
 from udfs.wire_formats import EventDecoder
 
 POISON = 40
@@ -123,8 +130,7 @@ def test_a_job_that_ends_with_the_crash_says_the_model_and_the_place(tmp_path, p
     assert unread_crashes(PURCHASE, settings) == []
     assert worker(folder.parent, Deadly([features[POISON]], signal.SIGFPE), records) is None
     (line,) = unread_crashes(PURCHASE, settings)
-    model = f"{PURCHASE.model.name}/{PURCHASE.model.version}"
-    assert line == f"model {model} killed its worker (Floating point exception) on partition 2 offsets 0-99"
+    assert line == "model m/1 killed its worker (Floating point exception) on partition 2 offsets 0-99"
     worker(folder.parent, Remembers(), records)
     assert unread_crashes(PURCHASE, settings) == []
 
@@ -173,6 +179,78 @@ def test_a_record_of_another_time_at_the_same_offset_is_another_record(tmp_path,
     assert worker(tmp_path, model, records) is None
     outputs = worker(tmp_path, Remembers(), records, later_ms=1)
     assert [headers_of(each).get("reason") for each in outputs] == [None] * WHOLE
+
+
+NEW, SHADOW_REF = (ModelRef("m", version, character * 64, "0" * 64) for version, character in ((7, "7"), (8, "8")))
+
+
+class Choosing:
+    """One model serves, another shadows it."""
+
+    def __init__(self, models, on_use):
+        self.models, self.on_use = models, on_use
+        self.duty = Duty(Role(NEW), (Role(SHADOW_REF, SHADOW),))
+
+    def duties(self, *_):
+        return Duties([self.duty], None)
+
+    def model(self, role):
+        self.on_use(role.model)
+        return self.models[role.model]
+
+    def receipt(self, role):
+        names = {"name": role.model.name, "version": str(role.model.version), "sha256": role.model.sha256}
+        return Receipt.of(PURCHASE, names, "0" * 64, role=role.name)
+
+
+def choosing_worker(folder, records, served, shadow):
+    """As `worker`, where the pipeline's own model scores nothing."""
+    out = folder / "outputs"
+    out.unlink(missing_ok=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            guard, shard = CrashGuard(folder / "crashes", 0, "m/1", "ab", others=True), Shard(Remembers())
+            shard.scorer._choice = Choosing({NEW: served, SHADOW_REF: shadow}, guard.scores_with)
+            out.write_bytes(guard.score(shard.scorer, batch_of(records), {0: shard.state}))
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return None if os.WIFSIGNALED(status) else [headers_of(each) for each in read_outputs(out.read_bytes())]
+
+
+def test_a_crash_is_held_against_the_model_that_ran_and_not_the_pipelines_own(tmp_path, poisoned):
+    records, features, expected = poisoned
+    deadly = Deadly([features[POISON]], signal.SIGSEGV)
+    assert choosing_worker(tmp_path, records, deadly, Remembers()) is None
+    assert choosing_worker(tmp_path, records, deadly, Remembers()) is None, "alone now"
+    told = choosing_worker(tmp_path, records, deadly, Remembers())
+    (letter,) = [each for each in told if "reason" in each]
+    assert letter["exception"] == "Segmentation fault in model m/7"
+    assert [each.sha256 for each in read_crashes(tmp_path / "crashes")] == [NEW.sha256, NEW.sha256]
+    assert worker(tmp_path, Remembers(), records) == expected, "the pipeline's own model scores them all"
+
+
+def test_a_job_that_changes_models_tells_which_one_scores_before_it_does(tmp_path):
+    pipeline, folder = dataclasses.replace(PURCHASE, models_topic="purchase-models"), MODELS / "purchase" / "2"
+    serving = ModelServing(pipeline, open_shipped(2), folder, str(MODELS), [], (0, 1), math.inf)
+    used, other = [], model_ref(MODELS / "purchase" / "1")
+    serving.on_use = used.append
+    assert serving.model(Role(model_ref(folder))).manifest.version == 2
+    assert serving.model(Role(other, SHADOW)).manifest.version == 1
+    assert used == [model_ref(folder), other]
+
+
+def test_a_shadow_that_kills_its_worker_costs_nobody_an_answer(tmp_path, poisoned):
+    records, features, _ = poisoned
+    deadly = Deadly([features[POISON]], signal.SIGSEGV)
+    assert choosing_worker(tmp_path, records, Remembers(), deadly) is None
+    assert choosing_worker(tmp_path, records, Remembers(), deadly) is None
+    told = choosing_worker(tmp_path, records, Remembers(), deadly)
+    assert not any("reason" in each for each in told)
+    assert sum(each["model-version"] == "7" for each in told) == WHOLE
+    shadowed = [int(each["offset"]) for each in told if each["model-version"] == "8"]
+    assert sorted(shadowed) == [*range(POISON), *range(POISON + 1, WHOLE)]
 
 
 def _crashes_after_a_start(folder):

@@ -1,5 +1,6 @@
 """Version folders from local folders, object stores and web servers: checked before anything parses them."""
 
+import dataclasses
 import functools
 import hashlib
 import http.server
@@ -9,6 +10,8 @@ from typing import ClassVar
 
 import fsspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from test_model_signatures import private_pem, public_pem
 
 from flink_jobs.describe import description
 from flink_jobs.pipelines import PipelineError, load_pipeline, writable_root
@@ -21,6 +24,7 @@ from models.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED
 from models.registry import read_version, read_versions
+from models.signing import SIGNATURE_FILE, sign_model
 
 PURCHASE = SHIPPED / "purchase"
 SHA256 = Manifest.read(PURCHASE / "2").sha256
@@ -236,3 +240,45 @@ def test_root_elsewhere_that_fails_is_one_line_before_a_job_starts(web, tmp_path
     with pytest.raises(PipelineError, match="give a folder with --root"):
         writable_root(pipeline)
     assert writable_root(pipeline, tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("root", ["web", "memory"], indirect=True)
+def test_signature_of_a_root_elsewhere_is_fetched_and_checked(root, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLRACE_CACHE", str(tmp_path / "cache"))
+    key, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    plain = pipeline_at(root, tmp_path)
+    pipeline = dataclasses.replace(plain, model=dataclasses.replace(plain.model, signed_by=public_pem(key)))
+
+    def sign(owner):
+        path = sign_model(models / "purchase" / "2", private_pem(owner))
+        if root.startswith("memory"):
+            fsspec.filesystem("memory").pipe(f"/shop/models/purchase/2/{SIGNATURE_FILE}", path.read_bytes())
+
+    assert check_model(plain).manifest.version == 2, "cached without a signature"
+    with pytest.raises(PreflightError, match="is not signed"):
+        check_model(pipeline)
+    sign(stranger)
+    with pytest.raises(PreflightError, match="not signed by the pipeline's key"):
+        check_model(pipeline)
+    sign(key)
+    assert check_model(pipeline).manifest.sha256 == SHA256
+    features = Manifest.read(PURCHASE / "2").feature_set_hash
+    opened = ReceiptModels(pipeline).model(ReceiptModel(pipeline.events.topic, "purchase", "2", SHA256, features))
+    assert isinstance(opened, OnnxModel), opened
+
+
+def test_kept_signature_does_where_nobody_answers_and_a_large_one_is_cut_off(web, models, tmp_path, monkeypatch):
+    sign_model(models / "purchase" / "2", private_pem(Ed25519PrivateKey.generate()))
+    asked = {"manifest_sha256": MANIFEST_SHA256, "cache": tmp_path / "cache", "signed": True}
+    kept = fetch_version(web, "purchase", 2, **asked)
+    signature = (models / "purchase" / "2" / SIGNATURE_FILE).read_bytes()
+    assert (kept / SIGNATURE_FILE).read_bytes() == signature
+    nowhere = "http://127.0.0.1:1"
+    assert (fetch_version(nowhere, "purchase", 2, **asked) / SIGNATURE_FILE).read_bytes() == signature
+    (kept / SIGNATURE_FILE).unlink()
+    with pytest.raises(ModelUnreachableError, match=SIGNATURE_FILE):
+        fetch_version(nowhere, "purchase", 2, **asked)
+    (models / "purchase" / "2" / SIGNATURE_FILE).write_bytes(b"A" * 1_025)
+    with pytest.raises(ModelRefusedError, match="over 1,024 bytes"):
+        fetch_version(web, "purchase", 2, **asked)
+    assert sorted(path.name for path in kept.iterdir()) == [MANIFEST_FILE, MODEL_FILE]
