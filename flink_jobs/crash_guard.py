@@ -28,7 +28,6 @@ from flink_jobs.settings import Settings
 from flink_jobs.topics import run_name
 from models.budget import answer_calls
 from udfs.entity_state import ShardState
-from udfs.model_schedule import ModelRef
 from udfs.pipeline import Pipeline
 from udfs.predicting import predict_each
 from udfs.raw_record import RawRecord
@@ -122,14 +121,13 @@ class CrashGuard:
         folder: Where crashes are told.
         subtask: Its number.
         model: Name and version of what scores.
-        sha256: Of that model; crashes of another are not held against records of this one.
-        others: Whether other models may score, too: `scores_with` says so then.
+        sha256: Of that model, the pipeline's own; `scores_with` says when it is another one that scores.
 
     Raises:
         OSError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path, subtask: int, model: str, sha256: str, *, others: bool = False) -> None:
+    def __init__(self, folder: Path, subtask: int, model: str, sha256: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         mark, fault = folder / f"{subtask}.mark", folder / f"{subtask}.fault"
         crash = _found(mark, fault)
@@ -139,7 +137,7 @@ class CrashGuard:
             found = Crash(*crash, again=again)
             logging.getLogger(__name__).warning("%s", found.words())
             _note(folder / f"{subtask}.json", found)
-        crashes = [each for each in read_crashes(folder) if others or each.sha256 == sha256]
+        crashes = read_crashes(folder)
         self._culprits: dict[Place, dict[str, str]] = {}
         for each in crashes:
             if each.again:
@@ -153,9 +151,9 @@ class CrashGuard:
         faulthandler.enable(notes, all_threads=False)
         _kept_open.append(notes)
 
-    def scores_with(self, model: ModelRef) -> None:
+    def scores_with(self, model: str, sha256: str) -> None:
         """Another model than the pipeline's own scores from now on, in this batch."""
-        self._mark[_PLACES_BYTES:_MARK_BYTES] = _packed_model(str(model), model.sha256)
+        self._mark[_PLACES_BYTES:_MARK_BYTES] = _packed_model(model, sha256)
 
     def score(self, scorer: Scorer, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """As `Scorer.score`; what the batch is cut into changes nothing in what comes out."""

@@ -16,6 +16,7 @@ from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.decoding import decode_message, event_decoder, registered_prediction_schema
 from flink_jobs.events_producer import RecordSender
 from flink_jobs.kafka_admin import TopicSpec, create_topics, delete_topics, topic_ends, topic_partitions
+from flink_jobs.pipeline_model import named_model
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from models.onnx_model import OnnxModel
@@ -126,12 +127,10 @@ class TopicTarget:
         self.topic = fork_topic(pipeline, manifest.version)
         self._kafka = settings.bootstrap, settings.kafka_properties
         self._make(pipeline.events.partitions, replace=replace)
-        names = {"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256}
-        self._receipt = Receipt.of(pipeline, names, manifest.feature_set_hash, role=FORK, topic=self.topic)
+        named = named_model(manifest)
+        self._receipt = Receipt.of(pipeline, named, role=FORK, topic=self.topic)
         schema = registered_prediction_schema(pipeline, settings)
-        self._encoder = PredictionEncoder(
-            pipeline, model=names, feature_set_hash=manifest.feature_set_hash, schema=schema
-        )
+        self._encoder = PredictionEncoder(pipeline, model=named, schema=schema)
         self._decoder, self._events = event_decoder(pipeline, settings), pipeline.events.topic
 
     def _make(self, partitions: int, *, replace: bool) -> None:

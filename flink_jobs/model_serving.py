@@ -92,7 +92,7 @@ class ModelServing:
         limit_ms: A model that takes longer for `ROWS` rows is refused.
 
     Attributes:
-        on_use: Told each model before it scores.
+        on_use: Told name/version and sha256 of each model before it scores.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class ModelServing:
         tasks: tuple[int, int],
         limit_ms: float,
     ) -> None:
-        self.on_use: Callable[[ModelRef], None] = lambda _: None
+        self.on_use: Callable[[str, str], None] = lambda *_: None
         self._pipeline, self._root, self._changes = pipeline, root, changes
         self._tasks, self._limit_ms = tasks, limit_ms
         self._base = model_ref(folder)
@@ -354,7 +354,7 @@ class ModelServing:
         Raises:
             ModelNotSwappedError: It scored before a restart, and cannot be opened now; the job must not go on without.
         """
-        self.on_use(role.model)
+        self.on_use(str(role.model), role.model.sha256)
         try:
             return self._shelf.get(role.model).model
         except Exception as error:

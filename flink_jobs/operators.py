@@ -110,12 +110,7 @@ class ScoreBatches(KeyedProcessFunction):
             circuit, serving = model.circuit, self._serving
             metrics.gauge(CIRCUIT, lambda: int(circuit.state if serving is None else serving.circuit()))
         self._ladder = self._open_ladder(runtime_context)
-        encoder = PredictionEncoder(
-            self._pipeline,
-            model={"name": manifest.name, "version": str(manifest.version), "sha256": manifest.sha256},
-            feature_set_hash=manifest.feature_set_hash,
-            schema=self._prediction_schema,
-        )
+        encoder = PredictionEncoder(self._pipeline, model=named_model(manifest), schema=self._prediction_schema)
         self._scorer = Scorer(
             FeaturePlan.build(self._pipeline),
             model,
@@ -150,12 +145,14 @@ class ScoreBatches(KeyedProcessFunction):
             return Scorer.score
         subtask, name = runtime_context.get_index_of_this_subtask(), f"{manifest.name}/{manifest.version}"
         try:
-            guard = CrashGuard(self._crashes, subtask, name, manifest.sha256, others=self._serving is not None)
+            guard = CrashGuard(self._crashes, subtask, name, manifest.sha256)
         except OSError as error:
             logging.getLogger(__name__).warning("crashes of the model are not told: %s", error)
             return Scorer.score
         if self._serving is not None:
             self._serving.on_use = guard.scores_with
+        if self._ladder is not None:
+            self._ladder.on_use = guard.scores_with
         return guard.score
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """The ladder at work: what scores the events of a batch that the model whose duty it is has no score for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,10 +34,12 @@ class Ladder:
     Attributes:
         counts: How many events each rung has scored, by its label.
         last_scores: By shard; whoever restores shards puts them here. Empty where the ladder has no use for them.
+        on_use: Told name/version and sha256 of each model before it scores.
     """
 
     def __init__(self, pipeline: Pipeline, others: Mapping[int, OpenedRung]) -> None:
         self._pipeline, self._others, self._rungs = pipeline, others, pipeline.fallbacks
+        self.on_use: Callable[[str, str], None] = lambda *_: None
         self.counts = {rung.label: 0 for rung in self._rungs}
         self.last_scores: dict[int, LastScores] = {}
         self._receipts: dict[tuple[int, NamedModel, str], Receipt] = {}
@@ -56,13 +58,14 @@ class Ladder:
         return LastScores.restore(self._last_score.within_ms, self._last_score.most_entities, entries.items())
 
     def climb_down(
-        self, scored: ScoredEvents, failed: Mapping[int, Refused]
+        self, scored: ScoredEvents, failed: Mapping[int, Refused], crashed: Mapping[str, str]
     ) -> tuple[ScoredEvents, dict[int, Refused]]:
         """Score what failed.
 
         Args:
             scored: n events with their scores.
             failed: Why events have none, by place.
+            crashed: sha256 of models that kill their process on these events; rungs of theirs are left out.
 
         Returns:
             The events with what their scores are now and which rung gave them, and those that still have none.
@@ -74,7 +77,11 @@ class Ladder:
             places = np.array(sorted(left), np.intp)
             found = np.ones(len(places), np.bool_)
             if isinstance(rung, OtherModel):
-                others, none = predict_batch(self._others[rung.version].model, scored.features[places])
+                other = self._others[rung.version]
+                if other.named.sha256 in crashed:
+                    continue
+                self.on_use(f"{other.named.name}/{other.named.version}", other.named.sha256)
+                others, none = predict_batch(other.model, scored.features[places])
                 found[list(none)] = False
                 scores[places[found]] = others[found]
             elif isinstance(rung, LastScore):

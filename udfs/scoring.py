@@ -94,9 +94,7 @@ class Scorer:
         Args:
             records: The batch.
             shards: The state of every shard that has records in it.
-            crashed: How models kill their process on these events, by the models' sha256: they are not asked. Events
-                that one of them should have served are dead letters; a shadow is left out. Without `choice` it is the
-                pipeline's own model.
+            crashed: How models kill their process on these events, by the models' sha256: they are not asked.
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
@@ -114,17 +112,11 @@ class Scorer:
         if not len(scored):
             return outputs
         crashed = crashed or {}
-        failed = self._crashed(scored, duties, crashed)
-        if failed:
-            outputs += self._dead_letters(records, scored, failed, MODEL)
-            scored = scored.without(failed)
-        if not len(scored):
-            return outputs
         shadows = self._shadows(records, scored, duties, crashed)
-        scores, failed = self._scores(scored, duties)
+        scores, failed = self._scores(scored, duties, crashed)
         scored = replace(scored, scores=scores)
         if failed and self._ladder is not None:
-            scored, failed = self._ladder.climb_down(scored, failed)
+            scored, failed = self._ladder.climb_down(scored, failed, crashed)
         if failed:
             outputs += self._dead_letters(records, scored, failed, MODEL)
             scored = scored.without(failed)
@@ -178,32 +170,24 @@ class Scorer:
             scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
         return scored, failed, duties
 
-    def _crashed(
+    def _scores(
         self, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
-    ) -> dict[int, Refused]:
-        """The events whose model kills its process on them."""
-        if not crashed:
-            return {}
+    ) -> tuple[Features, dict[int, Refused]]:
+        """What `predict_each` gives, of the models whose duty it is; one that kills its process fails on all."""
         if self._choice is None or duties is None:
-            return dict.fromkeys(range(len(scored)), Refused("model_crashed", next(iter(crashed.values()))))
-        return {
-            place: Refused("model_crashed", crashed[role.model.sha256])
-            for role, places in by_role(duties.known, scored.which, len(scored)).items()
-            if role.model.sha256 in crashed
-            for place in places.tolist()
-        }
-
-    def _scores(self, scored: ScoredEvents, duties: Duties | None) -> tuple[Features, dict[int, Refused]]:
-        """What `predict_each` gives, of the models whose duty it is."""
-        if self._choice is None or duties is None:
+            own = self._encoder.named.sha256
+            if own in crashed:
+                return _crashed(crashed[own], len(scored))
             return predict_batch(self._model, scored.features)
-        if scored.which is None:
-            return self._choice.predict(duties.known[0].served, scored.features)
         scores, failed = np.zeros(len(scored)), dict[int, Refused]()
         for role, places in by_role(duties.known, scored.which, len(scored)).items():
-            own, own_failed = self._choice.predict(role, scored.features[places])
-            scores[places] = own
-            failed |= {int(places[place]): why for place, why in own_failed.items()}
+            features = scored.features if len(places) == len(scored) else scored.features[places]
+            if role.model.sha256 in crashed:
+                part, part_failed = _crashed(crashed[role.model.sha256], len(places))
+            else:
+                part, part_failed = self._choice.predict(role, features)
+            scores[places] = part
+            failed |= {int(places[place]): why for place, why in part_failed.items()}
         return scores, failed
 
     def _shadows(
@@ -286,6 +270,10 @@ class Scorer:
     ) -> bytes:
         refused = {scored.row_of(place): why for place, why in failed.items()}
         return self._encoder.dead_letters(records, refused, stage=stage)
+
+
+def _crashed(how: str, count: int) -> tuple[Features, dict[int, Refused]]:
+    return np.zeros(count), dict.fromkeys(range(count), Refused("model_crashed", how))
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

@@ -77,12 +77,11 @@ class PredictionEncoder:
 
     Args:
         pipeline: Says the topics and the fields of a prediction.
-        model: What the receipt says of the model: `name`, `version`, `sha256`.
-        feature_set_hash: sha256 over the definitions of the model's features.
+        model: What the receipt says of the model.
         schema: What predictions are written with, as it was registered; None where none has to be.
 
     Attributes:
-        named: What the receipt says of the model.
+        named: The model, as it was given.
 
     Raises:
         DefinitionError: The schema of the output format is none.
@@ -92,8 +91,7 @@ class PredictionEncoder:
         self,
         pipeline: Pipeline,
         *,
-        model: dict[str, str],
-        feature_set_hash: str,
+        model: NamedModel,
         schema: RegisteredSchema | None = None,
     ) -> None:
         events = pipeline.events
@@ -112,8 +110,8 @@ class PredictionEncoder:
         self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
         self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
-        self.named = NamedModel(model["name"], model["version"], model["sha256"], feature_set_hash)
-        self._receipt = Receipt.of(pipeline, self.named)
+        self.named = model
+        self._receipt = Receipt.of(pipeline, model)
         self.dead_letters = DeadLetters(pipeline, events.topic).pack
 
     def predictions(

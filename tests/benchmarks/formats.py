@@ -27,6 +27,7 @@ from udfs.event_keys import key_of
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
 from udfs.prediction_values import prediction_schema
 from udfs.proto_text import compile_proto, messages_of
+from udfs.receipts import NamedModel
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.registered_schema import RegisteredSchema
 from udfs.schema_texts import event_schema_text, prediction_schema_text
@@ -133,8 +134,7 @@ def _spent_us(form) -> tuple[float, float]:
     output = prediction_schema(pipeline)
     encoder = PredictionEncoder(
         pipeline,
-        model={"name": "m", "version": "1", "sha256": "ab"},
-        feature_set_hash="cd",
+        model=NamedModel("m", "1", "ab", "cd"),
         schema=output and output._replace(id=8),
     )
     decode, encode = [], []

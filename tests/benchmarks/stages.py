@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipeline_model import named_model, open_model
 from flink_jobs.pipelines import load_pipeline, model_folder
 from udfs.entity_state import ShardState
 from udfs.kernel_warm_up import warm_up
@@ -90,8 +90,7 @@ class _TimedModel:
 def _scorer() -> Scorer:
     pipeline = load_pipeline("purchase")
     model = open_model(pipeline, model_folder(pipeline))
-    names = {"name": "purchase", "version": "2", "sha256": model.manifest.sha256}
-    encoder = PredictionEncoder(pipeline, model=names, feature_set_hash=model.manifest.feature_set_hash)
+    encoder = PredictionEncoder(pipeline, model=named_model(model.manifest))
     return Scorer(FeaturePlan.build(pipeline), model, encoder, lambda: time.time_ns() // 1_000_000)
 
 

@@ -14,7 +14,7 @@ from workloads import PURCHASE, START_MS, make_topics, named, settings_of
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.local.shoppers import as_records, shopper_events
-from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipeline_model import named_model, open_model
 from models.binding import manifest_for_model
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE
@@ -96,8 +96,7 @@ def assert_scored_as_by_onnxruntime(name, pipeline, predictions):
 def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
     pipeline, folder = pipeline_with(name, tmp_path)
     model = open_model(pipeline, folder)
-    receipt = {"name": model.manifest.name, "version": "1", "sha256": model.manifest.sha256}
-    encoder = PredictionEncoder(pipeline, model=receipt, feature_set_hash=model.manifest.feature_set_hash)
+    encoder = PredictionEncoder(pipeline, model=named_model(model.manifest))
     plan = FeaturePlan.build(pipeline)
     records = events(300)
     places = list(range(len(records)))

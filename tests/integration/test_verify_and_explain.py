@@ -25,7 +25,7 @@ from flink_jobs.explanation import explain
 from flink_jobs.fork_command import model_of_version, run_fork_command
 from flink_jobs.fork_target import ForkTargetError, fork_topic
 from flink_jobs.kafka_admin import committed_offsets
-from flink_jobs.pipeline_model import open_model
+from flink_jobs.pipeline_model import named_model, open_model
 from flink_jobs.pipelines import model_folder
 from flink_jobs.topics import group_id
 from flink_jobs.verify_job import VerifyRequest, verify
@@ -224,12 +224,7 @@ def test_answers_of_an_unknown_model_or_feature_set_are_counted_apart_and_not_as
 def answer_as_a_job(broker, pipeline, begin, settings):
     """Answer the events from some offsets on with empty state, as a job does that begins there."""
     plan, model = FeaturePlan.build(pipeline), open_model(pipeline, model_folder(pipeline))
-    told = model.manifest
-    encoder = PredictionEncoder(
-        pipeline,
-        model={"name": told.name, "version": str(told.version), "sha256": told.sha256},
-        feature_set_hash=told.feature_set_hash,
-    )
+    encoder = PredictionEncoder(pipeline, model=named_model(model.manifest))
     scorer, states = Scorer(plan, model, encoder, lambda: 1), {}
     producer = Producer({"bootstrap.servers": broker.bootstrap})
     for event in read_events(broker, pipeline):

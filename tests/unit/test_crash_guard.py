@@ -7,16 +7,23 @@ import signal
 
 import numpy as np
 import pytest
-from wire_records import PURCHASE, Shard, batch_of, headers_of, open_shipped, shopper_records
+from wire_records import PURCHASE, RECEIPT_MODEL, Shard, batch_of, encoder_of, headers_of, open_shipped, shopper_records
 
 from flink_jobs.crash_guard import CrashGuard, crash_folder, read_crashes, unread_crashes
 from flink_jobs.model_serving import ModelServing, model_ref
+from flink_jobs.pipeline_model import named_model
 from flink_jobs.pipelines import MODELS
 from flink_jobs.settings import Settings
 from models.budget import TimedModel
+from udfs.entity_state import ShardState
+from udfs.fallbacks import Default, OtherModel
+from udfs.ladder import Ladder, OpenedRung
 from udfs.model_schedule import ModelRef
 from udfs.output_batch import read_outputs
-from udfs.receipts import Receipt
+from udfs.plan import FeaturePlan
+from udfs.predicting import predict_batch
+from udfs.receipts import NamedModel, Receipt
+from udfs.scoring import Scorer
 from udfs.served_models import SHADOW, Duties, Duty, Role
 from udfs.wire_formats import EventDecoder
 
@@ -56,26 +63,32 @@ def poisoned():
     return records, features, expected
 
 
-def worker(folder, model, records, sha256="ab", later_ms=0, budget_ms=None):
-    """What a new worker of the subtask gives for all records in one batch; None if it dies."""
+def outputs_of_child(folder, scorer, batch, states, sha256):
+    """What a new worker of the subtask gives for a batch; None if it dies."""
     out = folder / "outputs"
     out.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         try:
-            guard, shard = CrashGuard(folder / "crashes", 0, "m/1", sha256), Shard(model)
-            if budget_ms:
-                shard = Shard(TimedModel(model, budget_ms))
-            batch = batch_of(records)
-            batch.record_times_ms += later_ms
-            out.write_bytes(guard.score(shard.scorer, batch, {0: shard.state}))
+            guard = CrashGuard(folder / "crashes", 0, "m/1", sha256)
+            for chooser in (scorer._choice, scorer._ladder):
+                if chooser is not None:
+                    chooser.on_use = guard.scores_with
+            out.write_bytes(guard.score(scorer, batch, states))
         finally:
             os._exit(0)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return None
-    outputs = read_outputs(out.read_bytes())
-    return sorted(outputs, key=lambda output: int(headers_of(output)["offset"]))
+    return sorted(read_outputs(out.read_bytes()), key=lambda output: int(headers_of(output)["offset"]))
+
+
+def worker(folder, model, records, sha256=RECEIPT_MODEL.sha256, later_ms=0, budget_ms=None):
+    """What a new worker of the subtask gives for all records in one batch; None if it dies."""
+    shard, batch = Shard(TimedModel(model, budget_ms) if budget_ms else model), batch_of(records)
+    batch.record_times_ms += later_ms
+    shard.scorer._encoder.named = shard.scorer._encoder.named._replace(sha256=sha256)
+    return outputs_of_child(folder, shard.scorer, batch, {0: shard.state}, sha256)
 
 
 def test_a_model_with_a_budget_is_known_by_its_own_thread(tmp_path, poisoned):
@@ -187,36 +200,28 @@ NEW, SHADOW_REF = (ModelRef("m", version, character * 64, "0" * 64) for version,
 class Choosing:
     """One model serves, another shadows it."""
 
-    def __init__(self, models, on_use):
-        self.models, self.on_use = models, on_use
+    def __init__(self, models):
+        self.models, self.on_use = models, None
         self.duty = Duty(Role(NEW), (Role(SHADOW_REF, SHADOW),))
 
     def duties(self, *_):
         return Duties([self.duty], None)
 
-    def model(self, role):
-        self.on_use(role.model)
-        return self.models[role.model]
+    def predict(self, role, features):
+        self.on_use(str(role.model), role.model.sha256)
+        return predict_batch(self.models[role.model], features)
 
     def receipt(self, role):
-        names = {"name": role.model.name, "version": str(role.model.version), "sha256": role.model.sha256}
-        return Receipt.of(PURCHASE, names, "0" * 64, role=role.name)
+        named = NamedModel(role.model.name, str(role.model.version), role.model.sha256, "0" * 64)
+        return Receipt.of(PURCHASE, named, role=role.name)
 
 
 def choosing_worker(folder, records, served, shadow):
     """As `worker`, where the pipeline's own model scores nothing."""
-    out = folder / "outputs"
-    out.unlink(missing_ok=True)
-    child = os.fork()
-    if child == 0:
-        try:
-            guard, shard = CrashGuard(folder / "crashes", 0, "m/1", "ab", others=True), Shard(Remembers())
-            shard.scorer._choice = Choosing({NEW: served, SHADOW_REF: shadow}, guard.scores_with)
-            out.write_bytes(guard.score(shard.scorer, batch_of(records), {0: shard.state}))
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else [headers_of(each) for each in read_outputs(out.read_bytes())]
+    shard = Shard(Remembers())
+    shard.scorer._choice = Choosing({NEW: served, SHADOW_REF: shadow})
+    outputs = outputs_of_child(folder, shard.scorer, batch_of(records), {0: shard.state}, RECEIPT_MODEL.sha256)
+    return None if outputs is None else [headers_of(each) for each in outputs]
 
 
 def test_a_crash_is_held_against_the_model_that_ran_and_not_the_pipelines_own(tmp_path, poisoned):
@@ -233,12 +238,13 @@ def test_a_crash_is_held_against_the_model_that_ran_and_not_the_pipelines_own(tm
 
 def test_a_job_that_changes_models_tells_which_one_scores_before_it_does(tmp_path):
     pipeline, folder = dataclasses.replace(PURCHASE, models_topic="purchase-models"), MODELS / "purchase" / "2"
-    serving = ModelServing(pipeline, open_shipped(2), folder, str(MODELS), [], (0, 1), math.inf)
+    opened = open_shipped(2)
+    serving = ModelServing(pipeline, opened, named_model(opened.manifest), folder, str(MODELS), [], (0, 1), math.inf)
     used, other = [], model_ref(MODELS / "purchase" / "1")
-    serving.on_use = used.append
+    serving.on_use = lambda model, sha256: used.append((model, sha256))
     assert serving.model(Role(model_ref(folder))).manifest.version == 2
     assert serving.model(Role(other, SHADOW)).manifest.version == 1
-    assert used == [model_ref(folder), other]
+    assert used == [(str(each), each.sha256) for each in (model_ref(folder), other)]
 
 
 def test_a_shadow_that_kills_its_worker_costs_nobody_an_answer(tmp_path, poisoned):
@@ -251,6 +257,43 @@ def test_a_shadow_that_kills_its_worker_costs_nobody_an_answer(tmp_path, poisone
     assert sum(each["model-version"] == "7" for each in told) == WHOLE
     shadowed = [int(each["offset"]) for each in told if each["model-version"] == "8"]
     assert sorted(shadowed) == [*range(POISON), *range(POISON + 1, WHOLE)]
+
+
+class Fails:
+    """Has a score for no event of some."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def predict(self, features):
+        if any((np.nan_to_num(features) == np.nan_to_num(row)).all(axis=1).any() for row in self.rows):
+            raise ValueError("no score")
+        return np.nansum(features, axis=1)
+
+
+def falling_back_worker(folder, records, model, fallback):
+    """As `worker`, where the pipeline has another model to fall back on, and then a default."""
+    pipeline = dataclasses.replace(PURCHASE, fallbacks=(OtherModel(7), Default(0.5)))
+    named = NamedModel("m", "7", "7" * 64, "0" * 64)
+    ladder = Ladder(pipeline, {7: OpenedRung(fallback, named)})
+    plan = FeaturePlan.build(pipeline)
+    scorer = Scorer(plan, model, encoder_of(pipeline), lambda: 0, ladder=ladder)
+    return outputs_of_child(
+        folder, scorer, batch_of(records), {0: ShardState(plan, log_changes=False)}, RECEIPT_MODEL.sha256
+    )
+
+
+@pytest.mark.parametrize("kills", ["own", "fallback"])
+def test_an_event_that_a_model_kills_its_worker_on_goes_down_the_ladder(tmp_path, poisoned, kills):
+    records, features, _ = poisoned
+    deadly = Deadly([features[POISON]], signal.SIGSEGV)
+    models = (deadly, Remembers()) if kills == "own" else (Fails([features[POISON]]), deadly)
+    assert falling_back_worker(tmp_path, records, *models) is None
+    assert falling_back_worker(tmp_path, records, *models) is None, "alone now"
+    outputs = [headers_of(each) for each in falling_back_worker(tmp_path, records, *models)]
+    expected = "model 7" if kills == "own" else "default"
+    assert [each.get("fallback") for each in outputs] == [None] * POISON + [expected] + [None] * (WHOLE - POISON - 1)
+    assert {each.model for each in read_crashes(tmp_path / "crashes")} == {"m/1" if kills == "own" else "m/7"}
 
 
 def _crashes_after_a_start(folder):

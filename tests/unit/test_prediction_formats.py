@@ -32,7 +32,7 @@ def pipeline(output_format, *, features=True):
 
 
 def written(wanted, *, schema=None, score=0.25, event=EVENT, features=None):
-    encoder = PredictionEncoder(wanted, model=RECEIPT_MODEL, feature_set_hash="cd", schema=schema)
+    encoder = PredictionEncoder(wanted, model=RECEIPT_MODEL, schema=schema)
     width = len(wanted.feature_names)
     matrix = np.arange(width, dtype=np.float64)[None] if features is None else features
     packed = encoder.predictions(

@@ -13,13 +13,14 @@ from models.onnx_model import OnnxModel
 from udfs.entity_state import ShardState
 from udfs.output_batch import OutputRecord, read_outputs
 from udfs.plan import FeaturePlan
+from udfs.receipts import NamedModel
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
 from udfs.wire_formats import PredictionEncoder
 
 START_MS = 1_700_000_000_000
 SCORED_AT_MS = 1_800_000_000_000
-RECEIPT_MODEL = {"name": "purchase", "version": "1", "sha256": "ab" * 32}
+RECEIPT_MODEL = NamedModel("purchase", "1", "ab" * 32, "cd" * 32)
 MODELS = Path(__file__).parents[2] / "models"
 
 PURCHASE = load_pipeline("purchase")
@@ -56,7 +57,7 @@ def value_of(record: OutputRecord) -> dict[str, object]:
 
 
 def encoder_of(pipeline=PURCHASE):
-    return PredictionEncoder(pipeline, model=RECEIPT_MODEL, feature_set_hash="cd" * 32)
+    return PredictionEncoder(pipeline, model=RECEIPT_MODEL)
 
 
 def open_shipped(version: int) -> OnnxModel:
