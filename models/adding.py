@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from models.adapting import Adaptation, MissingChoiceError
 from models.binding import manifest_for_model
+from models.combination import Combination
 from models.conversion import LARGEST_DIFFERENCE, refuse_difference, worst_row
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE, Manifest, ModelMismatchError
@@ -31,12 +32,14 @@ class Expected:
         rows: (n_rows, n_names).
         scores: (n_rows,).
         allowed: The largest difference of a score; of one over 1, relative to it.
+        source: Who says it.
     """
 
     names: tuple[str, ...]
     rows: Floats
     scores: Floats
     allowed: float = LARGEST_DIFFERENCE
+    source: str = "source model"
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Facts:
         description: One sentence for people.
         metrics: Numbers by name.
         example: {feature: value} of a row that the model can score; features not named are 1.
+        combination: Which versions it was made of.
     """
 
     description: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     example: Mapping[str, float] = field(default_factory=dict)
+    combination: Combination | None = None
 
 
 def read_model(path: Path, max_bytes: int = MAX_MODEL_BYTES) -> tuple[bytes, ModelDescription]:
@@ -124,6 +129,7 @@ def add_version(
                 description=facts.description,
                 metrics=dict(facts.metrics),
                 example=_example(used, facts, expected),
+                combination=facts.combination,
             )
             manifest.write(draft)
             try_out(draft)
@@ -180,7 +186,7 @@ def _compare(
     rows = np.full((len(expected.rows), len(feature_names)), np.nan)
     rows[:, [feature_names.index(each) for each in expected.names]] = expected.rows
     worst = worst_row(model.predict(rows), expected.scores, relative=True)
-    refuse_difference(worst, expected.rows, expected.names, expected.allowed)
+    refuse_difference(worst, expected.rows, expected.names, expected.allowed, expected.source)
     thresholds = thresholds_of(model_bytes, model.manifest.inputs)
     touched, total = share_touched(expected.rows, expected.names, thresholds)
     return {

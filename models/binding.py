@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.combination import Combination
 from models.manifest import InputBinding, Manifest, ModelMismatchError, OutputBinding
 from models.onnx_checks import GraphValue, ModelDescription, describe_model, refuse_untabular
 
@@ -24,6 +25,7 @@ def manifest_for_model(
     metrics: Mapping[str, Any] | None = None,
     training_data_sha256: str | None = None,
     example: Sequence[float] | None = None,
+    combination: Combination | None = None,
 ) -> Manifest:
     """Make the manifest of a model file from what its graph declares.
 
@@ -42,6 +44,7 @@ def manifest_for_model(
         metrics: Numbers by name.
         training_data_sha256: Digest of what the model was fitted on.
         example: A row that the model can score, if a row of ones is none.
+        combination: Which versions it was made of.
 
     Returns:
         The manifest; write it with `Manifest.write`.
@@ -76,6 +79,7 @@ def manifest_for_model(
         metrics=metrics or {},
         training_data_sha256=training_data_sha256,
         example=None if example is None else tuple(float(each) for each in example),
+        combination=combination,
     )
     check_binding(manifest, described, where)
     return manifest

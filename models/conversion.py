@@ -47,7 +47,9 @@ def worst_row(scores: Floats, expected: Floats, *, relative: bool = False) -> Wo
     return Worst(row, float(differences[row]))
 
 
-def refuse_difference(worst: Worst, rows: npt.NDArray[Any], names: Sequence[str], allowed: float) -> None:
+def refuse_difference(
+    worst: Worst, rows: npt.NDArray[Any], names: Sequence[str], allowed: float, source: str = "source model"
+) -> None:
     """Refuse a difference that is too large.
 
     Args:
@@ -55,6 +57,7 @@ def refuse_difference(worst: Worst, rows: npt.NDArray[Any], names: Sequence[str]
         rows: (n_rows, n_names), what was scored.
         names: Of the columns.
         allowed: The largest difference.
+        source: Whose scores the expected ones are.
 
     Raises:
         ConversionError: With the worst row.
@@ -62,7 +65,7 @@ def refuse_difference(worst: Worst, rows: npt.NDArray[Any], names: Sequence[str]
     if worst.difference <= allowed:
         return
     message = (
-        f"ONNX and source model differ by {worst.difference:.2e} (allowed {allowed:.0e}), most in row {worst.row} of "
+        f"ONNX and {source} differ by {worst.difference:.2e} (allowed {allowed:.0e}), most in row {worst.row} of "
         f"{len(rows)}: {row_text(rows, worst.row, names)}"
     )
     raise ConversionError(message)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 Value = TypeVar("Value")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelRefusedError(ValueError):
@@ -67,6 +68,13 @@ class JsonObject:
         if len(set(value)) != len(value):
             self.refuse(key, "names something twice")
         return tuple(value)
+
+    def number(self, key: str) -> float:
+        """A number."""
+        value = self.value(key)
+        if type(value) not in (int, float):
+            self.refuse(key, "must be a number")
+        return float(value)
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of numbers."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models.json_document import JsonObject, read_object
+from models.combination import Combination, read_combination
+from models.json_document import SHA256, JsonObject, read_object
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -22,9 +23,9 @@ DTYPES = ("float", "double", "int64", "int32", "bool", "string")
 _KEYS = (
     *("format", "name", "version", "description", "sha256", "opsets", "inputs", "features"),
     *("feature_set_hash", "output", "metrics", "training_data_sha256", "example"),
+    "combination",
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ModelMismatchError(ValueError):
@@ -90,6 +91,7 @@ class Manifest:
         metrics: Numbers by name, nested as wanted.
         training_data_sha256: Digest of what the model was fitted on; None for a model that was not fitted here.
         example: A row of `features` that the model can score, used to try it out when it is opened; ones by default.
+        combination: Which versions it was made of, and how; None for a model that stands alone.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Manifest:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training_data_sha256: str | None = None
     example: tuple[float, ...] | None = None
+    combination: Combination | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ class Manifest:
             "metrics": dict(self.metrics),
             "training_data_sha256": self.training_data_sha256,
             "example": None if self.example is None else list(self.example),
+            **({} if self.combination is None else {"combination": self.combination.to_document()}),
         }
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         Manifest.from_json(text, where=f"manifest of {self.name}")
@@ -187,15 +191,16 @@ def _manifest(document: JsonObject) -> Manifest:
     manifest = Manifest(
         name=document.text("name", NAME),
         version=document.whole("version", least=1),
-        sha256=document.text("sha256", _SHA256),
+        sha256=document.text("sha256", SHA256),
         inputs=inputs,
-        feature_set_hash=document.text("feature_set_hash", _SHA256),
+        feature_set_hash=document.text("feature_set_hash", SHA256),
         output=_output(document.object("output")),
         opsets={domain: opsets.whole(domain, least=1) for domain in opsets.content},
         description=document.text("description"),
         metrics=document.object("metrics").content,
-        training_data_sha256=document.optional("training_data_sha256", lambda key: document.text(key, _SHA256)),
+        training_data_sha256=document.optional("training_data_sha256", lambda key: document.text(key, SHA256)),
         example=document.optional("example", document.numbers),
+        combination=read_combination(document.object("combination")) if "combination" in document.content else None,
     )
     if document.texts("features") != manifest.features:
         document.refuse("features", "must be the features of `inputs` in order of first use")
