@@ -125,6 +125,68 @@ def models_add(
     )  # fmt: skip
 
 
+@models_app.command("combine")
+@command
+def models_combine(
+    name: PipelineName,
+    mean: Annotated[str | None, typer.Option(metavar="VERSIONS", help="The mean of their scores, like 3,4.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Of --mean, like 0.7,0.3. Default: the same for all.")] = None,
+    vote: Annotated[
+        str | None, typer.Option(metavar="VERSIONS", help="The share of them whose score is at or over --threshold.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of --vote. Default: 0.5.")] = None,
+    stack: Annotated[
+        str | None, typer.Option(metavar="VERSIONS", help="Their scores are the input of a further model, --by.")
+    ] = None,
+    by: Annotated[Path | None, typer.Option(metavar="FILE", help="Of --stack: the further model's .onnx.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="Of --by: NAME=score_3,score_4,feature: what an input gets; repeatable."),
+    ] = None,
+    categories: Categories = None,
+    output: Annotated[str | None, typer.Option(help="Of --by: the output with the prediction.")] = None,
+    column: Annotated[int | None, typer.Option(min=0, help="Of --by: the output's column, from 0 on.")] = None,
+    class_key: Annotated[str | None, typer.Option("--class", help="Of --by: the class, of a ZipMap.")] = None,
+    item: Annotated[int | None, typer.Option(min=0, help="Of --by: the tensor, of a sequence.")] = None,
+    cascade: Annotated[
+        str | None, typer.Option(metavar="FIRST,SECOND", help="SECOND scores the rows that FIRST is unsure of.")
+    ] = None,
+    unsure: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="Of --cascade: which scores of FIRST are unsure.")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--on", help="Rows of features to check it on as well: .parquet or .csv.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="NAME=NUMBER for the manifest; repeatable.")] = None,
+    description: Annotated[str, typer.Option(help="One sentence for people.")] = "",
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the first free one.")] = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new version of others, in one graph: their mean, a vote, a stack or a cascade.
+
+    Example: millrace models combine purchase --cascade 1,2 --unsure 0.3:0.7
+    """
+    from flink_jobs.models_adding import parse_lists, parse_numbers
+    from flink_jobs.models_combining import read_recipe, run_models_combine_command
+    from flink_jobs.pipelines import load_pipeline
+    from models.adapting import Choices
+    from models.adding import Facts
+
+    choices = Choices(
+        inputs=parse_lists(inputs, "--input"), categories=parse_lists(categories, "--categories"),
+        output=output, column=column, class_key=class_key, item=item,
+    )  # fmt: skip
+    recipe = read_recipe(
+        mean=mean, vote=vote, stack=stack, cascade=cascade, weights=weights, threshold=threshold, by=by,
+        choices=choices, unsure=unsure,
+    )  # fmt: skip
+    facts = Facts(description, parse_numbers(metric, "--metric"))
+    run_models_combine_command(
+        load_pipeline(name), name, recipe, facts, rows, version=version, root=root, as_json=as_json
+    )
+
+
 @models_app.command("probe")
 @command
 def models_probe(

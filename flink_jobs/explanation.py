@@ -85,6 +85,7 @@ class Explanation:
         model_problem: Why the receipt's model cannot score it, if so.
         differences: What differs from what was served, in words; () if nothing does or nothing was served.
         beginning: Where the job is taken to have begun; None if that did not matter.
+        member: Which member of a cascade scores the event now; None if no cascade does.
     """
 
     found: Found
@@ -94,6 +95,7 @@ class Explanation:
     model_problem: str | None
     differences: tuple[str, ...]
     beginning: JobBeginning | None
+    member: str | None = None
 
     @property
     def receipt(self) -> dict[str, str]:
@@ -171,7 +173,9 @@ def _explained(
     score = None if failed else float(scores[0])
     differences = () if found.answer is None else _differences(pipeline, found, computed, score, told)
     problem = failed[0].detail if failed else None
-    return Explanation(found, None, computed, score, problem, differences, said)
+    members = None if failed else model.members(row)
+    member = members[0] if members else None
+    return Explanation(found, None, computed, score, problem, differences, said, member)
 
 
 def _own(pipeline: Pipeline) -> ReceiptModel:

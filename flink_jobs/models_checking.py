@@ -133,6 +133,9 @@ def _show_differences(document: dict[str, Any], before: Manifest, after: Manifes
                 show(f"  {sign} input {text}")
     if "output" in document:
         show(f"  output    {output_text(before)} -> {output_text(after)}")
+    if "combination" in document:
+        first, second = (each or "stands alone" for each in document["combination"])
+        show(f"  combined  {first} -> {second}")
     if "opsets" in document:
         show(f"  opsets    {dict(before.opsets)} -> {dict(after.opsets)}")
     for key, (first, second) in document.get("metrics", {}).items():

@@ -1,10 +1,11 @@
 """`millrace models ls|show|retire`: what versions there are, in words and as data."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from flink_jobs.console import CommandError, next_steps, out, show, show_json
+from flink_jobs.console import CommandError, next_steps, out, say, show, show_json
 from flink_jobs.pipelines import model_root, writable_root
 from models.comparing import flat_metrics, input_text
 from models.manifest import Manifest
@@ -56,7 +57,7 @@ def run_models_retire_command(
 ) -> None:
     """Mark a version as not to be promoted, or take that back."""
     place = writable_root(pipeline, root)
-    label = f"{pipeline.model.name}/{number}"
+    label, held_by = f"{pipeline.model.name}/{number}", list[int]()
     if undo:
         changed = take_back(place, pipeline.model.name, number)
         text = f"{label} may be promoted again" if changed else f"{label} was not retired: nothing changes"
@@ -65,12 +66,29 @@ def run_models_retire_command(
             raise CommandError(f"{label} is the version that {pipeline.name} names: name another one there first")
         retire(place, pipeline.model.name, number, reason)
         text = f"{label} is retired: it stays in {place}, and is not promoted any more"
+        held_by = _held_by(place, pipeline.model.name, number)
     if as_json:
-        show_json({"model": pipeline.model.name, "version": number, "retired": not undo})
+        show_json({"model": pipeline.model.name, "version": number, "retired": not undo, "held_by": held_by})
         return
     show(text)
+    if held_by:
+        say(f"  it goes on scoring within {', '.join(map(str, held_by))}, which hold its graph", style="yellow")
     if not undo:
         next_steps((f"millrace models retire {name} {number} --undo", "take it back"))
+
+
+def _held_by(root: Path, name: str, number: int) -> list[int]:
+    """Versions that are not retired and were made of this one, itself or within another."""
+    found = [each for each in read_versions(root, name) if each.manifest is not None]
+    made_of = {
+        each.number: {one.version for one in each.manifest.combination.members}
+        for each in found if each.manifest is not None and each.manifest.combination is not None
+    }  # fmt: skip
+    holding = {number}
+    while more := {made for made, members in made_of.items() if members & holding} - holding:
+        holding |= more
+    retired = {each.number for each in found if each.retired is not None}
+    return sorted(holding - {number} - retired)
 
 
 def version_row(pipeline: Pipeline, version: Version) -> dict[str, Any]:
@@ -82,6 +100,7 @@ def version_row(pipeline: Pipeline, version: Version) -> dict[str, Any]:
         "features": [] if manifest is None else list(manifest.features),
         "metrics": {} if manifest is None else dict(manifest.metrics),
         "description": "" if manifest is None else manifest.description,
+        "combined": manifest and manifest.combination and manifest.combination.short_text,
         "named": version.number == pipeline.model.version,
         "retired": version.retired is not None,
         "retired_because": version.retired,
@@ -129,7 +148,8 @@ def _features(row: dict[str, Any]) -> str:
 
 
 def _state(row: dict[str, Any]) -> str:
-    said = ["the pipeline's"] if row["named"] else []
+    said = [row["combined"]] if row["combined"] else []
+    said += ["the pipeline's"] if row["named"] else []
     if row["retired"]:
         said.append(f"retired{': ' + row['retired_because'] if row['retired_because'] else ''}")
     return "; ".join([*said, *([row["problem"]] if row["problem"] else [])])
@@ -148,12 +168,15 @@ def _details(manifest: Manifest | None) -> dict[str, Any]:
         "opsets": dict(manifest.opsets),
         "feature_set_hash": manifest.feature_set_hash,
         "training_data_sha256": manifest.training_data_sha256,
+        "combination": manifest.combination and manifest.combination.to_document(),
     }
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts = [("", manifest.description)] if manifest.description else []
     facts.append(("sha256", manifest.sha256))
+    if manifest.combination is not None:
+        facts.append(("combined", manifest.combination.text))
     for each in manifest.inputs:
         facts.append(("input", input_text(each)))
     facts.append(("output", output_text(manifest)))

@@ -199,7 +199,8 @@ def scores_of(
         return np.where(_is_unsure(scores[0], combination), scores[1], scores[0])
     if combination.kind == MEAN:
         parts = [weight * each for weight, each in zip(combination.weights, scores, strict=True)]
-        return np.sum(parts, axis=0, dtype=np.float64)
+        mean: Floats = np.sum(parts, axis=0, dtype=np.float64)
+        return mean
     share = np.mean([_is_yes(each, combination) for each in scores], axis=0, dtype=np.float64)
     return np.where(np.isfinite(scores).all(axis=0), share, np.nan)
 

@@ -16,14 +16,15 @@ def manifest_differences(before: Manifest, after: Manifest) -> dict[str, Any]:
     """What differs, by what it is; what is the same is not there.
 
     Returns:
-        `sha256`, `opsets`, `inputs`, `output` as [before, after], `features` as {added, removed, redefined},
-        `metrics` as {path: [before, after]}.
+        `sha256`, `opsets`, `inputs`, `output`, `combination` as [before, after], `features` as {added, removed,
+        redefined}, `metrics` as {path: [before, after]}.
     """
     pairs = {
         "sha256": (before.sha256, after.sha256),
         "opsets": (dict(before.opsets), dict(after.opsets)),
         "inputs": ([input_text(each) for each in before.inputs], [input_text(each) for each in after.inputs]),
         "output": (before.output, after.output),
+        "combination": tuple(each.combination and each.combination.text for each in (before, after)),
     }
     found: dict[str, Any] = {key: list(pair) for key, pair in pairs.items() if pair[0] != pair[1]}
     if "output" in found:

@@ -147,9 +147,16 @@ def _graphs_inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from _graphs_inside(inner)
 
 
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of all graphs in it."""
+    for node in graph.node:
+        yield node
+        yield from _nodes_inside(node)
+
+
 def _nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    for graph in _graphs_inside(node):
-        yield from graph.node
+    for graph in _graphs_of(node):
+        yield from every_node(graph)
 
 
 def flat_inputs(part: Part) -> set[str]:
@@ -170,9 +177,8 @@ def loaded(part: Part) -> onnx.ModelProto:
     model = onnx.load_model_from_string(part.model_bytes)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    for node in model.graph.node:
-        for each in (node, *_nodes_inside(node)):
-            each.domain = "" if each.domain == "ai.onnx" else each.domain
+    for each in every_node(model.graph):
+        each.domain = "" if each.domain == "ai.onnx" else each.domain
     return model
 
 
@@ -215,9 +221,8 @@ def _converted(part: Part, model: onnx.ModelProto, before: int, after: int) -> o
 
 def _changed(model: onnx.ModelProto, domain: str, before: int, after: int) -> set[tuple[str, int, int]]:
     """Operators of a domain that mean something else, or more, in another opset, with their versions."""
-    every = [one for node in model.graph.node for one in (node, *_nodes_inside(node))]
     found = set[tuple[str, int, int]]()
-    for name in {each.op_type for each in every if each.domain == domain}:
+    for name in {each.op_type for each in every_node(model.graph) if each.domain == domain}:
         versions = [onnx.defs.get_schema(name, opset, domain).since_version for opset in (before, after)]
         if versions[0] != versions[1]:
             found.add((name, versions[0], versions[1]))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from models.binding import check_binding
+from models.combination import CASCADE, MEMBER_OUTPUT
 from models.json_document import ModelRefusedError
 from models.manifest import (
     MANIFEST_FILE,
@@ -181,6 +182,20 @@ class OnnxModel:
                     raise PredictionError(message)
             found += [dict(zip(chosen, row, strict=True)) for row in zip(*values, strict=True)][: len(part)]
         return found
+
+    def members(self, features: Floats) -> list[str] | None:
+        """Which member of a cascade scores each row, as name/version; None for what is no cascade.
+
+        Args:
+            features: (n_rows, n_features) float64, as `predict` takes them.
+
+        Raises:
+            PredictionError: As of `outputs`.
+        """
+        combination = self.manifest.combination
+        if combination is None or combination.kind != CASCADE:
+            return None
+        return [combination.members[each[MEMBER_OUTPUT]].label for each in self.outputs(features, [MEMBER_OUTPUT])]
 
     def _run(self, features: Floats, rows: int, stop: Any) -> Floats:
         return self._read(self._call(features, rows, self._output_names, stop)[0], rows)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from models.graph_parts import every_node
 from models.manifest import InputBinding
 
 Floats = npt.NDArray[np.float64]
@@ -25,7 +26,7 @@ _Column = tuple[str, int] | None
 def thresholds_of(model_bytes: bytes, inputs: Sequence[InputBinding]) -> dict[str, npt.NDArray[Any]]:
     """Thresholds of a graph's trees by the feature that they look at.
 
-    Trees behind anything but casts and concatenation of inputs look at no feature itself, and are left out.
+    Trees behind anything but casts, concatenation and picked rows of inputs look at no feature itself: left out.
 
     Args:
         model_bytes: A graph that passed `onnx_checks`.
@@ -35,10 +36,10 @@ def thresholds_of(model_bytes: bytes, inputs: Sequence[InputBinding]) -> dict[st
         {feature: its thresholds, each once, in the type of the input}.
     """
     graph = onnx.load_model_from_string(model_bytes).graph
-    made_by = {name: node for node in graph.node for name in node.output}
+    made_by = {name: node for node in every_node(graph) for name in node.output}
     width = {each.name: each.width for each in inputs}
     found: dict[tuple[str, int], set[float]] = {}
-    for node in graph.node:
+    for node in every_node(graph):
         if node.op_type in _TREES:
             columns = _columns(node.input[0], made_by, width)
             for place, value in _decisions(node):
@@ -111,11 +112,11 @@ def _columns(name: str, made_by: Mapping[str, Any], width: Mapping[str, int], de
     node = made_by.get(name)
     if node is None or depth > len(made_by):
         return None
-    if node.op_type in ("Identity", "Cast"):
+    axis = next((each.i for each in node.attribute if each.name == "axis"), None)
+    if node.op_type in ("Identity", "Cast") or (node.op_type == "Gather" and not axis):  # it picks rows
         return _columns(node.input[0], made_by, width, depth + 1)
     if node.op_type == "Concat":
         parts = [_columns(each, made_by, width, depth + 1) for each in node.input]
-        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
         if axis in (1, -1) and all(part is not None for part in parts):
             return [column for part in parts for column in part or ()]
     return None
