@@ -19,7 +19,7 @@ from models.graph_parts import Part
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE, Manifest
 from models.onnx_checks import MAX_MODEL_BYTES, read_bytes
-from models.onnx_model import OnnxModel
+from models.onnx_model import OnnxModel, PredictionError
 from models.registry import read_version
 from models.thresholds import probe_rows, thresholds_of
 
@@ -171,7 +171,7 @@ def combine(
         else:
             model_bytes, adaptation = compose(parts, combination, stacker.part, stacker.score_names)
         tried = check_rows(opened, combination, feature_names)
-        tried = tried if rows is None else np.concatenate([tried, rows])
+        tried = _scorable(opened, tried if rows is None else np.concatenate([tried, rows]))
         expected = scores_of(opened, combination, stacker, tried)
     label = f"the {recipe.kind} of {', '.join(each.label for each in members)}"
     return add_version(
@@ -238,7 +238,7 @@ def _borders(
     """Pairs of rows that are as near to each other as can be, one on each side of where a score decides."""
     sides: list[Callable[[Floats], npt.NDArray[np.bool_]]] = []
     if combination.kind == CASCADE:
-        sides = [lambda given: _is_unsure(opened[0].model.predict(given), combination)]
+        sides = [lambda given: _is_unsure(_scores(opened[0].model, given), combination)]
     elif combination.kind == VOTE:
         sides = [partial(_votes, each, combination) for each in opened]
     found = []
@@ -256,8 +256,28 @@ def _borders(
     return found
 
 
+def _scorable(opened: Sequence[Opened], rows: Floats) -> Floats:
+    """The rows on which no member raises: such a row is the event's fault, and has no score to compare."""
+    for each in opened:
+        rows = rows[~np.isneginf(_scores(each.model, rows))]
+    if not len(rows):
+        raise ModelRefusedError("no row was found that all members can score: give some with --on")
+    return rows
+
+
+def _scores(model: OnnxModel, rows: Floats) -> Floats:
+    """As `predict`, with -inf for rows on which it raises."""
+    try:
+        return model.predict(rows)
+    except PredictionError:
+        if len(rows) == 1:
+            return np.full(1, -np.inf)
+        half = len(rows) // 2
+        return np.concatenate([_scores(model, rows[:half]), _scores(model, rows[half:])])
+
+
 def _votes(opened: Opened, combination: Combination, rows: Floats) -> npt.NDArray[np.bool_]:
-    return _is_yes(opened.model.predict(rows), combination)
+    return _is_yes(_scores(opened.model, rows), combination)
 
 
 def _whole_numbers(opened: Sequence[Opened], names: Sequence[str]) -> Callable[[Floats], Floats]:
