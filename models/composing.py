@@ -121,10 +121,11 @@ def _cascade(nodes: Nodes, first: _Placed, second: _Placed, unsure: tuple[float,
     rows = nodes.add("Squeeze", nodes.add("NonZero", is_unsure), nodes.constant([0]))
     is_any = nodes.add("Greater", nodes.add("Size", rows), nodes.constant(0))
     branch = Nodes("combined/unsure/")
-    # one row more than needed: a call with a single row may differ in the last bit, see `onnx_model.LEAST_ROWS`
-    start, end, again = branch.constant([0]), branch.constant([-1]), branch.constant([0])
-    more = branch.add("Concat", rows, branch.add("Gather", rows, again), axis=0)
-    found = branch.add("Slice", second.score(branch, more), start, end)
+    # a row alone is scored twice: a call with a single row may differ in the last bit, see `onnx_model.LEAST_ROWS`
+    start, count = branch.constant([0]), branch.add("Shape", rows)
+    is_alone = branch.add("Cast", branch.add("Less", count, branch.constant([2])), to=TensorProto.INT64)
+    asked_rows = branch.add("Concat", rows, branch.add("Slice", rows, start, is_alone), axis=0)
+    found = branch.add("Slice", second.score(branch, asked_rows), start, count)
     whole = branch.add("ScatterElements", scores, rows, found, axis=0)
     asked = helper.make_graph(
         branch.nodes, "unsure", [], [helper.make_tensor_value_info(whole, TensorProto.DOUBLE, ["rows"])],

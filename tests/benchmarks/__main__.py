@@ -50,6 +50,7 @@ MEASURES: dict[str, Measure] = {
     "formats": of_module("formats"),
     "sql": of_module("sql"),
     "engine": of_module("engine"),
+    "cascade": of_module("cascade"),
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
     "hop": of_module("hop"),

@@ -1,6 +1,7 @@
 """A running job changes its models, under load and SIGKILLs: every event has the score of the model of its time.
 
 Where that fails, it has what the ladder of fallbacks says; and a model that is over the limits of its guard goes.
+One of the models is a cascade of two others.
 """
 
 import contextlib
@@ -25,7 +26,9 @@ from flink_jobs.committed_reader import read_all
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, planned_and_rolled_back, serving_of
 from flink_jobs.models_comparison import run_compare_command
+from models.adding import Facts
 from models.binding import manifest_for_model
+from models.combining import Recipe, combine
 from models.manifest import MODEL_FILE
 from udfs.model_schedule import ChangeAnswer, Guard, places_of_shares
 from udfs.pipeline import Default, LastScore, Model
@@ -40,7 +43,9 @@ WAIT_S = 180.0
 LONGEST = 49.0
 """Dwell time that no version has a score for."""
 NOBODY_KNOWS = -1.0
-SHIFTED = 5
+SHIFTED, CASCADE = 5, 6
+UNSURE = 10.0, 30.0
+"""Dwell times of which the first version is unsure in the cascade of the first two."""
 
 
 def write_version(pipeline, root, version, feature="dwell_time_sec"):
@@ -72,6 +77,21 @@ def write_version(pipeline, root, version, feature="dwell_time_sec"):
     )
     manifest.write(folder)
     return folder
+
+
+def write_cascade(pipeline, root):
+    low, high = (each + STEP for each in UNSURE)
+    combine(
+        Recipe("cascade", (1, 2), unsure=(low, high)), root=root, name="level", version=CASCADE,
+        feature_names=pipeline.feature_names, feature_set_hash=pipeline.feature_set_hash, one_hot={}, facts=Facts(),
+    )  # fmt: skip
+
+
+def score_of(version, dwell):
+    """What a version says of an event."""
+    if version == CASCADE:
+        version = 2 if UNSURE[0] <= dwell <= UNSURE[1] else 1
+    return dwell + version * STEP
 
 
 class Live:
@@ -158,6 +178,7 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
     )  # fmt: skip
     for version in (1, 2, 3, SHIFTED):
         write_version(pipeline, root, version)
+    write_cascade(pipeline, root)
     other = dataclasses.replace(pipeline, features=pipeline.features[1:], models_topic=None)
     write_version(other, root, 4, feature="count_10m")
     (root / "level" / "4" / MODEL_FILE).write_bytes(b"no model")
@@ -168,7 +189,7 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
         with JobProcess(pipeline, settings, tmp_path / "first") as job:
             job.wait_for("running")
             reader.wait_for(500, job=job)
-            second = change_models(pipeline, settings, serving_of(pipeline, settings, 2), wait_s=WAIT_S)
+            second = change_models(pipeline, settings, serving_of(pipeline, settings, CASCADE), wait_s=WAIT_S)
             assert second.late_until_ms is None
             reader.wait_for(len(reader.messages) + 2_500, job=job)
             job.kill_workers(settings.parallelism)
@@ -209,9 +230,9 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
         assert int(answer.headers["model-version"]) == version, (place, events[place])
         versions.append((version, answer.headers.get("role")))
         if "fallback" not in answer.headers:
-            assert answer.body["purchase_probability"] == events[place]["dwell_time_sec"] + version * STEP
+            assert answer.body["purchase_probability"] == score_of(version, events[place]["dwell_time_sec"])
             shadowed += [place] * len(shadows)
-    assert set(versions) == {(1, None), (2, None), (3, "champion"), (1, "challenger"), (SHIFTED, None)}
+    assert set(versions) == {(1, None), (CASCADE, None), (3, "champion"), (1, "challenger"), (SHIFTED, None)}
     assert_fallbacks(events, answers.predictions)
     shadow = read_all(broker.bootstrap, [pipeline.shadow_topic])
     headers = [{name: value.decode() for name, value in each.headers()} for each in shadow]
