@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from workloads import make_topics, purchase, settings_of
 
 from flink_jobs.committed_reader import read_all
+from flink_jobs.explanation import explain
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.model_changes import ChangeRefusedError, change_models, planned, planned_and_rolled_back, serving_of
 from flink_jobs.models_comparison import run_compare_command
@@ -234,12 +235,27 @@ def test_every_event_is_scored_once_by_the_model_that_is_valid_at_its_time(broke
             shadowed += [place] * len(shadows)
     assert set(versions) == {(1, None), (CASCADE, None), (3, "champion"), (1, "challenger"), (SHIFTED, None)}
     assert_fallbacks(events, answers.predictions)
+    assert_members_explained(pipeline, settings, events, answers.predictions)
     shadow = read_all(broker.bootstrap, [pipeline.shadow_topic])
     headers = [{name: value.decode() for name, value in each.headers()} for each in shadow]
     places = [(int(each["millrace-partition"]), int(each["millrace-offset"])) for each in headers]
     assert sorted(places) == sorted(shadowed)
     assert {(each["millrace-model-version"], each["millrace-role"]) for each in headers} == {("2", "shadow")}
     assert_compared(pipeline, settings, tmp_path, set(shadowed))
+
+
+def assert_members_explained(pipeline, settings, events, predictions):
+    """An event of which the first member was sure, and one of which it was not."""
+    found = {}
+    for place, answer in predictions.items():
+        if answer.headers["model-version"] == str(CASCADE) and "fallback" not in answer.headers:
+            is_unsure = UNSURE[0] <= events[place]["dwell_time_sec"] <= UNSURE[1]
+            found.setdefault(f"level/{2 if is_unsure else 1}", place)
+    assert len(found) == 2
+    for member, (partition, offset) in found.items():
+        explained = explain(pipeline, settings, f"{partition}:{offset}", None, lambda *_: None)
+        assert explained.member == member
+        assert explained.score == predictions[partition, offset].body["purchase_probability"]
 
 
 def assert_compared(pipeline, settings, folder, shadowed):
