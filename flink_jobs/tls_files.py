@@ -9,6 +9,13 @@ from pathlib import Path
 
 from flink_jobs.settings import Settings, SettingsError
 
+_CIPHERS = (
+    "TLS_AES_128_GCM_SHA256,TLS_AES_256_GCM_SHA384,"
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,"
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
+)
+"""Flink's own choice has none for a key on a curve."""
+
 
 def read_secret(file: Path | None, setting: str) -> bytes | None:
     """The content of a secret's file without the end of its line; None without one.
@@ -66,6 +73,8 @@ def flink_client_options(settings: Settings) -> dict[str, str]:
     (folder / "trusted.p12").write_bytes(pkcs12.serialize_java_truststore(authorities, encryption))
     options = {
         "security.ssl.rest.enabled": "true",
+        "security.ssl.protocol": "TLSv1.3,TLSv1.2",
+        "security.ssl.algorithms": _CIPHERS,
         "security.ssl.rest.truststore": str(folder / "trusted.p12"),
         "security.ssl.rest.truststore-password": password,
     }
