@@ -78,6 +78,7 @@ def run_models_combine_command(
             version=version,
             feature_names=pipeline.feature_names,
             feature_set_hash=pipeline.feature_set_hash,
+            prediction=pipeline.outputs,
             one_hot=one_hot_texts(pipeline),
             facts=facts,
             rows=rows,

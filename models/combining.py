@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from models.adapting import Choices, adapt
 from models.adding import Expected, Facts, add_version, read_model
+from models.binding import chosen_outputs
 from models.combination import CASCADE, MEAN, STACK, VOTE, Combination, Member
 from models.composing import compose
 from models.fetching import fetch_version
@@ -20,6 +21,7 @@ from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE, Manifest
 from models.onnx_checks import MAX_MODEL_BYTES, read_bytes
 from models.onnx_model import OnnxModel, PredictionError
+from models.outputs import Outputs
 from models.registry import read_version
 from models.thresholds import probe_rows, thresholds_of
 
@@ -72,8 +74,9 @@ class Opened:
 
     def part(self) -> Part:
         """For `compose`."""
-        manifest = self.model.manifest
-        return Part(str(self.member.version), self.member.label, self.model_bytes, manifest.inputs, manifest.output)
+        manifest, label = self.model.manifest, self.member.label
+        [output] = chosen_outputs(manifest, self.model.prediction, label)
+        return Part(str(self.member.version), label, self.model_bytes, manifest.inputs, output)
 
 
 class Stacker:
@@ -105,13 +108,13 @@ class Stacker:
         first, *others = described.inputs
         if not choices.inputs and not others and first.width in (None, len(self.score_names)):
             choices = replace(choices, inputs={first.name: self.score_names})
-        adaptation = adapt(described, names, one_hot, SCORE, choices, where)
+        adaptation = adapt(described, names, one_hot, Outputs.of(SCORE), choices, where)
         made, manifest = add_version(
             self.model_bytes, adaptation, root=folder, name="stacker", version=1, feature_names=names,
             feature_set_hash=_any_hash, facts=Facts(), expected=None, where=where,
         )  # fmt: skip
         self.model = OnnxModel.load(made, feature_names=names, feature_set_hash=_any_hash)
-        self.part = Part("stacker", where, self.model_bytes, manifest.inputs, manifest.output)
+        self.part = Part("stacker", where, self.model_bytes, manifest.inputs, manifest.outputs[0])
 
 
 def score_name(version: int) -> str:
@@ -127,6 +130,7 @@ def combine(
     version: int | None,
     feature_names: Sequence[str],
     feature_set_hash: Hash,
+    prediction: Outputs,
     one_hot: Mapping[str, Mapping[str, str]],
     facts: Facts,
     rows: Floats | None = None,
@@ -144,6 +148,7 @@ def combine(
         version: Of the new version; None takes the first free one.
         feature_names: The pipeline's.
         feature_set_hash: The pipeline's.
+        prediction: The pipeline's outputs: one number.
         one_hot: {field: {text: the feature that is 1 for it}}.
         facts: What else the manifest says.
         rows: (n_rows, n_features) to compare on, too.
@@ -153,12 +158,19 @@ def combine(
         The version's folder, and its manifest.
 
     Raises:
-        ModelRefusedError: A version is not there, is retired, or cannot be composed; names it and says why.
+        ModelRefusedError: The prediction is more than one number, or a version is not there, is retired, or cannot be
+            composed; names it and says why.
         ModelMismatchError: A version or the stacker does not fit the pipeline.
         MissingChoiceError: The stacker's graph does not say something.
         ConversionError: The graph does not score as its members; says the worst row.
     """
-    opened = [_opened(root, name, each, feature_names, feature_set_hash, signed_by) for each in recipe.versions]
+    if not prediction.is_number:
+        raise ModelRefusedError(f"scores of one number are combined, the prediction has {prediction.text}")
+
+    def member(number: int) -> Opened:
+        return _opened(root, name, number, feature_names, feature_set_hash, prediction, signed_by)
+
+    opened = [member(each) for each in recipe.versions]
     members = tuple(each.member for each in opened)
     with tempfile.TemporaryDirectory() as scratch:
         stacker = None
@@ -317,7 +329,13 @@ def _combination(recipe: Recipe, members: tuple[Member, ...], stacker: Stacker |
 
 
 def _opened(
-    root: Path, name: str, version: int, feature_names: Sequence[str], feature_set_hash: Hash, signed_by: str | None
+    root: Path,
+    name: str,
+    version: int,
+    feature_names: Sequence[str],
+    feature_set_hash: Hash,
+    prediction: Outputs,
+    signed_by: str | None,
 ) -> Opened:
     label, found = f"{name}/{version}", read_version(root, name, version)
     if found.problem is not None:
@@ -328,7 +346,7 @@ def _opened(
     folder = fetch_version(root, name, version)
     model = OnnxModel.load(
         folder, feature_names=feature_names, feature_set_hash=feature_set_hash, name=name, version=version,
-        signed_by=signed_by,
+        prediction=prediction, signed_by=signed_by,
     )  # fmt: skip
     model_bytes = read_bytes(folder, MODEL_FILE, MAX_MODEL_BYTES)
     if hashlib.sha256(model_bytes).hexdigest() != model.manifest.sha256:

@@ -14,7 +14,7 @@ from models.adapting import Adaptation
 from models.combination import CASCADE, MEAN, MEMBER_OUTPUT, STACK, Combination
 from models.graph_parts import Nodes, Part, flat_inputs, loaded, put, same_opsets
 from models.json_document import ModelRefusedError
-from models.manifest import InputBinding
+from models.manifest import InputBinding, OutputBinding
 
 SCORE_OUTPUT = "score"
 _TYPES = {
@@ -69,7 +69,7 @@ def compose(
     adaptation = Adaptation(
         {each: binding.features for each, binding in inputs.bindings.items()},
         {each: binding.categories for each, binding in inputs.bindings.items() if binding.dtype == "string"},
-        SCORE_OUTPUT, 0, None, None,
+        (OutputBinding(SCORE_OUTPUT, "tensor", column=0),),
     )  # fmt: skip
     return model.SerializeToString(), adaptation
 

@@ -83,7 +83,7 @@ class Scorer:
     ) -> None:
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
-        self._decoder = EventDecoder(plan.pipeline, schemas)
+        self._decoder, self._outputs = EventDecoder(plan.pipeline, schemas), plan.pipeline.outputs
         self.passed_over = 0
 
     def score(
@@ -177,18 +177,21 @@ class Scorer:
         if self._choice is None or duties is None:
             own = self._encoder.named.sha256
             if own in crashed:
-                return _crashed(crashed[own], len(scored))
-            return predict_batch(self._model, scored.features)
-        scores, failed = np.zeros(len(scored)), dict[int, Refused]()
+                return self._crashed(crashed[own], len(scored))
+            return predict_batch(self._model, scored.features, self._outputs)
+        scores, failed = self._outputs.nothing(len(scored)), dict[int, Refused]()
         for role, places in by_role(duties.known, scored.which, len(scored)).items():
             features = scored.features if len(places) == len(scored) else scored.features[places]
             if role.model.sha256 in crashed:
-                part, part_failed = _crashed(crashed[role.model.sha256], len(places))
+                part, part_failed = self._crashed(crashed[role.model.sha256], len(places))
             else:
                 part, part_failed = self._choice.predict(role, features)
             scores[places] = part
             failed |= {int(places[place]): why for place, why in part_failed.items()}
         return scores, failed
+
+    def _crashed(self, how: str, count: int) -> tuple[Features, dict[int, Refused]]:
+        return self._outputs.nothing(count), dict.fromkeys(range(count), Refused("model_crashed", how))
 
     def _shadows(
         self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
@@ -270,10 +273,6 @@ class Scorer:
     ) -> bytes:
         refused = {scored.row_of(place): why for place, why in failed.items()}
         return self._encoder.dead_letters(records, refused, stage=stage)
-
-
-def _crashed(how: str, count: int) -> tuple[Features, dict[int, Refused]]:
-    return np.zeros(count), dict.fromkeys(range(count), Refused("model_crashed", how))
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

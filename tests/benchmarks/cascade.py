@@ -29,6 +29,7 @@ from models.adding import Facts, add_version
 from models.combining import Recipe, combine
 from models.onnx_checks import describe_bytes
 from models.onnx_model import OnnxModel
+from models.outputs import Outputs
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def _models(root: Path, cheap: Any, costly: Any, rows: Floats) -> dict[str, Onnx
             options={"zipmap": False},
         )  # fmt: skip
         content = graph.SerializeToString()
-        adaptation = adapt(describe_bytes(content, "X"), NAMES, {}, "score", Choices(), "X")
+        adaptation = adapt(describe_bytes(content, "X"), NAMES, {}, Outputs.of("score"), Choices(), "X")
         add_version(
             content, adaptation, root=root, name="bench", version=None, feature_names=NAMES, feature_set_hash=_hash,
             facts=Facts(), expected=None, where="X",
@@ -82,7 +83,8 @@ def _models(root: Path, cheap: Any, costly: Any, rows: Floats) -> dict[str, Onnx
         unsure = (scores[first], scores[last]) if share else (2.0, 3.0)
         combine(
             Recipe("cascade", (1, 2), unsure=(float(unsure[0]), float(unsure[1]))), root=root, name="bench",
-            version=version, feature_names=NAMES, feature_set_hash=_hash, one_hot={}, facts=Facts(),
+            version=version, feature_names=NAMES, feature_set_hash=_hash, prediction=Outputs.of("score"), one_hot={},
+            facts=Facts(),
         )  # fmt: skip
         models[f"{share:g}"] = _opened(root, version)
     return models

@@ -84,7 +84,8 @@ def write_cascade(pipeline, root):
     low, high = (each + STEP for each in UNSURE)
     combine(
         Recipe("cascade", (1, 2), unsure=(low, high)), root=root, name="level", version=CASCADE,
-        feature_names=pipeline.feature_names, feature_set_hash=pipeline.feature_set_hash, one_hot={}, facts=Facts(),
+        feature_names=pipeline.feature_names, feature_set_hash=pipeline.feature_set_hash, prediction=pipeline.outputs,
+        one_hot={}, facts=Facts(),
     )  # fmt: skip
 
 
@@ -255,7 +256,7 @@ def assert_members_explained(pipeline, settings, events, predictions):
     for member, (partition, offset) in found.items():
         explained = explain(pipeline, settings, f"{partition}:{offset}", None, lambda *_: None)
         assert explained.member == member
-        assert explained.score == predictions[partition, offset].body["purchase_probability"]
+        assert explained.score["purchase_probability"] == predictions[partition, offset].body["purchase_probability"]
 
 
 def assert_compared(pipeline, settings, folder, shadowed):

@@ -26,8 +26,9 @@ from models.binding import manifest_for_model
 from models.combining import Recipe, combine
 from models.feature_rows import read_feature_rows, write_feature_rows
 from models.json_document import ModelRefusedError
-from models.manifest import Manifest
+from models.manifest import Manifest, ModelMismatchError, OutputBinding
 from models.onnx_model import OnnxModel, PredictionError
+from models.outputs import Outputs, Vector
 
 EXPORTED = Path(__file__).parents[1] / "fixtures" / "models"
 PURCHASE = load_pipeline("purchase")
@@ -206,10 +207,10 @@ def linear(directory, weights, *, version, dtype=TensorProto.DOUBLE, functions=(
     manifest_for_model(path, name="line", version=version, features=AB, feature_set_hash=hash_of(AB)).write(where)
 
 
-def made_of(root, recipe):
+def made_of(root, recipe, prediction="score"):
     folder, _ = combine(
-        recipe, root=root, name="line", version=None, feature_names=AB, feature_set_hash=hash_of, one_hot={},
-        facts=Facts(),
+        recipe, root=root, name="line", version=None, feature_names=AB, feature_set_hash=hash_of,
+        prediction=Outputs.of(prediction), one_hot={}, facts=Facts(),
     )  # fmt: skip
     return OnnxModel.load(folder, feature_names=AB, feature_set_hash=hash_of)
 
@@ -316,12 +317,32 @@ def test_inputs_of_text_and_whole_numbers_are_picked_too(tmp_path):
     ).write(first)  # fmt: skip
     folder, manifest = combine(
         Recipe("cascade", (1, 2), unsure=(0.25, 0.75)), root=tmp_path, name="line", version=None, feature_names=names,
-        feature_set_hash=hash_of, one_hot={}, facts=Facts(),
+        feature_set_hash=hash_of, prediction=Outputs.of("score"), one_hot={}, facts=Facts(),
     )  # fmt: skip
     assert {each.dtype for each in manifest.inputs} == {"float", "string", "int64"}
     cascade = OnnxModel.load(folder, feature_names=names, feature_set_hash=hash_of)
     rows = np.array([[0.5, 1, 0, 3], [0.9, 1, 0, 3], [0.5, 0, 1, 4], [0.25, 0, 0, 5]])
     assert cascade.predict(rows) == pytest.approx([3.125, 0.9, 4.5, 6.0])
+
+
+def test_of_several_outputs_the_number_that_the_pipeline_predicts_counts(tmp_path):
+    for version in (1, 2):
+        linear(tmp_path, [float(version), 1.0], version=version)
+        where = tmp_path / "line" / str(version)
+        outputs = [
+            OutputBinding("y", "tensor", field="embedding", size=1),
+            OutputBinding("y", "tensor", column=0, field="risk"),
+        ]
+        manifest_for_model(
+            where / "model.onnx", name="line", version=version, features=AB, feature_set_hash=hash_of(AB),
+            outputs=outputs,
+        ).write(where)  # fmt: skip
+    mean = made_of(tmp_path, Recipe("mean", (1, 2)), "risk")
+    assert mean.predict(np.array([[2.0, 1.0]])).tolist() == [4.0]
+    with pytest.raises(ModelMismatchError, match="the pipeline's prediction has score, a number"):
+        made_of(tmp_path, Recipe("mean", (1, 2)), "score")
+    with pytest.raises(ModelRefusedError, match="scores of one number are combined, the prediction has embedding"):
+        made_of(tmp_path, Recipe("mean", (1, 2)), Vector("embedding", 1))
 
 
 def test_local_functions_are_resolved(tmp_path):
