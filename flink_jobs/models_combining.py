@@ -94,6 +94,7 @@ def run_models_combine_command(
         show_json({
             "model": manifest.name, "version": manifest.version, "folder": str(folder), "sha256": manifest.sha256,
             "combination": combination.to_document(), "features": list(manifest.features), "conversion": compared,
+            "unsure_share": manifest.metrics.get("unsure_share"),
         })  # fmt: skip
         return
     show(f"made {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")
@@ -102,6 +103,9 @@ def run_models_combine_command(
         f"  scores {compared['rows']:,} rows as its members' own scores say: {compared['largest_difference']:.2g} "
         "apart at most"
     )
+    if rows_file is not None and "unsure_share" in manifest.metrics:
+        first, second = (each.label for each in combination.members)
+        show(f"  of the rows of {rows_file.name}, {first} leaves {manifest.metrics['unsure_share']:.1%} to {second}")
     steps = [(f"millrace models check {name} {manifest.version}", "how fast it is")]
     if pipeline.model.signed_by is not None:
         steps.append((f"millrace models sign {folder} --key KEY", "the pipeline takes signed models only"))

@@ -151,7 +151,8 @@ def combine(
         prediction: The pipeline's outputs: one number.
         one_hot: {field: {text: the feature that is 1 for it}}.
         facts: What else the manifest says.
-        rows: (n_rows, n_features) to compare on, too.
+        rows: (n_rows, n_features) to compare on, too; of a cascade the metric `unsure_share` says how many of them the
+            first member is unsure of.
         signed_by: Public keys that members must be signed by; None asks for no signature.
 
     Returns:
@@ -182,8 +183,12 @@ def combine(
             model_bytes, adaptation = compose(parts, combination)
         else:
             model_bytes, adaptation = compose(parts, combination, stacker.part, stacker.score_names)
-        tried = check_rows(opened, combination, feature_names)
-        tried = _scorable(opened, tried if rows is None else np.concatenate([tried, rows]))
+        tried, metrics = _scorable(opened, check_rows(opened, combination, feature_names)), dict(facts.metrics)
+        if rows is not None:
+            given = _scorable(opened, rows)
+            tried = np.concatenate([tried, given])
+            if combination.kind == CASCADE:
+                metrics["unsure_share"] = float(np.mean(_is_unsure(opened[0].model.predict(given), combination)))
         expected = scores_of(opened, combination, stacker, tried)
     label = f"the {recipe.kind} of {', '.join(each.label for each in members)}"
     return add_version(
@@ -194,7 +199,9 @@ def combine(
         version=version,
         feature_names=feature_names,
         feature_set_hash=feature_set_hash,
-        facts=replace(facts, example=_example(opened) | dict(facts.example), combination=combination),
+        facts=replace(
+            facts, metrics=metrics, example=_example(opened) | dict(facts.example), combination=combination
+        ),
         expected=Expected(tuple(feature_names), tried, expected, ALLOWED, "its members' own scores"),
         where=label,
     )

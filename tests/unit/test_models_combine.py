@@ -491,3 +491,9 @@ def test_rows_of_a_file_are_compared_too(root, tmp_path):
     plain = document(millrace(root, "combine", "purchase", "--mean", "1,3"))
     more = document(millrace(root, "combine", "purchase", "--mean", "1,3", "--on", tmp_path / "rows.parquet"))
     assert more["conversion"]["rows"] == plain["conversion"]["rows"] + 60
+    said = ("--cascade", "1,3", "--unsure", "0.3:0.7", "--on", tmp_path / "rows.parquet")
+    scores = asked_directly("lightgbm")
+    share = np.mean((scores >= 0.3) & (scores <= 0.7))
+    assert document(millrace(root, "combine", "purchase", *said))["unsure_share"] == share
+    text = millrace(root, "combine", "purchase", *said, as_json=False).stdout
+    assert f"of the rows of rows.parquet, purchase/1 leaves {share:.1%} to purchase/3" in text
