@@ -105,6 +105,12 @@ def run_models_add_command(
     for text in output_texts(manifest):
         show(f"  the prediction is {text}" if len(manifest.outputs) == 1 else f"  the prediction has {text}")
     show(f"added {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")
+    rows = next((each.rows for each in described.inputs if each.rows is not None), None)
+    if rows is not None:
+        say(
+            f"  its graph is for exactly {rows} rows: it is called once a row, which is slow; export it with open rows",
+            style="yellow",
+        )
     if compared is None:
         say("  not compared with its source: give rows with the source model's scores with --expect", style="yellow")
     else:

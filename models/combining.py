@@ -172,6 +172,9 @@ def combine(
         return _opened(root, name, number, feature_names, feature_set_hash, prediction, signed_by)
 
     opened = [member(each) for each in recipe.versions]
+    size = sum(len(each.model_bytes) for each in opened)
+    if size > MAX_MODEL_BYTES:
+        raise ModelRefusedError(f"the members have {size:,} bytes together, one graph {MAX_MODEL_BYTES:,} at most")
     members = tuple(each.member for each in opened)
     with tempfile.TemporaryDirectory() as scratch:
         stacker = None

@@ -66,21 +66,23 @@ def put(nodes: Nodes, part: Part, model: onnx.ModelProto, inputs: Mapping[str, s
     source, column = output.name, output.column
     if output.kind == "zipmap":
         source, column = _behind_zipmap(graph, part)
-    needed = _needed(graph, source)
+    needed, used = _needed(graph, source)
     names = dict(inputs)
+    tensors = [each for each in graph.initializer if each.name in used]
+    sparse_tensors = [each for each in graph.sparse_initializer if each.values.name in used]
 
     def renamed(name: str) -> str:
         return names.get(name) or (name and f"{part.label}/{name}")
 
     for node in needed:
         _rename_node(node, renamed)
-    for tensor in graph.initializer:
+    for tensor in tensors:
         tensor.name = renamed(tensor.name)
-    for sparse in graph.sparse_initializer:
+    for sparse in sparse_tensors:
         sparse.values.name = renamed(sparse.values.name)
     nodes.nodes += needed
-    nodes.initializers += graph.initializer
-    nodes.sparse_initializers += graph.sparse_initializer
+    nodes.initializers += tensors
+    nodes.sparse_initializers += sparse_tensors
     found = renamed(source)
     if output.kind == "sequence":
         found = nodes.add("SequenceAt", found, nodes.constant(output.item or 0))
@@ -104,8 +106,8 @@ def _behind_zipmap(graph: onnx.GraphProto, part: Part) -> tuple[str, int]:
     raise ModelRefusedError(message)
 
 
-def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
-    """The nodes that an output takes, in order."""
+def _needed(graph: onnx.GraphProto, output: str) -> tuple[list[onnx.NodeProto], set[str]]:
+    """The nodes that an output takes, in order, and the names that these use."""
     wanted, found = {output}, []
     for node in reversed(graph.node):
         if wanted & set(node.output):
@@ -114,7 +116,7 @@ def _needed(graph: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
                 wanted.update(one.input)
             for inner in _graphs_inside(node):
                 wanted.update(each.name for each in inner.output)
-    return found[::-1]
+    return found[::-1], wanted
 
 
 def _rename_node(node: onnx.NodeProto, renamed: Callable[[str], str]) -> None:
@@ -160,20 +162,24 @@ def _nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
 
 
 def flat_inputs(part: Part) -> set[str]:
-    """Inputs of shape [rows]; one for a fixed number of rows is refused."""
+    """Inputs of shape [rows]."""
     described = describe_bytes(part.model_bytes, part.where)
-    for each in described.inputs:
-        if each.rows is not None:
-            message = (
-                f"{part.where}: input {each.name!r} is for exactly {each.rows} rows a call, the others are not: export "
-                "it with open rows"
-            )
-            raise ModelRefusedError(message)
     return {each.name for each in described.inputs if each.shape is not None and len(each.shape) == 1}
 
 
 def loaded(part: Part) -> onnx.ModelProto:
-    """Its graph, with local functions resolved, and with one name for the operators of ONNX itself."""
+    """Its graph, with local functions resolved, and with one name for the operators of ONNX itself.
+
+    Raises:
+        ModelRefusedError: It is for a fixed number of rows.
+    """
+    for value in describe_bytes(part.model_bytes, part.where).inputs:
+        if value.rows is not None:
+            message = (
+                f"{part.where}: input {value.name!r} is for exactly {value.rows} rows a call, and can be no part of a "
+                "graph for any number: export it with open rows"
+            )
+            raise ModelRefusedError(message)
     model = onnx.load_model_from_string(part.model_bytes)
     if model.functions:
         model = inliner.inline_local_functions(model)

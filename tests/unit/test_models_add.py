@@ -207,6 +207,13 @@ def test_model_that_its_library_exported_scores_as_in_the_library(tmp_path, name
     assert (noted["thresholds"] > 0) == (not name.startswith("torch"))
 
 
+def test_graph_for_a_number_of_rows_is_said_to_be_slow(tmp_path):
+    said = ("--input", "dwell_time_sec,count_1h,since_last_1h", "--output", "value")
+    for name, is_said in (("torch", False), ("torch_fixed", True)):
+        result = add(tmp_path, EXPORTED / f"{name}.onnx", *said, as_json=False)
+        assert ("its graph is for exactly 4 rows: it is called once a row" in result.output) == is_said
+
+
 def tree_graph(path, *, input_name, outputs, zipmap, rows=None, post="LOGISTIC"):
     """One tree on column 0 at 1.5, in the form that the converters of gradient boosting libraries write."""
     tree = helper.make_node(

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from onnx_graphs import edit_manifest, hash_of, write_graph
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from typer.testing import CliRunner
 
 from flink_jobs.cli import app
@@ -147,6 +148,22 @@ class TestModelsOfLibraries:
         inner = np.where((light >= 0.2) & (light <= 0.6), torch, light)
         outer = np.where((xgb >= 0.3) & (xgb <= 0.9), inner, xgb)
         assert opened(root, 7).predict(library_rows()) == pytest.approx((inner + outer) / 2, abs=1e-12)
+
+
+    def test_sequence_output_gives_the_tensor_and_column_that_the_member_says(self, root, tmp_path):
+        rows = np.random.default_rng(5).normal(0, 1, (200, 3))
+        model = MultiOutputClassifier(LogisticRegression()).fit(rows, (rows[:, :2] > 0.3).astype(int))
+        made = skl2onnx.convert_sklearn(
+            model, initial_types=[("X", FloatTensorType([None, 3]))], target_opset=TARGET,
+            options={id(model): {"zipmap": False}},
+        )  # fmt: skip
+        (tmp_path / "several.onnx").write_bytes(made.SerializeToString())
+        said = ("--input", ",".join(THREE), "--item", 1, "--column", 1)
+        document(millrace(root, "add", tmp_path / "several.onnx", "purchase", *said))
+        document(millrace(root, "combine", "purchase", "--mean", "5,2", "--weights", "1,0"))
+        given = np.zeros((200, len(ALL)))
+        given[:, [ALL.index(each) for each in THREE]] = rows
+        assert opened(root, 6).predict(given) == pytest.approx(model.predict_proba(rows)[1][:, 1], abs=1e-5)
 
 
 class TestStack:
@@ -425,6 +442,12 @@ class TestRefusals:
         assert "ONNX and its members' own scores differ by 2.50e-01 (allowed 1e-06), most in row 17 of" in line
         assert "dwell_time_sec=" in line
         assert not (root / "purchase" / "5").exists()
+
+    def test_members_that_are_too_large_together(self, root, monkeypatch):
+        size = sum((root / "purchase" / each / "model.onnx").stat().st_size for each in "12")
+        monkeypatch.setattr(combining, "MAX_MODEL_BYTES", size - 1)
+        line = refusal(millrace(root, "combine", "purchase", "--mean", "1,2"))
+        assert f"the members have {size:,} bytes together, one graph {size - 1:,} at most" in line
 
     def test_members_must_be_signed_where_the_pipeline_says_so(self, root, monkeypatch):
         from cryptography.hazmat.primitives import serialization
