@@ -58,10 +58,14 @@ class RowEvents:
     def __init__(self, events: Events, event_class: type, reader: RecordReader) -> None:
         names: Sequence[str] = event_class.__struct_fields__  # type: ignore[attr-defined]
         self._event_class, self._reader = event_class, reader
+        self._vectors = [(one, (one.name,)) for one in events.vectors if one.name in names]
         self._schema, self._packed = scan_schema(events, names, from_file=False), PackedEvents(events, event_class)
 
     def together(self, values: Lines) -> list[Any] | None:
         """The events of n records; None if one of them is none."""
+        if self._vectors:  # the compiled loops know single values
+            alone = [self.one(value or b"") for value in values.tolist()]
+            return None if any(isinstance(event, Refused) for event in alone) else alone
         ends = values.ends() - 1
         cells = new_cells(self._schema, len(values))
         content = np.frombuffer(values.content, np.uint8)
@@ -91,6 +95,12 @@ class RowEvents:
         row = self._reader(value)
         if isinstance(row, Refused):
             return row
+        if self._vectors:
+            from udfs.vector_values import vector_problem
+
+            problem = vector_problem(row, self._vectors)  # NaN and infinity are numbers to all formats but JSON
+            if problem is not None:
+                return problem
         try:
             return msgspec.convert(row, self._event_class)
         except msgspec.ValidationError as error:

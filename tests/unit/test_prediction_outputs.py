@@ -37,8 +37,8 @@ from flink_jobs.training import TrainingError, check_prediction
 from flink_jobs.verify_job import VerifyRequest
 from flink_jobs.watch import value_text
 from models import adding, checking
-from models.adapting import Choices, MissingChoiceError
 from models.adding import Facts
+from models.choices import Choices, MissingChoiceError
 from models.feature_rows import write_feature_rows
 from models.json_document import ModelRefusedError
 from models.manifest import Manifest, ModelMismatchError
