@@ -1,5 +1,6 @@
 """JSON objects to events, alone or many at once."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,8 +67,16 @@ class JsonEvents:
             value = value[HEAD_BYTES:]
         found = decoded_json(value, self._decode)
         if self._vectors and isinstance(found, Refused) and found.reason == "wrong_type":
-            return vector_problem(json_fields(value), self._vectors) or found
+            return self._problem(value) or found
         return found
+
+    def _problem(self, value: bytes) -> Refused | None:
+        """Which vector of a record is none, if that is what is wrong with it."""
+        try:
+            row = json.loads(value)  # msgspec says which field, and not which number of it
+        except (ValueError, RecursionError):
+            return None
+        return vector_problem(row, self._vectors) if isinstance(row, dict) else None
 
 
 def decoded_json(value: bytes, decode: Callable[[bytes], Any]) -> Any:

@@ -12,7 +12,8 @@ import skl2onnx
 from google.protobuf import message_factory
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx_graphs import edit_manifest, write_encoder
+from look_events import write_encoder
+from onnx_graphs import edit_manifest
 from properties import examples
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
