@@ -14,6 +14,7 @@ from flink_jobs.pipelines import model_root, writable_root
 from models.adapting import adapt, adapt_inputs
 from models.adding import Expected, Facts, add_version, read_model
 from models.choices import Adaptation, Choices, MissingChoiceError, OutputChoice, value_text
+from models.comparing import features_text
 from models.feature_rows import file_columns, read_feature_rows, read_output_rows, write_feature_rows
 from models.fetching import fetch_version
 from models.manifest import InputBinding, Manifest, OutputBinding
@@ -95,7 +96,7 @@ def run_models_add_command(
         show_json({**found, "inputs": inputs, **output_documents(manifest), "conversion": compared})
         return
     for each in manifest.inputs:
-        show(f"  {each.name} gets {', '.join(each.features)}")
+        show(f"  {each.name} gets {features_text(each.features)}")
     for text in output_texts(manifest):
         show(f"  the prediction is {text}" if len(manifest.outputs) == 1 else f"  the prediction has {text}")
     show(f"added {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")

@@ -332,6 +332,7 @@ class Pipeline:
             },
             "entity": self.events.entity,
             "features": features,
+            "vectors": {name: len(names) for name, names in self.blocks.items()},
             "feature_set_hash": self.feature_set_hash(),
             "lateness": duration_text(self.lateness_ms) if self.lateness_ms else None,
             "retention": duration_text(self.retention_ms) if self.retention_ms else None,

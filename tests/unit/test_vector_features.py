@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from io import StringIO
 from typing import Annotated
 
 import numpy as np
@@ -15,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from look_events import Look, write_encoder
 from properties import examples
+from rich.console import Console
 from shard_driver import Shard
 
+from flink_jobs.describe import description, description_view
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.broken_records import broken_variants
 from flink_jobs.models_adding import Expectation, parse_lists, run_models_add_command
@@ -24,6 +27,7 @@ from flink_jobs.pipeline_model import open_model
 from models import adding
 from models.adding import Facts
 from models.choices import Choices, MissingChoiceError
+from models.comparing import features_text
 from udfs.confluent_wire import head_of
 from udfs.event_class_text import Roles, event_class_text
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
@@ -390,6 +394,18 @@ def test_an_input_that_is_called_like_a_vector_gets_it(tmp_path, monkeypatch, ca
         wanted, "looks", file, Choices(), Facts(), Expectation(None, None, 1e-5), version=None, root=None, as_json=True
     )
     assert json.loads(capsys.readouterr().out)["inputs"] == {"Shape": ["shape_0", "shape_1", "shape_2"]}
+
+
+def test_people_are_shown_a_vector_in_one_place():
+    document = description(dataclasses.replace(LOOKS, model=Model("none", 1, root="nowhere")))
+    assert document["vectors"]["shape_mean_1h"] == 3
+    with StringIO() as shown:
+        Console(file=shown, width=200).print(description_view(document))
+        text = shown.getvalue()
+    assert "shape_mean_1h_0 … 2" in text
+    assert "shape_mean_1h_1" not in text
+    assert "kept: 3 numbers of shape, 2 numbers of taste" in text
+    assert features_text(("a", "v_0", "v_1", "v_2", "v_3", "b_0", "v_0", "v_2")) == "a, v_0 … 3, b_0, v_0, v_2"
 
 
 def test_sql_refuses_vectors_in_one_line():
