@@ -1,5 +1,6 @@
 """Events from rows: what a decoder of schemas gives, checked and converted like JSON by the event class."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -95,16 +96,23 @@ class RowEvents:
         row = self._reader(value)
         if isinstance(row, Refused):
             return row
-        if self._vectors:
-            from udfs.vector_values import vector_problem
-
-            problem = vector_problem(row, self._vectors)  # NaN and infinity are numbers to all formats but JSON
-            if problem is not None:
-                return problem
         try:
-            return msgspec.convert(row, self._event_class)
+            event: Any = msgspec.convert(row, self._event_class)
         except msgspec.ValidationError as error:
-            return refused_value(error)
+            refused = refused_value(error)
+            return (self._problem(row) if refused.reason == "wrong_type" else None) or refused
+        for one, _ in self._vectors:
+            numbers = getattr(event, one.name)
+            # NaN and infinity are numbers to these formats
+            if numbers is not None and not math.isfinite(sum(numbers)):
+                return self._problem(row) or event
+        return event
+
+    def _problem(self, row: Row) -> Refused | None:
+        """Which vector is none, if that is what is wrong."""
+        from udfs.vector_values import vector_problem
+
+        return vector_problem(row, self._vectors)
 
 
 def refused_value(error: msgspec.ValidationError) -> Refused:
