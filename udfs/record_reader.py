@@ -202,7 +202,8 @@ def _value_reader(events: Events, source: Source, record_type: Any, schemas: Sch
         from udfs.protobuf_events import ProtobufRows
 
         return RowEvents(events, record_type, ProtobufRows(events, source, schemas))
-    vectors = [(one, tuple(source.path_of(one.name).split("."))) for one in events.vectors]
+    given = [one for one in source.value_fields(events.schema) if one.size is not None]
+    vectors = [(one, tuple(source.path_of(one.name).split("."))) for one in given]
     return JsonEvents(record_type, framed=isinstance(form, JsonSchema) and form.framed, vectors=vectors)
 
 

@@ -18,11 +18,17 @@ from look_events import Look, write_encoder
 from properties import examples
 from rich.console import Console
 from shard_driver import Shard
+from test_parity import SHARDS, by_engine, found, given_of, rows_of
+from wire_records import batch_of
 
+from flink_jobs import history_topic
 from flink_jobs.describe import description, description_view
 from flink_jobs.hard_events import hard_records
+from flink_jobs.history_topic import RawRecords, TopicReader
 from flink_jobs.local.broken_records import broken_variants
 from flink_jobs.models_adding import Expectation, parse_lists, run_models_add_command
+from flink_jobs.parity_engines import oracle_of_shard
+from flink_jobs.parity_rows import FEATURES as FEATURES_TOLD
 from flink_jobs.pipeline_model import open_model
 from models import adding
 from models.adding import Facts
@@ -32,6 +38,7 @@ from udfs.confluent_wire import head_of
 from udfs.event_class_text import Roles, event_class_text
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
 from udfs.naive_features import NaiveFeatures
+from udfs.output_batch import read_outputs
 from udfs.pipeline import (
     Count,
     DefinitionError,
@@ -53,7 +60,9 @@ from udfs.pipeline import (
     Vector,
     field,
 )
+from udfs.plan import FeaturePlan
 from udfs.registered_schema import RegisteredSchema
+from udfs.routing import Router
 from udfs.schema_reading import reading_problems
 from udfs.schema_texts import event_schema_text
 from udfs.sql_features import SqlRefusedError, compile_features
@@ -289,6 +298,26 @@ def test_what_is_no_vector_is_a_dead_letter_that_names_field_and_place(name, cha
     assert found == Refused("wrong_type", detail)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_topic_as_history_has_the_bits_of_the_stream(name, monkeypatch):
+    form, encode, _ = FORMATS[name]
+    pipeline, decoder = looks(events={"format": form}), decoder_of(name)
+    monkeypatch.setattr(history_topic, "event_decoder", lambda _: decoder)
+    rows = [{**ROW, "id": f"e{n}", "at": 1_000 * n, "shape": None if n % 3 else [1.0, 2.0, float(n)]} for n in range(20)]
+    values = [*map(encode, rows), encode({**ROW, "taste": [1.0]}), None, b"\0"]
+    places = list(range(len(values)))
+    reader = TopicReader(FeaturePlan.build(pipeline), "127.0.0.1:9", None, 100)  # connects to nothing
+    block = reader.block(RawRecords([b"u1"] * len(values), values, places, places, []), 2)
+    reader.close()
+    events = [decoder.decode(b"u1", value) for value in values]
+    times, columns, masks, direct = FeaturePlan.build(pipeline).columnise(events[:20])
+    assert block.events.rows.tolist() == list(range(20))
+    assert block.events.times_ms.tolist() == times.tolist()
+    assert (block.events.columns.tobytes(), block.events.direct.tobytes()) == (columns.tobytes(), direct.tobytes())
+    assert block.events.masks.tolist() == masks.tolist()
+    assert [(one.place, one.detail) for one in block.letters] == [(n, events[n].detail) for n in (20, 21, 22)]
+
+
 def test_other_mistakes_keep_their_reasons_and_nested_vectors_are_found():
     nested = looks(events={"fields": {"taste": "profile.taste"}})
     row = {name: value for name, value in ROW.items() if name != "taste"}
@@ -413,6 +442,22 @@ def test_sql_refuses_vectors_in_one_line():
         compile_features(LOOKS)
 
 
+def test_parity_compares_every_number_of_a_vector(tmp_path):
+    given_, names = given_of(LOOKS, list(hard_records(LOOKS, 300, 5)), tmp_path), LOOKS.feature_names
+    oracle, engine = rows_of(given_, "oracle"), rows_of(given_, "engine")
+    for shard in range(SHARDS):
+        oracle_of_shard(given_, oracle, shard)
+    by_engine(given_, engine)
+    assert {name: each.row for name, each in found(given_, oracle, engine).items() if each.differences} == {}
+    of_mean = names.index("shape_mean_1h_1")
+    told = (np.asarray(engine.answers) == FEATURES_TOLD) & np.isfinite(engine.features[:, of_mean])
+    row = int(np.flatnonzero(told)[50])
+    engine.features[row, of_mean] = 1e305
+    engine.features[row, names.index("taste_last_10m_0")] += 1e-9
+    differing = {name for name, each in found(given_, oracle, engine).items() if each.differences}
+    assert differing == {"shape_mean_1h_1", "taste_last_10m_0"}
+
+
 def test_hard_input_for_parity_has_vectors_and_broken_ones():
     decoder, kinds = EventDecoder(LOOKS), set()
     for record in hard_records(LOOKS, 400, seed=3):
@@ -425,8 +470,13 @@ def test_hard_input_for_parity_has_vectors_and_broken_ones():
 
 
 def test_sources_give_vectors_to_the_events_topic():
-    events = Events(
-        Look, "looks", entity="user", time="at", id="id",
-        sources=[Source("raw", fields={"taste": "features.taste"}, constants={"page": "home", "shape": None})],
-    )  # fmt: skip
-    assert events.vectors[1].size == 2
+    source = Source("raw", fields={"taste": "features.taste"}, constants={"page": "home", "shape": None})
+    router = Router(looks(events={"sources": [source]}))
+    values = [
+        json.dumps({"id": "e", "user": "u", "at": 5, "features": {"taste": taste}, "shape": "none of ours"}).encode()
+        for taste in ([1.0, 2.0], [1.0, "2"])
+    ]  # fmt: skip
+    event, letter = read_outputs(router.route(batch_of([(b"k", value) for value in values], partition=0)).outputs)
+    row = {"id": "e", "user": "u", "page": "home", "shape": None, "taste": [1.0, 2.0], "at": 5}
+    assert json.loads(event.value) == row
+    assert letter.headers["millrace-exception"] == "taste[1] is '2', not a number"
