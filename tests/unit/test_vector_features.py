@@ -303,7 +303,8 @@ def test_a_topic_as_history_has_the_bits_of_the_stream(name, monkeypatch):
     form, encode, _ = FORMATS[name]
     pipeline, decoder = looks(events={"format": form}), decoder_of(name)
     monkeypatch.setattr(history_topic, "event_decoder", lambda _: decoder)
-    rows = [{**ROW, "id": f"e{n}", "at": 1_000 * n, "shape": None if n % 3 else [1.0, 2.0, float(n)]} for n in range(20)]
+    shapes = [None if n % 3 else [1.0, 2.0, float(n)] for n in range(20)]
+    rows = [{**ROW, "id": f"e{n}", "at": 1_000 * n, "shape": shape} for n, shape in enumerate(shapes)]
     values = [*map(encode, rows), encode({**ROW, "taste": [1.0]}), None, b"\0"]
     places = list(range(len(values)))
     reader = TopicReader(FeaturePlan.build(pipeline), "127.0.0.1:9", None, 100)  # connects to nothing
