@@ -27,8 +27,9 @@ from flink_jobs.hard_events import hard_records
 from flink_jobs.history_topic import RawRecords, TopicReader
 from flink_jobs.local.broken_records import broken_variants
 from flink_jobs.models_adding import Expectation, parse_lists, run_models_add_command
-from flink_jobs.parity_engines import oracle_of_shard
+from flink_jobs.parity_engines import job_pipeline, oracle_of_shard
 from flink_jobs.parity_rows import FEATURES as FEATURES_TOLD
+from flink_jobs.parity_sql import refused_by_sql
 from flink_jobs.pipeline_model import open_model
 from models import adding
 from models.adding import Facts
@@ -457,6 +458,10 @@ def test_parity_compares_every_number_of_a_vector(tmp_path):
     engine.features[row, names.index("taste_last_10m_0")] += 1e-9
     differing = {name for name, each in found(given_, oracle, engine).items() if each.differences}
     assert differing == {"shape_mean_1h_1", "taste_last_10m_0"}
+    several = dataclasses.replace(looks(Value("taste")), prediction=("total", Vector("vectors", 3)))
+    in_a_job = job_pipeline(dataclasses.replace(given_, pipeline=several), "streaming")
+    assert open_model(in_a_job, tmp_path / "streaming-models" / "zero" / "1").predict(np.ones((2, 2))).tolist() == [0, 0]
+    assert "taste is a vector" in refused_by_sql(several)["taste_0"]
 
 
 def test_hard_input_for_parity_has_vectors_and_broken_ones():
