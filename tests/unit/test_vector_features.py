@@ -460,7 +460,8 @@ def test_parity_compares_every_number_of_a_vector(tmp_path):
     assert differing == {"shape_mean_1h_1", "taste_last_10m_0"}
     several = dataclasses.replace(looks(Value("taste")), prediction=("total", Vector("vectors", 3)))
     in_a_job = job_pipeline(dataclasses.replace(given_, pipeline=several), "streaming")
-    assert open_model(in_a_job, tmp_path / "streaming-models" / "zero" / "1").predict(np.ones((2, 2))).tolist() == [0, 0]
+    zero = open_model(in_a_job, tmp_path / "streaming-models" / "zero" / "1")
+    assert zero.predict(np.ones((2, 2))).tolist() == [0, 0]
     assert "taste is a vector" in refused_by_sql(several)["taste_0"]
 
 
