@@ -17,7 +17,7 @@ from onnx_graphs import edit_manifest
 from properties import examples
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
-from wire_records import PURCHASE, RECEIPT_MODEL, Shard, headers_of, shopper_records, value_of
+from wire_records import PURCHASE, RECEIPT_MODEL, Shard, batch_of, headers_of, shopper_records, value_of
 
 from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.console import CommandError
@@ -48,6 +48,7 @@ from models.output_comparison import compare_outputs
 from udfs.beam import LoadedModel
 from udfs.byte_lines import Lines
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
+from udfs.ladder import Ladder, OpenedRung
 from udfs.model_guard import ModelWatch
 from udfs.model_schedule import Guard, ModelRef
 from udfs.output_batch import read_outputs
@@ -55,6 +56,7 @@ from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Num
 from udfs.predicting import predict_each
 from udfs.prediction_values import prediction_reader, prediction_schema
 from udfs.proto_text import compile_proto, messages_of
+from udfs.receipts import NamedModel
 from udfs.refused import Refused
 from udfs.sql_features import SqlRefusedError, compile_features
 from udfs.sql_scoring import score_columns
@@ -309,6 +311,37 @@ def test_an_element_that_is_no_number_and_a_label_that_is_no_class_are_dead_lett
     long = json.dumps({**body, "dwell_time_sec": 400.0}).encode()
     predictions, letters = scored(fewer, open_model(fewer, tmp_path / "models" / "encoder" / "1"), [(key, long)])
     assert letters[0]["exception"] == "the model's named is none of 'low'"
+
+
+class Constant:
+    """Gives the same outputs to every row."""
+
+    def __init__(self, *numbers):
+        self._numbers = numbers
+
+    def predict(self, features):
+        return np.tile(self._numbers, (len(features), 1))
+
+
+def test_another_model_stands_in_with_all_outputs(tmp_path):
+    wanted, model = opened(tmp_path, THREE, fallbacks=[OtherModel(2)])
+    other = OpenedRung(Constant(1.0, 0.0, 4.0, 5.0, 6.0), NamedModel("encoder", "2", "2" * 64, "c" * 64))
+    key, value = shopper_records(1)[0]
+    body = json.loads(value)
+    records = [(key, json.dumps({**body, "dwell_time_sec": dwell}).encode()) for dwell in (2.0, 0.0, 3.0)]
+    shard = Shard(model, wanted)
+    shard.scorer._ladder = Ladder(wanted, {2: other})
+    found = {int(headers_of(one)["offset"]): one for one in shard.score(records)}
+    assert [headers_of(one).get("fallback") for _, one in sorted(found.items())] == [None, "model 2", None]
+    assert {name: value_of(found[1])[name] for name in wanted.outputs.names} == {
+        "total": 1.0, "named": "low", "vectors": [4.0, 5.0, 6.0],
+    }  # fmt: skip
+    crashed = Shard(Constant(0.0, 0.0, 0.0, 0.0, 0.0), wanted)
+    crashed.scorer._ladder = Ladder(wanted, {2: other})
+    outputs = crashed.scorer.score(
+        batch_of(records), {0: crashed.state}, crashed={RECEIPT_MODEL.sha256: "SIGSEGV"}
+    )
+    assert [value_of(one)["vectors"] for one in read_outputs(outputs)] == [[4.0, 5.0, 6.0]] * 3
 
 
 class Fails:
