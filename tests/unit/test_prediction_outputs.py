@@ -56,8 +56,9 @@ from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Num
 from udfs.predicting import predict_each
 from udfs.prediction_values import prediction_reader, prediction_schema
 from udfs.proto_text import compile_proto, messages_of
-from udfs.receipts import NamedModel
+from udfs.receipts import NamedModel, Receipt
 from udfs.refused import Refused
+from udfs.served_models import SHADOW, Duties, Duty, Role
 from udfs.sql_features import SqlRefusedError, compile_features
 from udfs.sql_scoring import score_columns
 from udfs.state_changes import Definition, changes_between
@@ -342,6 +343,46 @@ def test_another_model_stands_in_with_all_outputs(tmp_path):
         batch_of(records), {0: crashed.state}, crashed={RECEIPT_MODEL.sha256: "SIGSEGV"}
     )
     assert [value_of(one)["vectors"] for one in read_outputs(outputs)] == [[4.0, 5.0, 6.0]] * 3
+
+
+class Halves:
+    """Two models score by turns, and a third one beside them."""
+
+    def __init__(self, wanted, models):
+        self._wanted, self._models = wanted, models
+        first, second, beside = models
+        shadow = (Role(beside, SHADOW),)
+        self._known = [Duty(Role(first, "champion"), shadow), Duty(Role(second, "challenger"), shadow)]
+
+    def duties(self, shards, ends, times_ms, entities):
+        return Duties(self._known, np.arange(len(times_ms)) % 2)
+
+    def predict(self, role, features):
+        return predict_each(self._models[role.model], features, self._wanted.outputs)
+
+    def receipt(self, role):
+        topic = "beside" if role.name == SHADOW else None
+        return Receipt.of(self._wanted, self.named(role), role=role.name, topic=topic)
+
+    def named(self, role):
+        return NamedModel(role.model.name, str(role.model.version), role.model.sha256, "0" * 64)
+
+
+def test_challengers_and_shadows_give_all_outputs(tmp_path):
+    wanted, model = opened(tmp_path, THREE)
+    refs = [ModelRef("encoder", version, str(version) * 64, "b" * 64) for version in (1, 2, 3)]
+    others = Constant(1.0, 1.0, 2.0, 3.0, 4.0), Constant(5.0, 0.0, 6.0, 7.0, np.nan)
+    models = dict(zip(refs, (model, *others), strict=True))
+    shard = Shard(model, wanted)
+    shard.scorer._choice = Halves(wanted, models)
+    records = shopper_records(8)
+    outputs = read_outputs(shard.scorer.score(batch_of(records), {0: shard.state}))
+    by_version = {}
+    for one in outputs:
+        by_version.setdefault(headers_of(one)["model-version"], []).append(wanted.outputs.numbers(value_of(one)))
+    assert by_version["2"] == [[1.0, 1.0, 2.0, 3.0, 4.0]] * 4
+    assert [numbers[1] for numbers in by_version["1"]] == [float(numbers[0] > 10) for numbers in by_version["1"]]
+    assert shard.scorer.shadow_failures == 8  # its last number is none
 
 
 class Fails:
