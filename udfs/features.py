@@ -6,7 +6,7 @@ The aggregates built on `Aggregate` are in aggregates.py.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
@@ -30,6 +30,20 @@ def fill_definition(fill: float) -> float | None:
     return None if math.isnan(fill) else float(fill)
 
 
+class InBlock(NamedTuple):
+    """A column of a vector.
+
+    Attributes:
+        name: What all of them are called together.
+        place: Which of them it is.
+        size: How many they are.
+    """
+
+    name: str
+    place: int
+    size: int
+
+
 def _require(name: str, feature: str, schema: Fields, kinds: tuple[str, ...], advice: str) -> None:
     if name not in schema:
         raise DefinitionError(f"feature {feature}: the event has no field {name!r}; it has {', '.join(schema)}")
@@ -44,6 +58,13 @@ def _each_element(feature: "Value | Aggregate", name: str | None, schema: Fields
         return (feature,)
     made: Any = replace
     return tuple(made(feature, field=each.name) for each in schema[name].elements)
+
+
+def _in_block(feature: "Value | Aggregate", name: str | None, schema: Fields) -> InBlock | None:
+    vector, place = split_element(name or "")
+    if place is None:
+        return None
+    return InBlock(feature.name.removesuffix(f"_{place}"), place, schema[vector].size or 0)
 
 
 def _behind(field: str | None) -> tuple[str, str]:
@@ -81,6 +102,10 @@ class Feature:
     def elements(self, schema: Fields) -> "tuple[Feature, ...]":
         """Of a vector, the same of each of its numbers, in order; itself of anything else."""
         return (self,)
+
+    def block(self, schema: Fields) -> "InBlock | None":
+        """Which neighbouring columns it is one of; None where it is a column by itself."""
+        return None
 
     @property
     def name(self) -> str:
@@ -124,6 +149,10 @@ class Value(Feature):
     @override
     def elements(self, schema: Fields) -> tuple[Feature, ...]:
         return _each_element(self, self.field, schema)
+
+    @override
+    def block(self, schema: Fields) -> InBlock | None:
+        return _in_block(self, self.field, schema)
 
     @property
     @override
@@ -244,6 +273,10 @@ class Aggregate(Feature):
     @override
     def elements(self, schema: Fields) -> tuple[Feature, ...]:
         return _each_element(self, self.input, schema) if self._kinds() == NUMERIC else (self,)
+
+    @override
+    def block(self, schema: Fields) -> InBlock | None:
+        return _in_block(self, self.input, schema)
 
     def _label(self) -> str:
         return f"{self.suffix}_{duration_text(self.window_ms)}"

@@ -41,7 +41,7 @@ from udfs.sources import Debezium, Source
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastScore", "Max", "Mean", "Min", "Model", "Number",
-    "OneHot", "OtherModel", "Outputs", "Pipeline", "Previous", "Protobuf", "Ratio", "SinceLast", "Source", "Std", "Sum",
+    "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "SinceLast", "Source", "Std", "Sum",
     "Text", "Value", "Vector", "field",
 ]  # fmt: skip
 
@@ -242,21 +242,17 @@ class Pipeline:
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
-        """Features that are the numbers of one vector, in order, by what they are called without the numbers' places.
-
-        A block is `size` neighbouring columns of the features.
-        """
-        found: dict[str, list[str]] = {}
+        """Features that are the numbers of one vector, by what they are called together: neighbours, in order."""
+        found, run, of = dict[str, tuple[str, ...]](), list[str](), ""
         for feature in self.features:
-            reads = [split_element(name) for name in feature.reads[:1]]
-            if reads and reads[0][1] is not None:
-                found.setdefault(feature.name.removesuffix(f"_{reads[0][1]}"), []).append(feature.name)
-        sizes = {one.size for one in self.events.vectors}
-        return {
-            block: tuple(names)
-            for block, names in found.items()
-            if len(names) in sizes and names == [f"{block}_{place}" for place in range(len(names))]
-        }
+            part = feature.block(self.fields)
+            if part is None or (part.name, part.place) != (of, len(run)):
+                run, of = [], "" if part is None else part.name
+            if part is not None and part.place == len(run):
+                run.append(feature.name)
+                if len(run) == part.size:
+                    found[part.name] = tuple(run)
+        return found
 
     @property
     def longest_window_ms(self) -> int:

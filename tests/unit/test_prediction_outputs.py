@@ -45,6 +45,7 @@ from models.json_document import ModelRefusedError
 from models.manifest import Manifest, ModelMismatchError
 from models.opened import open_alone
 from models.output_comparison import compare_outputs
+from models.outputs import Outputs
 from udfs.beam import LoadedModel
 from udfs.byte_lines import Lines
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
@@ -52,7 +53,7 @@ from udfs.ladder import Ladder, OpenedRung
 from udfs.model_guard import ModelWatch
 from udfs.model_schedule import Guard, ModelRef
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Number, OtherModel, Outputs, Vector
+from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Number, OtherModel, Vector
 from udfs.predicting import predict_each
 from udfs.prediction_values import prediction_reader, prediction_schema
 from udfs.proto_text import compile_proto, messages_of

@@ -108,6 +108,11 @@ def test_a_vector_is_neighbouring_features_with_derived_names():
         "page_is_cart_taste_sum_1d_tile_1h": 2, "shape_previous_1h": 3,
     }  # fmt: skip
     assert "taste_std_1h_1" in LOOKS.feature_names
+    apart = looks(Value("taste[0]"), Value("shape[1]"), Value("taste[1]"), Value("shape[0]"), Value("shape[2]"))
+    assert apart.blocks == {}
+    latest = Last("taste[0]", window="1h"), Last("taste[1]", window="1h")
+    turned = looks(Value("taste[1]"), Value("taste[0]"), *latest, Value("shape[0]"))
+    assert turned.blocks == {"taste_last_1h": ("taste_last_1h_0", "taste_last_1h_1")}
     assert dataclasses.replace(LOOKS, name="again").feature_names == LOOKS.feature_names
     assert LOOKS.columns_used == ("id", "user", "page", "shape", "taste", "at")
 
