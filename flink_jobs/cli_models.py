@@ -122,8 +122,8 @@ def models_add(
         run_models_add_command,
     )
     from flink_jobs.pipelines import load_pipeline
-    from models.adapting import Choices
     from models.adding import Facts
+    from models.choices import Choices
 
     choices = Choices(
         inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"),
@@ -181,8 +181,8 @@ def models_combine(
     from flink_jobs.models_adding import parse_lists, parse_numbers
     from flink_jobs.models_combining import read_recipe, run_models_combine_command
     from flink_jobs.pipelines import load_pipeline
-    from models.adapting import Choices, OutputChoice
     from models.adding import Facts
+    from models.choices import Choices, OutputChoice
 
     choices = Choices(
         inputs=parse_lists(inputs, "--input"), categories=parse_lists(categories, "--categories"),
@@ -216,7 +216,7 @@ def models_probe(
     """
     from flink_jobs.models_adding import parse_lists, run_models_probe_command
     from flink_jobs.pipelines import load_pipeline
-    from models.adapting import Choices
+    from models.choices import Choices
 
     choices = Choices(inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"))
     run_models_probe_command(

@@ -6,8 +6,8 @@ from pathlib import Path
 from flink_jobs.console import CommandError, next_steps, show, show_json
 from flink_jobs.models_adding import one_hot_texts
 from flink_jobs.pipelines import writable_root
-from models.adapting import Choices, MissingChoiceError
 from models.adding import Facts
+from models.choices import Choices, MissingChoiceError
 from models.combination import CASCADE, MEAN, STACK, VOTE
 from models.combining import Recipe, combine
 from models.feature_rows import read_feature_rows
@@ -80,6 +80,7 @@ def run_models_combine_command(
             feature_set_hash=pipeline.feature_set_hash,
             prediction=pipeline.outputs,
             one_hot=one_hot_texts(pipeline),
+            blocks=pipeline.blocks,
             facts=facts,
             rows=rows,
             signed_by=pipeline.model.signed_by,

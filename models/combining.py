@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.adapting import Choices, adapt
+from models.adapting import adapt
 from models.adding import Expected, Facts, add_version, read_model
 from models.binding import chosen_outputs
+from models.choices import Choices
 from models.combination import CASCADE, MEAN, STACK, VOTE, Combination, Member
 from models.composing import compose
 from models.fetching import fetch_version
@@ -86,6 +87,7 @@ class Stacker:
         recipe: Says its file, and what was said about it.
         feature_names: The pipeline's.
         one_hot: As of `adapt`.
+        blocks: As of `adapt`.
         folder: Where it is put together.
 
     Raises:
@@ -95,7 +97,12 @@ class Stacker:
     """
 
     def __init__(
-        self, recipe: Recipe, feature_names: Sequence[str], one_hot: Mapping[str, Mapping[str, str]], folder: Path
+        self,
+        recipe: Recipe,
+        feature_names: Sequence[str],
+        one_hot: Mapping[str, Mapping[str, str]],
+        blocks: Mapping[str, Sequence[str]],
+        folder: Path,
     ) -> None:
         assert recipe.stacker is not None
         where = str(recipe.stacker)
@@ -108,7 +115,7 @@ class Stacker:
         first, *others = described.inputs
         if not choices.inputs and not others and first.width in (None, len(self.score_names)):
             choices = replace(choices, inputs={first.name: self.score_names})
-        adaptation = adapt(described, names, one_hot, Outputs.of(SCORE), choices, where)
+        adaptation = adapt(described, names, one_hot, blocks, Outputs.of(SCORE), choices, where)
         made, manifest = add_version(
             self.model_bytes, adaptation, root=folder, name="stacker", version=1, feature_names=names,
             feature_set_hash=_any_hash, facts=Facts(), expected=None, where=where,
@@ -132,6 +139,7 @@ def combine(
     feature_set_hash: Hash,
     prediction: Outputs,
     one_hot: Mapping[str, Mapping[str, str]],
+    blocks: Mapping[str, Sequence[str]],
     facts: Facts,
     rows: Floats | None = None,
     signed_by: str | None = None,
@@ -150,6 +158,7 @@ def combine(
         feature_set_hash: The pipeline's.
         prediction: The pipeline's outputs: one number.
         one_hot: {field: {text: the feature that is 1 for it}}.
+        blocks: {name: features that are the numbers of one vector}.
         facts: What else the manifest says.
         rows: (n_rows, n_features) to compare on, too; of a cascade the metric `unsure_share` says how many of them the
             first member is unsure of.
@@ -179,7 +188,7 @@ def combine(
     with tempfile.TemporaryDirectory() as scratch:
         stacker = None
         if recipe.kind == STACK:
-            stacker = Stacker(recipe, feature_names, one_hot, Path(scratch))
+            stacker = Stacker(recipe, feature_names, one_hot, blocks, Path(scratch))
         combination = _combination(recipe, members, stacker)
         parts = [each.part() for each in opened]
         if stacker is None:

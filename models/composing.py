@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from models.adapting import Adaptation
+from models.choices import Adaptation
 from models.combination import CASCADE, MEAN, MEMBER_OUTPUT, STACK, Combination
 from models.graph_parts import Nodes, Part, flat_inputs, loaded, put, same_opsets
 from models.json_document import ModelRefusedError

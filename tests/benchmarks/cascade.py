@@ -24,8 +24,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.adapting import Choices, adapt
+from models.adapting import adapt
 from models.adding import Facts, add_version
+from models.choices import Choices
 from models.combining import Recipe, combine
 from models.onnx_checks import describe_bytes
 from models.onnx_model import OnnxModel
@@ -70,7 +71,7 @@ def _models(root: Path, cheap: Any, costly: Any, rows: Floats) -> dict[str, Onnx
             options={"zipmap": False},
         )  # fmt: skip
         content = graph.SerializeToString()
-        adaptation = adapt(describe_bytes(content, "X"), NAMES, {}, Outputs.of("score"), Choices(), "X")
+        adaptation = adapt(describe_bytes(content, "X"), NAMES, {}, {}, Outputs.of("score"), Choices(), "X")
         add_version(
             content, adaptation, root=root, name="bench", version=None, feature_names=NAMES, feature_set_hash=_hash,
             facts=Facts(), expected=None, where="X",
@@ -84,7 +85,7 @@ def _models(root: Path, cheap: Any, costly: Any, rows: Floats) -> dict[str, Onnx
         combine(
             Recipe("cascade", (1, 2), unsure=(float(unsure[0]), float(unsure[1]))), root=root, name="bench",
             version=version, feature_names=NAMES, feature_set_hash=_hash, prediction=Outputs.of("score"), one_hot={},
-            facts=Facts(),
+            blocks={}, facts=Facts(),
         )  # fmt: skip
         models[f"{share:g}"] = _opened(root, version)
     return models

@@ -85,7 +85,7 @@ def write_cascade(pipeline, root):
     combine(
         Recipe("cascade", (1, 2), unsure=(low, high)), root=root, name="level", version=CASCADE,
         feature_names=pipeline.feature_names, feature_set_hash=pipeline.feature_set_hash, prediction=pipeline.outputs,
-        one_hot={}, facts=Facts(),
+        one_hot={}, blocks={}, facts=Facts(),
     )  # fmt: skip
 
 

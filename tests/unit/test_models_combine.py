@@ -227,7 +227,7 @@ def linear(directory, weights, *, version, dtype=TensorProto.DOUBLE, functions=(
 def made_of(root, recipe, prediction="score"):
     folder, _ = combine(
         recipe, root=root, name="line", version=None, feature_names=AB, feature_set_hash=hash_of,
-        prediction=Outputs.of(prediction), one_hot={}, facts=Facts(),
+        prediction=Outputs.of(prediction), one_hot={}, blocks={}, facts=Facts(),
     )  # fmt: skip
     return OnnxModel.load(folder, feature_names=AB, feature_set_hash=hash_of)
 
@@ -334,7 +334,7 @@ def test_inputs_of_text_and_whole_numbers_are_picked_too(tmp_path):
     ).write(first)  # fmt: skip
     folder, manifest = combine(
         Recipe("cascade", (1, 2), unsure=(0.25, 0.75)), root=tmp_path, name="line", version=None, feature_names=names,
-        feature_set_hash=hash_of, prediction=Outputs.of("score"), one_hot={}, facts=Facts(),
+        feature_set_hash=hash_of, prediction=Outputs.of("score"), one_hot={}, blocks={}, facts=Facts(),
     )  # fmt: skip
     assert {each.dtype for each in manifest.inputs} == {"float", "string", "int64"}
     cascade = OnnxModel.load(folder, feature_names=names, feature_set_hash=hash_of)
