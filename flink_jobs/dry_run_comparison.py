@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flink_jobs.decoding import PredictionReader
+from flink_jobs.decoding import ValueReader
 from udfs.json_events import json_fields
 
 Place = tuple[int, int]
@@ -35,7 +35,7 @@ def answer_of(
     headers: Mapping[str, str],
     prediction: str,
     event_id: str,
-    read: PredictionReader = json_fields,
+    read: ValueReader = json_fields,
 ) -> tuple[Place, Answer]:
     """The place of an event and its answer.
 

@@ -12,7 +12,7 @@ from flink_jobs.answer_comparison import DIFFERENT, DUPLICATED, MISSING, NO_EVEN
 from flink_jobs.backfill_command import time_ms
 from flink_jobs.committed_reader import receipt
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
-from flink_jobs.decoding import PredictionReader, prediction_reader
+from flink_jobs.decoding import ValueReader, prediction_reader
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
@@ -90,7 +90,7 @@ def _whole(finding: Finding, pipeline: Pipeline, settings: Settings) -> dict[str
     }
 
 
-def value_of(message: Message, read: PredictionReader | None = None) -> Any:
+def value_of(message: Message, read: ValueReader | None = None) -> Any:
     """A record's value: what a reader of predictions says, JSON where it is that, else as text."""
     content: Any = message.value()
     if content is None:
