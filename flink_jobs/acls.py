@@ -80,6 +80,9 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *(Acl("produce", "topic", name, "Write") for name in sources or [events]),
         *_replay_acls(events, dead_letters, f"{own}-replay"),
         *(Acl(command, "topic", name, "Read") for command, names in reads.items() for name in names),
+        *(Acl("features sync", "topic", name, "Read") for name in features),
+        # each store's group has a name of its own
+        *(Acl("features sync", "group", f"{group_id(pipeline)}.store-", "Read", prefixed=True) for _ in features),
         Acl("transactions", "transactional-id", own, "Describe", prefixed=True),
     ]
 

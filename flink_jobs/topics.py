@@ -1,5 +1,6 @@
 """The Kafka tables of a job: its source, its sink, and their options."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -62,6 +63,11 @@ def group_id(pipeline: Pipeline, engine: Engine = STREAM) -> str:
 def route_id(pipeline: Pipeline) -> str:
     """The consumer group of the hop that takes sources to the events' topic."""
     return f"{group_id(pipeline)}.route"  # no pipeline's name has a dot
+
+
+def store_group_id(pipeline: Pipeline, url: str) -> str:
+    """The consumer group that takes features to a store: one a store, for each must have all of them."""
+    return f"{group_id(pipeline)}.store-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:

@@ -18,7 +18,7 @@ from jobs import JobProcess
 from workloads import make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all, receipt
-from flink_jobs.decoding import prediction_reader
+from flink_jobs.decoding import prediction_reader, value_reader
 from flink_jobs.local.live_shop import live_events
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.produce_command import run_produce_command
@@ -27,6 +27,7 @@ from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.confluent_wire import head_of
 from udfs.event_keys import key_of
 from udfs.formats import Avro
+from udfs.output_fields import features_of
 from udfs.pipeline import Events, Pipeline
 from udfs.schema_texts import event_schema_text
 
@@ -44,7 +45,8 @@ def avro_shop() -> Pipeline:
         shop.events, topic="avro-events", format=Avro(), key_format=Avro(), fields=places, tombstones="ignore"
     )
     names = {"name": "avro-shop", "predictions": "avro-predictions", "dead_letters": "avro-dead-letters"}
-    return dataclasses.replace(shop, events=events, output_format=Avro(), include_features=True, **names)
+    written = {"output_format": Avro(), "include_features": True, "features_topic": "avro-features"}
+    return dataclasses.replace(shop, events=events, **written, **names)
 
 
 def written(parsed, schema_id, row):
@@ -64,6 +66,12 @@ def codecs_in(segment):
         found.add(CODECS[attributes & 7])
         data = data[12 + size :]
     return found
+
+
+def place_of(answer):
+    """Of its event."""
+    told = receipt(answer)
+    return told["partition"], told["offset"]
 
 
 def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_change(
@@ -115,9 +123,14 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
         job.stop()
     (segment,) = (broker.folder / "data").glob(f"{pipeline.events.topic}-0/*.log")
     assert codecs_in(segment) == set(CODECS)
-    read, counts, seen = prediction_reader(pipeline, settings), {}, 0
+    read, counts, seen, vectors = prediction_reader(pipeline, settings), {}, 0, {}
+    read_vector = value_reader(features_of(pipeline), settings)
+    for message in read_all(broker.bootstrap, [pipeline.features_topic]):
+        vectors[place_of(message)] = read_vector(message.value())["features"]
+    assert client.latest("avro-features-value").text == features_of(pipeline).schema_text("AVRO", None)
     for message in read_all(broker.bootstrap, [pipeline.predictions]):
         body = read(message.value())
+        assert body["features"] == vectors[place_of(message)]
         counts[body["user_id"]] = max(counts.get(body["user_id"], 0), body["features"]["count_1h"])
         seen += 1
     assert seen == EVENTS + SENT
