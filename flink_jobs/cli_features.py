@@ -1,5 +1,6 @@
 """Commands about a pipeline's features outside the job: their options and help."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,4 +68,27 @@ def features_get(
 
     run_features_get_command(
         load_pipeline(name), name, _settings(), entities=entities, store=store, as_of=as_of, as_json=as_json
+    )
+
+
+@features_app.command("export-feast")
+@command
+def features_export_feast(
+    name: PipelineName,
+    target: Annotated[Path, typer.Option("--to", help="Folder of the repository; made if it is not there.")],
+    store: Store = None,
+    training_set: Annotated[
+        Path | None, typer.Option(help="A training set of `millrace backfill`, for point-in-time joins of history.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a repository of Feast that reads the online store and a training set; Feast needs not be installed.
+
+    Example: millrace features export-feast fraud.py --to feast_repo --training-set training_set.parquet
+    """
+    from flink_jobs.feast_files import run_features_export_command
+    from flink_jobs.pipelines import load_pipeline
+
+    run_features_export_command(
+        load_pipeline(name), name, _settings(), target=target, store=store, training_set=training_set, as_json=as_json
     )

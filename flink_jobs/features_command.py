@@ -99,8 +99,6 @@ def run_features_get_command(
     now_ms = time.time_ns() // 1_000_000
     try:
         found = opened.read(entities, now_ms)
-    except ValueError as error:
-        raise CommandError(f"{pipeline.events.entity}: {error}") from error
     finally:
         opened.close()
     for entity, row in zip(entities, found, strict=True):

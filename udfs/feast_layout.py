@@ -19,7 +19,7 @@ from udfs.confluent_wire import varint
 from udfs.pipeline import Pipeline
 
 VALUE_BYTES = 9
-_STRING, _INT64 = 2, 4  # numbers of `ValueType`
+_STRING = 2  # of `ValueType`
 _DOUBLE = struct.Struct("<Bd")
 _DOUBLE_TAG = 5 << 3 | 1
 _MISSING = bytes(VALUE_BYTES)
@@ -33,22 +33,19 @@ class FeastLayout:
         project: Feast's project.
         view: The feature view.
         join_key: What the entity is called.
-        is_whole: Whether entities are whole numbers.
         features: Names of the features, in order.
     """
 
     project: str
     view: str
     join_key: str
-    is_whole: bool
     features: tuple[str, ...]
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "FeastLayout":
         """That of a pipeline: its project is its name, its view has `_features` behind it."""
-        project, events = pipeline.name.replace("-", "_"), pipeline.events
-        is_whole = pipeline.fields[events.entity].kind == "int"
-        return cls(project, f"{project}_features", events.entity, is_whole, pipeline.feature_names)
+        project = pipeline.name.replace("-", "_")
+        return cls(project, f"{project}_features", pipeline.events.entity, pipeline.feature_names)
 
     @property
     def table(self) -> str:
@@ -66,18 +63,9 @@ class FeastLayout:
         return [mmh3.hash(f"{self.view}:{name}", signed=False).to_bytes(4, "little") for name in self.features]
 
     def entity_key(self, entity: str) -> bytes:
-        """What an entity is known by; in Redis the project follows it.
-
-        Raises:
-            ValueError: Entities are whole numbers, and this is none of 64 bits.
-        """
-        name = self.join_key.encode()
-        try:
-            value = struct.pack("<q", int(entity)) if self.is_whole else entity.encode()
-        except struct.error as error:
-            raise ValueError(f"{entity} does not fit into 64 bits") from error
-        kind = _INT64 if self.is_whole else _STRING
-        return struct.pack("<III", 1, _STRING, len(name)) + name + struct.pack("<II", kind, len(value)) + value
+        """What an entity is known by; in Redis the project follows it. Entities are texts here, also whole numbers."""
+        name, value = self.join_key.encode(), entity.encode()
+        return struct.pack("<III", 1, _STRING, len(name)) + name + struct.pack("<II", _STRING, len(value)) + value
 
     def packed(self, features: Mapping[str, Any]) -> bytes:
         """All features one behind the other, `VALUE_BYTES` each; those of a missing one are zeros.
