@@ -52,6 +52,7 @@ MEASURES: dict[str, Measure] = {
     "engine": of_module("engine"),
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
+    "freshness": of_module("freshness"),
     "hop": of_module("hop"),
     "model_change": of_module("model_change"),
     "startup": of_module("startup"),
