@@ -13,7 +13,8 @@ import redis
 from redis import exceptions
 
 from flink_jobs.feature_store import FeatureRow, StoredFeatures, StoreRefusedError, StoreUnavailableError
-from flink_jobs.settings import Settings, read_secret
+from flink_jobs.settings import Settings
+from flink_jobs.tls_files import read_secret
 from udfs.feast_layout import VALUE_BYTES, FeastLayout, read_value, timestamp_bytes
 
 ANSWER_WAIT_S = 5.0
@@ -154,6 +155,9 @@ def _options(url: str, settings: Settings) -> dict[str, Any]:
         "socket_connect_timeout": ANSWER_WAIT_S,
     }
     if parts.scheme == "rediss":
-        ca_file = settings.tls_ca_file
-        options |= {"ssl": True, "ssl_ca_certs": None if ca_file is None else str(ca_file)}
+        files = {"ca_certs": settings.tls_ca_file, "certfile": settings.tls_certificate_file}
+        files["keyfile"] = settings.tls_key_file
+        key_password = read_secret(settings.tls_key_password_file, "tls_key_password_file")
+        options |= {"ssl": True, "ssl_password": None if key_password is None else key_password.decode()}
+        options |= {f"ssl_{name}": None if file is None else str(file) for name, file in files.items()}
     return options

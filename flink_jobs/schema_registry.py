@@ -16,7 +16,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
-from flink_jobs.settings import Settings, SettingsError, read_secret
+from flink_jobs.settings import Settings, SettingsError
+from flink_jobs.tls_files import client_context, read_secret
 from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError, SchemaKind, SchemaUnknownError
 
 TIME_LIMIT_S = 20.0
@@ -223,7 +224,7 @@ class SchemaRegistry:
         if settings.schema_registry_username is not None:
             session.auth = HTTPBasicAuth(settings.schema_registry_username.encode(), _secret(settings))
         if url.startswith("https:"):
-            session.mount("https://", _TlsAdapter(_tls_context(settings)))
+            session.mount("https://", _TlsAdapter(client_context(settings, "the schema registry")))
             session.verify = str(settings.tls_ca_file) if settings.tls_ca_file is not None else True
         return session
 
@@ -237,20 +238,6 @@ class _TlsAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, ssl_context=self._context, **options)
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca_file)
-        if settings.tls_certificate_file is not None:
-            password = read_secret(settings.tls_key_password_file, "tls_key_password_file")
-            context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file, lambda: password or b"")
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"the certificates for the schema registry (tls_ca_file, tls_certificate_file, tls_key_file) cannot be "
-            f"used: {error}"
-        ) from error
-    return context
 
 
 def _secret(settings: Settings) -> bytes:

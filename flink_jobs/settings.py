@@ -123,12 +123,12 @@ class Settings(KafkaSecuritySettings):
     @model_validator(mode="after")
     def _check_tls_is_used(self) -> Self:
         """Files that nobody would look at are a mistake: without SSL, Kafka does not."""
-        protocol, urls = self.kafka_security_protocol, f"{self.schema_registry} {self.feature_store}"
+        protocol, urls = self.kafka_security_protocol, f"{self.schema_registry} {self.cluster} {self.feature_store}"
         has_tls = self.tls_ca_file is not None or self.tls_certificate_file is not None
         if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and not re.search("https:|rediss:", urls):
             raise ValueError(
-                f"kafka_security_protocol is {protocol}, no schema_registry has https and feature_store no rediss, but "
-                "TLS files are set: write the protocol with SSL"
+                f"kafka_security_protocol is {protocol}, no schema_registry or cluster has https and feature_store no "
+                "rediss, but TLS files are set: write the protocol with SSL"
             )
         return self
 
@@ -190,20 +190,6 @@ class Settings(KafkaSecuritySettings):
     def logs(self) -> Path:
         """Folder of all logs."""
         return (self.home / "logs").absolute()
-
-
-def read_secret(file: Path | None, setting: str) -> bytes | None:
-    """What a file says that a setting names, without a line break at its end; None if it names none.
-
-    Raises:
-        SettingsError: It cannot be read.
-    """
-    if file is None:
-        return None
-    try:
-        return file.read_bytes().rstrip(b"\r\n")
-    except OSError as error:
-        raise SettingsError(f"setting {setting}: {file} cannot be read ({error.strerror})") from error
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -47,7 +47,7 @@ def predictions_of(pipeline: Pipeline) -> OutputValues:
         "a prediction",
         pipeline.predictions,
         pipeline.output_format,
-        (*copied, pipeline.prediction, "scored_at", *(("features",) if with_features else ())),
+        (*copied, *pipeline.outputs.names, "scored_at", *(("features",) if with_features else ())),
         pipeline.feature_names if with_features else (),
         record_name(pipeline, PREDICTION),
         partial(prediction_schema_text, pipeline),

@@ -163,6 +163,8 @@ def _message_fields(message: Any) -> Fields:
             found[one.name] = None
         elif one.type == FieldDescriptor.TYPE_MESSAGE and one.label != FieldDescriptor.LABEL_REPEATED:
             found[one.name] = _message_fields(getattr(message, one.name))
+        elif one.label == FieldDescriptor.LABEL_REPEATED and one.type != FieldDescriptor.TYPE_MESSAGE:
+            found[one.name] = list(getattr(message, one.name))
         else:
             found[one.name] = getattr(message, one.name)
     return found

@@ -89,7 +89,7 @@ class Scorer:
         self._vectors = vectors
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
-        self._decoder = EventDecoder(plan.pipeline, schemas)
+        self._decoder, self._outputs = EventDecoder(plan.pipeline, schemas), plan.pipeline.outputs
         self.passed_over = 0
 
     def score(
@@ -191,18 +191,21 @@ class Scorer:
         if self._choice is None or duties is None:
             own = self._encoder.named.sha256
             if own in crashed:
-                return _crashed(crashed[own], len(scored))
-            return predict_batch(self._model, scored.features)
-        scores, failed = np.zeros(len(scored)), dict[int, Refused]()
+                return self._crashed(crashed[own], len(scored))
+            return predict_batch(self._model, scored.features, self._outputs)
+        scores, failed = self._outputs.nothing(len(scored)), dict[int, Refused]()
         for role, places in by_role(duties.known, scored.which, len(scored)).items():
             features = scored.features if len(places) == len(scored) else scored.features[places]
             if role.model.sha256 in crashed:
-                part, part_failed = _crashed(crashed[role.model.sha256], len(places))
+                part, part_failed = self._crashed(crashed[role.model.sha256], len(places))
             else:
                 part, part_failed = self._choice.predict(role, features)
             scores[places] = part
             failed |= {int(places[place]): why for place, why in part_failed.items()}
         return scores, failed
+
+    def _crashed(self, how: str, count: int) -> tuple[Features, dict[int, Refused]]:
+        return self._outputs.nothing(count), dict.fromkeys(range(count), Refused("model_crashed", how))
 
     def _shadows(
         self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
@@ -301,10 +304,6 @@ def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
         "flags": [FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
         "warming": scored.warming,
     }
-
-
-def _crashed(how: str, count: int) -> tuple[Features, dict[int, Refused]]:
-    return np.zeros(count), dict.fromkeys(range(count), Refused("model_crashed", how))
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

@@ -92,6 +92,7 @@ class PredictionEncoder:
         events = pipeline.events
         self._values_of = value_writer(predictions_of(pipeline), schema)
         copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
+        self._outputs = pipeline.outputs
         self._copied = [operator.attrgetter(name) for name in copied]
         self._most_sent = most_sent_bytes(pipeline)
         self.named = model
@@ -117,7 +118,7 @@ class PredictionEncoder:
 
         Args:
             events: n events.
-            scores: (n,) float64, finite.
+            scores: (n, *shape) float64, finite, as of `models.outputs`.
             keys: n keys of their records.
             scored_at_ms: When, in ms since 1970.
             partitions: (n,) int32.
@@ -131,7 +132,7 @@ class PredictionEncoder:
         Raises:
             OutputTooLargeError: A prediction is larger than what is sent to Kafka; the sink would fail on it for ever.
         """
-        columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
+        columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), *self._outputs.columns(scores)]
         columns.append(repeat(scored_at_ms, len(events)))
         values, numbers = self._values_of(columns, features), (partitions, offsets, event_times_ms)
         return (receipt or self._receipt).pack(keys, values, numbers, flags, warming, most_bytes=self._most_sent)
