@@ -19,6 +19,7 @@ from workloads import make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all, receipt
 from flink_jobs.decoding import prediction_reader, value_reader
+from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.local.live_shop import live_events
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.produce_command import run_produce_command
@@ -66,6 +67,22 @@ def codecs_in(segment):
         found.add(CODECS[attributes & 7])
         data = data[12 + size :]
     return found
+
+
+def tamper(broker, pipeline):
+    """Say of a vector that it is of another event, and of one that is no event."""
+    first, *_, last = read_all(broker.bootstrap, [pipeline.features_topic])
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    headers = dict(first.headers())
+    ends = topic_ends(broker.bootstrap, pipeline.events.topic)
+    nowhere = str(max(ends.values()) + 5).encode()
+    for offset in (dict(last.headers())["millrace-offset"], nowhere):
+        partition = dict(last.headers())["millrace-partition"]
+        producer.produce(
+            pipeline.features_topic, first.value(), first.key(),
+            headers={**headers, "millrace-offset": offset, "millrace-partition": partition},
+        )  # fmt: skip
+    producer.flush()
 
 
 def place_of(answer):
@@ -140,3 +157,9 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
     findings = verify(VerifyRequest(pipeline, settings)).findings
     assert (findings.holds, findings.waiting, findings.unverifiable) == (True, 0, {}), findings.first
     assert findings.equal == EVENTS + SENT + 2 * len(CODECS)  # a replay of the topic sees the same, and no tombstone
+    assert findings.vectors == EVENTS + SENT
+    tamper(broker, pipeline)
+    findings = verify(VerifyRequest(pipeline, settings)).findings
+    assert (findings.vectors, dict(findings.counts)) == (EVENTS + SENT, {"wrong_vector": 2})
+    assert "in its vector" in findings.first[0].what
+    assert findings.first[0].served[0].topic == pipeline.features_topic
