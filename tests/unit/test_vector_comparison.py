@@ -1,4 +1,4 @@
-"""Written feature vectors against those that come out now: what is compacted away says nothing, what is there must fit."""
+"""Written feature vectors against those that come out now: compacted away is no fault, what is there must fit."""
 
 import dataclasses
 
