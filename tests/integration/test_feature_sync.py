@@ -20,7 +20,7 @@ from flink_jobs.store_sync import StoreSync
 from flink_jobs.topics import store_group_id
 
 pytestmark = pytest.mark.integration
-WAIT_S = 60
+WAIT_S, DAY_MS = 60, 86_400_000
 
 
 class Topic:
@@ -81,7 +81,7 @@ def test_a_store_goes_on_where_it_was_and_a_replay_changes_nothing(broker, tmp_p
     pipeline = purchase("synced", features_topic="synced-features")
     settings, topic = settings_of(broker, tmp_path / "home"), Topic(broker, pipeline)
     url = f"sqlite:///{tmp_path / 'features.sqlite'}"
-    records = feature_records(pipeline, 900, now_ms() - 60_000)
+    records = feature_records(pipeline, 900, now_ms() - DAY_MS)
     topic.send(records[:500])
     topic.send_and_abort(records[500:600])
     counts = sync(topic, settings, url)
@@ -109,7 +109,7 @@ def test_a_redis_that_dies_holds_up_reading_and_is_filled_again(broker, tmp_path
     settings, topic = settings_of(broker, tmp_path / "home"), Topic(broker, pipeline)
     server, told, stop = RedisServer(tmp_path), [], threading.Event()
     url = server.url
-    records = feature_records(pipeline, 900, now_ms() - 60_000)
+    records = feature_records(pipeline, 900, now_ms() - DAY_MS)
     topic.send(records[:500])
     running = StoreSync(pipeline, settings, open_store(pipeline, settings, url), url, tell=told.append)
     thread = threading.Thread(target=running.run, args=(stop.is_set,))
@@ -162,7 +162,7 @@ def test_commands_fill_a_store_and_read_it(broker, tmp_path, monkeypatch):
     pipeline = dataclasses.replace(purchase("told", features_topic="told-features"), include_features=False)
     topic = Topic(broker, pipeline)
     began_ms = now_ms()
-    topic.send(feature_records(pipeline, 100, began_ms - 7_200_000))
+    topic.send(feature_records(pipeline, 100, began_ms - DAY_MS))
     done = json.loads(call("sync", "--until-caught-up", "--json").stdout)
     assert (done["read"], done["written"]) == (100, len(topic.newest))
     assert done["age_ms"]["p50"] > 3_600_000
