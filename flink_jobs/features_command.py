@@ -18,6 +18,7 @@ from udfs.feature_age import Aged, aged
 from udfs.pipeline import Pipeline
 
 EVENT, NOW = "event", "now"
+PROGRESS_S = 10.0
 FOR_EVER = "none"
 
 
@@ -44,7 +45,8 @@ def run_features_sync_command(
     opened = open_store(pipeline, settings, url, keep_ms=keep_ms)
     with StopSignal() as stop:
         sync = StoreSync(pipeline, settings, opened, url, from_start=from_start, tell=say)
-        counts = sync.run(lambda: stop.requested, until_caught_up=until_caught_up)
+        progress = _Progress(sync.counts, stop)
+        counts = sync.run(progress.should_stop, until_caught_up=until_caught_up)
     document = _sync_document(counts, url)
     if as_json:
         show_json(document)
@@ -58,6 +60,21 @@ def run_features_sync_command(
         p50, p99 = document["age_ms"]["p50"], document["age_ms"]["p99"]
         show(f"  events could be read {p50:,} ms (half of them), {p99:,} ms (99 of 100) after they had happened")
     next_steps((f"millrace features get {name} ENTITY", "what the store has"))
+
+
+class _Progress:
+    """Says every ten seconds what was written, where something was."""
+
+    def __init__(self, counts: SyncCounts, stop: StopSignal) -> None:
+        self._counts, self._stop, self._said, self._said_at = counts, stop, 0, time.monotonic()
+
+    def should_stop(self) -> bool:
+        """Asked again and again, whether or not there is something to write."""
+        now, counts = time.monotonic(), self._counts
+        if now - self._said_at >= PROGRESS_S and counts.written > self._said:
+            say(f"{counts.written:,} rows written, the last of an event {counts.ages_ms[-1] / 1_000:,.1f} s before")
+            self._said, self._said_at = counts.written, now
+        return self._stop.requested
 
 
 def _topic_of(pipeline: Pipeline) -> str:
