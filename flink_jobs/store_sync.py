@@ -149,13 +149,13 @@ class StoreSync:
 
     def _take(self, messages: list[Message], should_stop: Callable[[], bool]) -> None:
         """Write what was read, however long the store takes to answer."""
-        pause_s, began, is_down = FIRST_PAUSE_S, time.monotonic(), False
+        pause_s, began, is_down, has_lost, written = FIRST_PAUSE_S, time.monotonic(), False, False, 0
+        rows = self._rows.of(messages, self._now_ms())
         while True:
-            rows = self._rows.of(messages, self._now_ms())
             try:
-                if is_down and self._has_lost():
-                    return  # what was read comes again, from the beginning
-                written = self._store.write(rows, self._now_ms()) if rows else 0
+                has_lost = is_down and not self._filled <= self._store.filled_partitions(self._topic)
+                if rows and not has_lost:
+                    written = self._store.write(rows, self._now_ms())
                 break
             except StoreUnavailableError as error:
                 if not is_down:
@@ -163,13 +163,17 @@ class StoreSync:
                     self._tell(f"{error}; waiting for it, nothing is lost")
                 if should_stop():
                     return
-                messages += self._wait(pause_s)
+                came = self._wait(pause_s)
+                messages, rows = messages + came, self._rows.of(came, self._now_ms(), rows)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         if is_down:
             self.counts.waited_s += time.monotonic() - began
             self._tell(f"the store answers again after {time.monotonic() - began:.1f} s")
             self._consumer.resume(self._consumer.assignment())
-        self._note(messages, rows, written)
+        if has_lost:
+            self._begin_anew()  # what was read comes again, too
+        else:
+            self._note(messages, rows, written)
 
     def _note(self, messages: Sequence[Message], rows: Sequence[FeatureRow], written: int) -> None:
         now_ms, counts = self._now_ms(), self.counts
@@ -183,7 +187,10 @@ class StoreSync:
         if new:
             # first the offset, from the beginning on, then that it counts: a store that is killed between begins anew
             self._commit(asynchronous=False)
-            self._store.note_filled(self._topic, new)
+            try:
+                self._store.note_filled(self._topic, new)
+            except StoreUnavailableError:
+                return  # once more with the next batch
             self._filled.update(new)
 
     def _wait(self, pause_s: float) -> list[Message]:
@@ -192,18 +199,12 @@ class StoreSync:
         message = self._consumer.poll(pause_s)
         return [] if message is None or not self._is_record(message) else [message]
 
-    def _has_lost(self) -> bool:
-        """Whether the store has come back without what it had; then all is read again."""
-        kept = self._store.filled_partitions(self._topic)
-        if self._filled <= kept:
-            return False
+    def _begin_anew(self) -> None:
+        """Read all again: the store has come back without what it had."""
         self._tell("the store is empty: reading all of the topic again")
         self._filled, self._done, self._ended = set(), {}, set()
         mine = self._consumer.assignment()
-        self._consumer.resume(mine)
-        for place in mine:
-            self._consumer.seek(TopicPartition(place.topic, place.partition, OFFSET_BEGINNING))
-        return True
+        self._consumer.assign([TopicPartition(place.topic, place.partition, OFFSET_BEGINNING) for place in mine])
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         for place in places:
@@ -223,9 +224,11 @@ class StoreSync:
     def _commit(self, *, asynchronous: bool) -> None:
         """What others than us read again does no harm, so a commit that fails is not tried again."""
         self._committed_at = time.monotonic()
-        if not self._done:
+        mine = {place.partition for place in self._consumer.assignment()}
+        done = {partition: offset for partition, offset in self._done.items() if partition in mine}
+        if not done:
             return
-        offsets: Any = [TopicPartition(self._topic, partition, offset) for partition, offset in self._done.items()]
+        offsets: Any = [TopicPartition(self._topic, partition, offset) for partition, offset in done.items()]
         try:
             if asynchronous:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -246,9 +249,9 @@ class FeatureRows:
         self._name, self._entity, self._layout = pipeline.name, pipeline.events.entity, FeastLayout.of(pipeline)
         self._read, self.counts = value_reader(features_of(pipeline), settings), SyncCounts()
 
-    def of(self, messages: Sequence[Message], now_ms: int) -> list[FeatureRow]:
-        """The newest row of each entity, in no order."""
-        newest: dict[bytes, FeatureRow] = {}
+    def of(self, messages: Sequence[Message], now_ms: int, before: Sequence[FeatureRow] = ()) -> list[FeatureRow]:
+        """The newest row of each entity, in no order, among those of records and some from before."""
+        newest = {row.key: row for row in before}
         for message in messages:
             row = self._row(message, now_ms)
             if row is None:

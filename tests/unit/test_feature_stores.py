@@ -268,6 +268,8 @@ def test_of_a_batch_the_newest_row_of_each_entity_is_left():
     assert found.keys() == {LAYOUT.entity_key("u"), LAYOUT.entity_key("v")}
     newest = found[LAYOUT.entity_key("u")]
     assert (newest.event_ms, newest.offset, newest.values) == (5, 9, LAYOUT.packed({first: 2}))
+    later = {one.key: one for one in rows.of([Record(body(**{first: 6}), offset="8")], NOW_MS, list(found.values()))}
+    assert later == found
     assert not rows.counts.left_out
 
 
