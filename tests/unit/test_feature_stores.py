@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from certificates import Authority
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
@@ -207,6 +208,25 @@ def test_a_password_comes_from_a_file_and_is_in_no_message(tmp_path):
     store = open_store(PIPELINE, Settings(feature_store_password_file=file), server.url)
     assert store.write([row("u", 1, 1, 1)], NOW_MS) == 1
     store.close()
+    server.kill()
+
+
+def test_a_redis_with_tls_is_known_by_its_certificate_and_asks_for_ours(tmp_path):
+    ours, others = Authority(tmp_path / "ours"), Authority(tmp_path / "others")
+    server = RedisServer(tmp_path, tls=(ours.sign("server"), ours.file))
+    own = ours.sign("client", password="of-the-key")
+    (tmp_path / "key-password").write_text("of-the-key\n")
+    files = {
+        "kafka_security_protocol": "PLAINTEXT", "feature_store": server.url, "tls_ca_file": ours.file,
+        "tls_certificate_file": own.certificate, "tls_key_file": own.key,
+        "tls_key_password_file": tmp_path / "key-password",
+    }  # fmt: skip
+    store = open_store(PIPELINE, Settings(**files), server.url)
+    assert store.write([row("u", 1, 1, 1)], NOW_MS) == 1
+    store.close()
+    for wrong in ({"tls_ca_file": others.file}, dict.fromkeys(["tls_certificate_file", "tls_key_file"])):
+        with pytest.raises(StoreUnavailableError, match=r"(?i)certificate"):
+            open_store(PIPELINE, Settings(**{**files, **wrong}), server.url)
     server.kill()
 
 
