@@ -13,7 +13,6 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from flink_jobs.committed_reader import receipt
 from flink_jobs.decoding import value_reader
 from flink_jobs.feature_store import FeatureRow, FeatureStore, StoreUnavailableError
 from flink_jobs.kafka_admin import KafkaAdminError, client_config
@@ -23,6 +22,7 @@ from flink_jobs.topics import store_group_id
 from udfs.feast_layout import FeastLayout
 from udfs.output_fields import features_of
 from udfs.pipeline import Pipeline
+from udfs.receipts import HEADER
 
 READ_RECORDS = 2_000
 WAIT_S = 0.1
@@ -31,6 +31,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 AHEAD_MS = 3_600_000
 """An event that is dated further ahead of this machine's clock is not written: no later one would be newer."""
 _AGES_KEPT = 100_000
+_PIPELINE, _EVENT_TIME, _OFFSET = f"{HEADER}pipeline", f"{HEADER}event-time", f"{HEADER}offset"
 
 
 @dataclass
@@ -246,7 +247,8 @@ class FeatureRows:
     """
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        self._name, self._entity, self._layout = pipeline.name, pipeline.events.entity, FeastLayout.of(pipeline)
+        self._name, self._entity = pipeline.name.encode(), pipeline.events.entity
+        self._layout = FeastLayout.of(pipeline)
         self._read, self.counts = value_reader(features_of(pipeline), settings), SyncCounts()
 
     def of(self, messages: Sequence[Message], now_ms: int, before: Sequence[FeatureRow] = ()) -> list[FeatureRow]:
@@ -262,12 +264,13 @@ class FeatureRows:
         return list(newest.values())
 
     def _row(self, message: Message, now_ms: int) -> FeatureRow | None:
-        told = receipt(message)
-        if told.get("pipeline") != self._name:
+        headers: Any = message.headers() or ()
+        told = dict(headers)
+        if told.get(_PIPELINE) != self._name:
             self.counts.left_out["of another pipeline"] += 1
             return None
         try:
-            event_ms, offset = int(told["event-time"]), int(told["offset"])
+            event_ms, offset = int(told[_EVENT_TIME]), int(told[_OFFSET])
             value = self._read(message.value() or b"")
             row = FeatureRow(
                 self._layout.entity_key(str(value[self._entity])),

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mmh3
@@ -22,7 +23,6 @@ VALUE_BYTES = 9
 _STRING = 2  # of `ValueType`
 _DOUBLE = struct.Struct("<Bd")
 _DOUBLE_TAG = 5 << 3 | 1
-_MISSING = bytes(VALUE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class FeastLayout:
         """That of a pipeline: its project is its name, its view has `_features` behind it."""
         project = pipeline.name.replace("-", "_")
         return cls(project, f"{project}_features", pipeline.events.entity, pipeline.feature_names)
+
+    @cached_property
+    def _packing(self) -> struct.Struct:
+        return struct.Struct("<" + "Bd" * len(self.features))
 
     @property
     def table(self) -> str:
@@ -73,9 +77,11 @@ class FeastLayout:
         Raises:
             ValueError: One is no number.
         """
+        parts: list[Any] = []
+        for value in map(features.get, self.features):
+            parts += (0, 0.0) if value is None else (_DOUBLE_TAG, value)
         try:
-            values = map(features.get, self.features)
-            return b"".join([_MISSING if value is None else _DOUBLE.pack(_DOUBLE_TAG, value) for value in values])
+            return self._packing.pack(*parts)
         except struct.error as error:
             raise ValueError("a feature is no number") from error
 
