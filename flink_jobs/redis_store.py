@@ -69,22 +69,30 @@ class RedisStore:
         parts = urlsplit(url)
         self._address = f"{parts.hostname}:{parts.port or 6379}"
         self._client = redis.Redis(**_options(url, settings))
-        self._write = self._client.register_script(_SCRIPT)
         with self._explained():
-            self._client.ping()
+            self._script = str(self._client.script_load(_SCRIPT))
 
     def write(self, rows: Sequence[FeatureRow], now_ms: int) -> int:
         """See `FeatureStore.write`."""
         del now_ms  # Redis has a clock of its own
-        head, written = [self._layout.time_field, self._order_field, self._names, self._keep_ms], 0
+        with self._explained():
+            try:
+                return self._write(rows)
+            except exceptions.NoScriptError:  # a server that has started anew
+                self._client.script_load(_SCRIPT)
+                return self._write(rows)
+
+    def _write(self, rows: Sequence[FeatureRow]) -> int:
+        """All calls in one round trip, each short enough not to hold up those who read."""
+        calls = self._client.pipeline(transaction=False)
         for begin in range(0, len(rows), ENTITIES_A_CALL):
             some = rows[begin : begin + ENTITIES_A_CALL]
-            arguments: list[Any] = list(head)
+            arguments: list[Any] = [row.key + self._project for row in some]
+            arguments += [self._layout.time_field, self._order_field, self._names, self._keep_ms]
             for row in some:
                 arguments += [row.event_ms, row.offset, timestamp_bytes(row.event_ms), row.values]
-            with self._explained():
-                written += int(self._write(keys=[row.key + self._project for row in some], args=arguments))
-        return written
+            calls.evalsha(self._script, len(some), *arguments)
+        return sum(map(int, calls.execute()))
 
     def read(self, entities: Sequence[str], now_ms: int) -> list[StoredFeatures | None]:
         """See `FeatureStore.read`."""
