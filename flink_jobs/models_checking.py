@@ -14,7 +14,7 @@ from flink_jobs.models_comparison import outputs_json, pair_table
 from flink_jobs.models_listing import output_texts
 from flink_jobs.pipelines import model_root
 from models.checking import BATCHES, Check, check_version
-from models.comparing import feature_columns, manifest_differences, score_differences
+from models.comparing import feature_columns, folded, manifest_differences, score_differences
 from models.conversion import row_text
 from models.feature_rows import read_feature_rows
 from models.fetching import fetch_version
@@ -155,7 +155,7 @@ def _show_differences(document: dict[str, Any], before: Manifest, after: Manifes
         show(f"  sha256    {before.sha256:.12} -> {after.sha256:.12}")
     features = document.get("features", {})
     for sign, key in (("+", "added"), ("-", "removed")):
-        for each in features.get(key, ()):
+        for each in folded(features.get(key, ())):
             show(f"  {sign} feature {each}")
     if features.get("redefined"):
         show("  features  are defined otherwise")

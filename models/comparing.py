@@ -57,8 +57,13 @@ def input_text(binding: InputBinding) -> str:
 
 
 def features_text(names: Sequence[str]) -> str:
+    """Names in order, as `folded` has them."""
+    return ", ".join(folded(names))
+
+
+def folded(names: Sequence[str]) -> list[str]:
     """Names in order; of those that count up from 0, as the numbers of a vector do, the first and the last."""
-    parts, place = [], 0
+    parts, place = list[str](), 0
     while place < len(names):
         base, end = names[place].removesuffix("_0"), place + 1
         if names[place] != base:
@@ -66,7 +71,7 @@ def features_text(names: Sequence[str]) -> str:
                 end += 1
         parts += list(names[place:end]) if end - place < _FEWEST_FOLDED else [f"{names[place]} … {end - place - 1}"]
         place = end
-    return ", ".join(parts)
+    return parts
 
 
 def flat_metrics(metrics: Mapping[str, Any], above: str = "") -> list[tuple[str, object]]:
