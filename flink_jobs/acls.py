@@ -46,6 +46,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *([Acl("run", "topic", dead_letters, "Read")] if sources else []),
     ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
+    features = [pipeline.features_topic] if pipeline.features_topic else []
     of_models = [each for each in (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic) if each]
     run = [
         Acl("run", "topic", events, "Read"),
@@ -56,12 +57,13 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         # the broker's transaction.max.timeout.ms, before the start
         Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
         *routed,
+        *(Acl("run", "topic", name, "Write") for name in features),
         *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
         *(Acl("run", "topic", name, "Write") for name in of_models),
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (*sources, events, *outputs, *of_models)
+        for name in (*sources, events, *outputs, *features, *of_models)
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {
@@ -78,6 +80,9 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *(Acl("produce", "topic", name, "Write") for name in sources or [events]),
         *_replay_acls(events, dead_letters, f"{own}-replay"),
         *(Acl(command, "topic", name, "Read") for command, names in reads.items() for name in names),
+        *(Acl("features sync", "topic", name, "Read") for name in features),
+        # each store's group has a name of its own
+        *(Acl("features sync", "group", f"{group_id(pipeline)}.store-", "Read", prefixed=True) for _ in features),
         Acl("transactions", "transactional-id", own, "Describe", prefixed=True),
     ]
 

@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 READ_ROWS = 65_536
 
 DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated", "no_event"
+WRONG_VECTOR = "wrong_vector"
 OLDER_THAN_TOPIC = "its windows reach back before the first record that the topic still has"
 ANSWER_DELETED = "its answer may be deleted: the topic of answers no longer has its beginning"
 EVENT_DELETED = "its event is no longer in the topic"
@@ -82,7 +83,7 @@ class Finding:
     """Something that is not as it must be.
 
     Attributes:
-        kind: DIFFERENT, MISSING, DUPLICATED or NO_EVENT.
+        kind: DIFFERENT, MISSING, DUPLICATED, NO_EVENT or WRONG_VECTOR.
         place: Partition and offset of the event.
         what: Which parts differ, in words.
         served: The answers' places, as in `ServedAnswers.place`.
@@ -103,7 +104,8 @@ class Findings:
     Attributes:
         equal: Answers that are what comes out now, dead letters included.
         dead_letters: How many of them are dead letters.
-        counts: Of DIFFERENT, MISSING, DUPLICATED and NO_EVENT.
+        vectors: Feature vectors in their topic that are what comes out now.
+        counts: Of DIFFERENT, MISSING, DUPLICATED, NO_EVENT and WRONG_VECTOR.
         fallbacks: Predictions in place of the model's, by what scored. Another model's are counted as equal, too, if
             they are; of the others all but the score is compared.
         taken_as_told: Dead letters of events that decode and whose answer is not tried again, by reason.
@@ -114,6 +116,7 @@ class Findings:
 
     equal: int = 0
     dead_letters: int = 0
+    vectors: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     taken_as_told: Counter[str] = field(default_factory=Counter)

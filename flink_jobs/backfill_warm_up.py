@@ -10,9 +10,10 @@ from flink_jobs.history_files import file_pieces
 from flink_jobs.history_topic import RawRecords, TopicReader
 from flink_jobs.labels import LabelRequest
 from udfs.formats import Avro, Protobuf
+from udfs.output_fields import predictions_of
+from udfs.output_values import value_schema, value_writer
 from udfs.pipeline import Count, Events, Model, Pipeline
 from udfs.plan import FeaturePlan
-from udfs.prediction_values import prediction_schema, value_writer
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.schema_texts import event_schema_text, prediction_schema_text
 from udfs.wire_formats import EventDecoder
@@ -59,9 +60,9 @@ def _warm_up_formats() -> None:
         batch = RecordBatch(pack_records([b"1"] * _ENOUGH, [value] * _ENOUGH, numbers, numbers, numbers))
         assert not EventDecoder(pipeline).decode_batch(batch).refused
         pipeline = replace(pipeline, output_format=form(schema=prediction_schema_text(pipeline, form.kind)))
-        written = prediction_schema(pipeline)
+        written = value_schema(predictions_of(pipeline))
         assert written is not None
-        value_writer(pipeline, written)([["1"], [0.5], [1]], None)
+        value_writer(predictions_of(pipeline), written)([["1"], [0.5], [1]], None)
 
 
 def _pipeline(kind: type) -> Pipeline:

@@ -11,6 +11,7 @@ import typer
 from flink_jobs.cli_cluster import cancel, cluster_app, logs, status, stop, submit
 from flink_jobs.cli_dead_letters import dead_letters_app
 from flink_jobs.cli_deploy import deploy_app
+from flink_jobs.cli_features import features_app
 from flink_jobs.cli_models import models_app
 from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
@@ -34,6 +35,7 @@ topics_app = typer.Typer(help="Kafka topics of a pipeline.", no_args_is_help=Tru
 _GROUPS = {
     "topics": topics_app, "dead-letters": dead_letters_app, "state": state_app, "cluster": cluster_app,
     "deploy": deploy_app, "registry": registry_app, "schema": schema_app, "models": models_app,
+    "features": features_app,
 }  # fmt: skip
 for _name, _group in _GROUPS.items():
     app.add_typer(_group, name=_name)

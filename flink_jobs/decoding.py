@@ -12,14 +12,15 @@ from confluent_kafka import Message
 from flink_jobs.settings import Settings, load_settings
 from udfs.formats import Json, Text, needs_registry
 from udfs.json_events import json_fields
+from udfs.output_fields import OutputValues, predictions_of
 from udfs.pipeline import Pipeline
 from udfs.raw_record import RawRecord, RecordParts
 from udfs.record_reader import RecordReader
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
 from udfs.wire_formats import EventDecoder
 
-PredictionReader = Callable[[bytes], dict[str, Any]]
-"""The fields of a prediction's value. Raises ValueError if it is none."""
+ValueReader = Callable[[bytes], dict[str, Any]]
+"""The fields of a value. Raises ValueError if it is none."""
 
 
 def schema_source(settings: Settings | None, *formats: object) -> SchemaSource:
@@ -79,12 +80,12 @@ def letter_decoder(pipeline: Pipeline, settings: Settings) -> Callable[..., Any]
 def in_json(pipeline: Pipeline) -> Pipeline:
     """The pipeline with JSON events, from no sources, and predictions: for files' rows, and runs on topics of our own.
 
-    What is computed is the same.
+    What is computed is the same; features are written to no topic.
     """
     events = replace(
         pipeline.events, format=Json(), key_format=Text(), fields={}, tombstones="dead-letter", sources=()
     )
-    return replace(pipeline, events=events, output_format=Json())
+    return replace(pipeline, events=events, output_format=Json(), features_topic=None, features_format=None)
 
 
 def file_decoder(pipeline: Pipeline) -> EventDecoder:
@@ -92,46 +93,50 @@ def file_decoder(pipeline: Pipeline) -> EventDecoder:
     return EventDecoder(in_json(pipeline))
 
 
-def prediction_reader(pipeline: Pipeline, settings: Settings | None = None) -> PredictionReader:
-    """The reader of a pipeline's predictions.
+def prediction_reader(pipeline: Pipeline, settings: Settings | None = None) -> ValueReader:
+    """The reader of a pipeline's predictions; arguments as of `value_reader`."""
+    return value_reader(predictions_of(pipeline), settings)
+
+
+def value_reader(values: OutputValues, settings: Settings | None = None) -> ValueReader:
+    """The reader of what a job writes.
 
     Args:
-        pipeline: Says the format.
+        values: Which of it.
         settings: See `schema_source`.
     """
-    form = pipeline.output_format
-    if isinstance(form, Json):
+    if isinstance(values.form, Json):
         return json_fields
-    from udfs import prediction_values
+    from udfs import output_values
 
-    return prediction_values.prediction_reader(pipeline, schema_source(settings, form))
+    return output_values.value_reader(values, schema_source(settings, values.form))
 
 
-def registered_prediction_schema(pipeline: Pipeline, settings: Settings) -> RegisteredSchema | None:
-    """Register what predictions are written with, or find it there; None where they name no schema.
+def registered_schema(values: OutputValues, settings: Settings) -> RegisteredSchema | None:
+    """Register what predictions or features are written with, or find it there; None where they name no schema.
 
     Args:
-        pipeline: Says the format and the fields.
+        values: Say the format and the fields.
         settings: Say the registry.
 
     Raises:
         SchemaRefusedError: The registry does not take it: it is not compatible with the subject's.
         RegistryUnreachableError: The registry does not answer.
     """
-    form = pipeline.output_format
+    form = values.form
     if isinstance(form, Json) or not form.framed:
         return None
     from flink_jobs.schema_registry import SchemaRegistry
-    from udfs.prediction_values import prediction_schema
-    from udfs.subjects import predictions_subject
+    from udfs.output_values import value_schema
+    from udfs.subjects import output_subject
 
-    registry, subject = SchemaRegistry(settings), predictions_subject(pipeline)
+    registry, subject = SchemaRegistry(settings), output_subject(values)
     try:
         latest = registry.latest(subject)
     except SchemaUnknownError:
         previous = None
     else:
         previous = latest.text if latest.kind == form.kind else None  # of another kind, the registry says no
-    schema = prediction_schema(pipeline, previous)
+    schema = value_schema(values, previous)
     assert schema is not None
     return schema._replace(id=registry.register(subject, schema.kind, schema.text))

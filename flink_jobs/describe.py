@@ -92,6 +92,7 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("events", f"topic {topics['events']}, {document['partitions']} partitions, keyed by {entity}"),
         ("predictions", f"topic {topics['predictions']}, {_prediction_text(document['prediction'])}"),
         ("dead letters", f"topic {topics['dead_letters']}"),
+        *([("feature vectors", f"topic {topics['features']}, by {entity}")] if topics["features"] else []),
         ("consumer group", document["consumer_group"]),
     ]
 

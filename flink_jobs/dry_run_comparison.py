@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from flink_jobs.decoding import PredictionReader
+from flink_jobs.decoding import ValueReader
 from models.outputs import Outputs
 from udfs.json_events import json_fields
 
@@ -38,7 +38,7 @@ def answer_of(
     headers: Mapping[str, str],
     outputs: Outputs,
     event_id: str,
-    read: PredictionReader = json_fields,
+    read: ValueReader = json_fields,
 ) -> tuple[Place, Answer]:
     """The place of an event and its answer.
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from confluent_kafka import Message
 
 from flink_jobs.answer_comparison import Recomputed
-from flink_jobs.decoding import decode_message, event_decoder, registered_prediction_schema
+from flink_jobs.decoding import decode_message, event_decoder, registered_schema
 from flink_jobs.events_producer import RecordSender
 from flink_jobs.kafka_admin import TopicSpec, create_topics, delete_topics, topic_ends, topic_partitions
 from flink_jobs.output_columns import output_columns, output_type
@@ -25,6 +25,7 @@ from models.onnx_model import OnnxModel
 from models.outputs import Outputs
 from udfs.byte_lines import Lines
 from udfs.output_batch import read_outputs
+from udfs.output_fields import predictions_of
 from udfs.pipeline import Pipeline
 from udfs.receipts import Receipt
 from udfs.scoring import FLAG_NAMES
@@ -139,7 +140,7 @@ class TopicTarget:
         self._make(pipeline.events.partitions, replace=replace)
         named = named_model(manifest)
         self._receipt = Receipt.of(pipeline, named, role=FORK, topic=self.topic)
-        schema = registered_prediction_schema(pipeline, settings)
+        schema = registered_schema(predictions_of(pipeline), settings)
         self._encoder = PredictionEncoder(pipeline, model=named, schema=schema)
         self._decoder, self._events = event_decoder(pipeline, settings), pipeline.events.topic
 

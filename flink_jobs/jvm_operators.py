@@ -59,10 +59,14 @@ def gathered_batches(
     return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references, max_record_bytes)
 
 
-def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int]:
-    """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them."""
+def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int, str]:
+    """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them.
+
+    Last comes the topic of features, or nothing: a vector is written beside an answer, and only answers count.
+    """
     last = settings.dead_letter_limit_records
-    return str(pipeline.dead_letters), last, int(settings.dead_letter_limit_share * last)
+    most = int(settings.dead_letter_limit_share * last)
+    return str(pipeline.dead_letters), last, most, pipeline.features_topic or ""
 
 
 def output_rows(
@@ -71,7 +75,7 @@ def output_rows(
     name: str,
     sink: str,
     view: str,
-    limit: tuple[str, int, int],
+    limit: tuple[str, int, int, str],
 ) -> None:
     """Batches of output records -> rows for a sink, as a view.
 

@@ -25,6 +25,7 @@ from models.budget import TimedModel
 from models.manifest import Manifest
 from models.providers import use_providers
 from udfs.entity_state import ShardState
+from udfs.feature_records import FeatureEncoder
 from udfs.kernel_warm_up import warm_up
 from udfs.ladder import Ladder
 from udfs.pipeline import Pipeline
@@ -61,6 +62,7 @@ class ScoreBatches(KeyedProcessFunction):
         settings: Say where the schema registry is, for formats that need one.
         prediction_schema: What predictions name, as it was registered.
         changes: What the control topic of models said before the job, if the pipeline has one.
+        features_schema: What feature vectors name, as it was registered.
     """
 
     def __init__(
@@ -71,9 +73,10 @@ class ScoreBatches(KeyedProcessFunction):
         settings: Settings | None = None,
         prediction_schema: RegisteredSchema | None = None,
         changes: Sequence[bytes | None] = (),
+        features_schema: RegisteredSchema | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
-        self._prediction_schema, self._changes = prediction_schema, changes
+        self._prediction_schema, self._features_schema, self._changes = prediction_schema, features_schema, changes
         self._crashes = None if settings is None else crash_folder(pipeline, settings)
         # where models are that the job is told to change to
         self._root = models_root(pipeline, settings)
@@ -111,6 +114,7 @@ class ScoreBatches(KeyedProcessFunction):
             metrics.gauge(CIRCUIT, lambda: int(circuit.state if serving is None else serving.circuit()))
         self._ladder = self._open_ladder(runtime_context)
         encoder = PredictionEncoder(self._pipeline, model=named_model(manifest), schema=self._prediction_schema)
+        vectors = FeatureEncoder(self._pipeline, self._features_schema) if self._pipeline.features_topic else None
         self._scorer = Scorer(
             FeaturePlan.build(self._pipeline),
             model,
@@ -119,6 +123,7 @@ class ScoreBatches(KeyedProcessFunction):
             schema_source(self._settings, self._pipeline.events.format),
             self._serving,
             self._ladder,
+            vectors,
         )
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers

@@ -1,15 +1,17 @@
 """Can a pipeline read what is written to its topic, and may it write what it is about to: the registry knows both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flink_jobs.schema_registry import SchemaRegistry
 from udfs.formats import Json
+from udfs.output_fields import OutputValues, outputs_of
 from udfs.pipeline import Pipeline
 from udfs.registered_schema import RegisteredSchema, SchemaKind, SchemaUnknownError
 from udfs.schema_reading import Difference, differences, reading_problems
-from udfs.schema_texts import event_schema_text, prediction_schema_text
-from udfs.subjects import events_subject, predictions_subject
+from udfs.schema_texts import event_schema_text
+from udfs.subjects import events_subject, output_subject
 from udfs.written_fields import SchemaTextError, written_record
 
 
@@ -29,6 +31,25 @@ class FieldProblem:
         return f"{place}: {self.field} {self.text} ({effect})"
 
 
+@dataclass(frozen=True)
+class OutputCheck:
+    """What the registry says of the schema of predictions or features.
+
+    Attributes:
+        values: Which.
+        subject: Theirs; None if they have no registered schema.
+        level: The subject's compatibility level.
+        problems: Why the registry would not take the schema.
+        changes: What it changes.
+    """
+
+    values: OutputValues
+    subject: str | None = None
+    level: str | None = None
+    problems: Sequence[str] = ()
+    changes: Sequence[Difference] = ()
+
+
 @dataclass
 class SchemaCheck:
     """What came out.
@@ -37,24 +58,18 @@ class SchemaCheck:
         events_subject: Whose versions were read; None if the pipeline has the one schema of all events.
         versions: How many there are.
         events: What the event class cannot read of them.
-        predictions_subject: None for predictions without a registered schema.
-        level: The subject's compatibility level.
-        predictions: Why the registry would not take the predictions' schema.
-        changes: What that schema changes.
+        outputs: Of the predictions, and of the features if they have a topic.
     """
 
     events_subject: str | None
     versions: int = 0
     events: list[FieldProblem] = field(default_factory=list)
-    predictions_subject: str | None = None
-    level: str | None = None
-    predictions: list[str] = field(default_factory=list)
-    changes: list[Difference] = field(default_factory=list)
+    outputs: list[OutputCheck] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether no version is unreadable as a whole, and the predictions' schema would be taken."""
-        return not self.predictions and not any(one.refuses_all for one in self.events)
+        """Whether no version is unreadable as a whole, and what the job writes would be taken."""
+        return not any(one.problems for one in self.outputs) and not any(one.refuses_all for one in self.events)
 
     def document(self) -> dict[str, Any]:
         """For scripts."""
@@ -65,11 +80,14 @@ class SchemaCheck:
                 "versions": self.versions,
                 "problems": [vars(one) for one in self.events],
             },
-            "predictions": {
-                "subject": self.predictions_subject,
-                "compatibility": self.level,
-                "problems": self.predictions,
-                "changes": [one._asdict() for one in self.changes],
+            **{
+                one.values.what: {
+                    "subject": one.subject,
+                    "compatibility": one.level,
+                    "problems": list(one.problems),
+                    "changes": [change._asdict() for change in one.changes],
+                }
+                for one in self.outputs
             },
         }
 
@@ -87,14 +105,13 @@ def check_schemas(pipeline: Pipeline, registry: SchemaRegistry | None) -> Schema
     for version, schema in _event_schemas(pipeline, registry, own).items():
         check.versions += 1
         check.events += _unreadable(pipeline, version or None, schema)
-    if has_registered_predictions(pipeline) and registry is not None:
-        _check_predictions(pipeline, registry, check)
+    check.outputs = [_output_check(values, registry) for values in outputs_of(pipeline)]
     return check
 
 
-def has_registered_predictions(pipeline: Pipeline) -> bool:
-    """Whether predictions name a schema of the registry."""
-    return not isinstance(pipeline.output_format, Json) and pipeline.output_format.framed
+def has_registered_schema(values: OutputValues) -> bool:
+    """Whether predictions or features name a schema of the registry."""
+    return not isinstance(values.form, Json) and values.form.framed
 
 
 def latest_or_none(registry: SchemaRegistry, subject: str) -> RegisteredSchema | None:
@@ -105,9 +122,9 @@ def latest_or_none(registry: SchemaRegistry, subject: str) -> RegisteredSchema |
         return None
 
 
-def next_prediction_text(pipeline: Pipeline, latest: RegisteredSchema | None) -> str:
-    """The predictions' schema, as it follows the registry's latest."""
-    return prediction_schema_text(pipeline, pipeline.output_format.kind, _text_of(latest, pipeline.output_format.kind))
+def next_output_text(values: OutputValues, latest: RegisteredSchema | None) -> str:
+    """The schema of predictions or features, as it follows the registry's latest."""
+    return values.schema_text(values.form.kind, _text_of(latest, values.form.kind))
 
 
 def next_event_text(pipeline: Pipeline, latest: RegisteredSchema | None) -> str:
@@ -153,11 +170,17 @@ def _unreadable(pipeline: Pipeline, version: int | None, schema: RegisteredSchem
     return [FieldProblem(version, *problem) for problem in reading_problems(pipeline.events, found.fields)]
 
 
-def _check_predictions(pipeline: Pipeline, registry: SchemaRegistry, check: SchemaCheck) -> None:
-    kind, subject = pipeline.output_format.kind, predictions_subject(pipeline)
+def _output_check(values: OutputValues, registry: SchemaRegistry | None) -> OutputCheck:
+    if registry is None or not has_registered_schema(values):
+        return OutputCheck(values)
+    kind, subject = values.form.kind, output_subject(values)
     latest = latest_or_none(registry, subject)
-    text = next_prediction_text(pipeline, latest)
-    check.predictions_subject, check.level = subject, registry.compatibility_level(subject)
-    check.predictions = registry.compatible(subject, kind, text)
-    if latest is None or latest.kind == kind:
-        check.changes = schema_differences(kind, latest, text)
+    text = next_output_text(values, latest)
+    is_alike = latest is None or latest.kind == kind
+    return OutputCheck(
+        values,
+        subject,
+        registry.compatibility_level(subject),
+        registry.compatible(subject, kind, text),
+        schema_differences(kind, latest, text) if is_alike else (),
+    )

@@ -1,39 +1,49 @@
 """`millrace schema check|register|diff`: a pipeline's schemas beside those of the registry, in words."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from flink_jobs.console import CommandError, next_steps, show, show_json
 from flink_jobs.schema_check import (
+    OutputCheck,
     SchemaCheck,
     check_schemas,
-    has_registered_predictions,
+    has_registered_schema,
     latest_or_none,
     next_event_text,
-    next_prediction_text,
+    next_output_text,
     schema_differences,
 )
 from flink_jobs.schema_registry import SchemaRegistry
 from flink_jobs.settings import Settings
-from udfs.formats import Json
+from udfs.formats import Format, Json
+from udfs.output_fields import outputs_of
 from udfs.pipeline import Pipeline
+from udfs.registered_schema import RegisteredSchema
 from udfs.schema_reading import Difference
-from udfs.subjects import events_subject, predictions_subject
+from udfs.subjects import events_subject, output_subject
 
 
 def run_schema_check_command(pipeline: Pipeline, name: str, settings: Settings, *, as_json: bool) -> None:
-    """Say what does not fit; fails if a version is unreadable or the predictions' schema would not be taken."""
+    """Say what does not fit; fails if a version is unreadable or what the job writes would not be taken."""
     form = pipeline.events.format
-    needs_none = not isinstance(form, Json) and not form.framed and not has_registered_predictions(pipeline)
+    needs_none = not isinstance(form, Json) and not form.framed and not _names_schema(pipeline)
     check = check_schemas(pipeline, None if needs_none else SchemaRegistry(settings))
     if as_json:
         show_json(check.document())
     else:
         _show_events(check)
-        _show_predictions(pipeline, check)
+        for one in check.outputs:
+            _show_output(one)
     if not check.passed:
         raise CommandError(_failure(check))
-    if not as_json and check.changes:
-        next_steps((f"millrace schema register {name}", "register the predictions' schema"))
+    if not as_json and any(one.changes for one in check.outputs):
+        next_steps((f"millrace schema register {name}", "register what the job writes"))
+
+
+def _names_schema(pipeline: Pipeline) -> bool:
+    return any(map(has_registered_schema, outputs_of(pipeline)))
 
 
 def _show_events(check: SchemaCheck) -> None:
@@ -47,32 +57,33 @@ def _show_events(check: SchemaCheck) -> None:
         show(f"  {one.line()}", style="red" if one.refuses_all else "yellow")
 
 
-def _show_predictions(pipeline: Pipeline, check: SchemaCheck) -> None:
-    if check.predictions_subject is None:
-        show(f"predictions, {pipeline.predictions}: {type(pipeline.output_format).__name__}, no schema in the registry")
+def _show_output(check: OutputCheck) -> None:
+    what = check.values.what
+    if check.subject is None:
+        show(f"{what}, {check.values.topic}: {type(check.values.form).__name__}, no schema in the registry")
         return
-    verdict = "compatible" if not check.predictions else "not compatible"
+    verdict = "compatible" if not check.problems else "not compatible"
     changes = f"{len(check.changes)} fields change" if check.changes else "no field changes"
-    show(f"predictions, {check.predictions_subject}: {verdict} ({check.level}); {changes}")
-    for reason in check.predictions:
+    show(f"{what}, {check.subject}: {verdict} ({check.level}); {changes}")
+    for reason in check.problems:
         show(f"  {reason}", style="red")
-    for change in check.changes if check.predictions else ():
+    for change in check.changes if check.problems else ():
         show(f"  {_change_line(change)}")
 
 
 def _failure(check: SchemaCheck) -> str:
     said = [f"{one.field} of version {one.version}" for one in check.events if one.refuses_all]
     parts = [f"the event class cannot read {', '.join(said[:5])}"] if said else []
-    if check.predictions:
-        parts.append(f"the registry would refuse the predictions' schema: {check.predictions[0]}")
+    refused = [one for one in check.outputs if one.problems]
+    parts += [f"the registry would refuse the {one.values.what}' schema: {one.problems[0]}" for one in refused]
     return "; ".join(parts)
 
 
 def run_schema_register_command(
     pipeline: Pipeline, settings: Settings, *, events: bool, as_json: bool
 ) -> None:
-    """Register the predictions' schema, and that of the events if they are to be."""
-    if not has_registered_predictions(pipeline) and not events:
+    """Register the schemas of predictions and features, and that of the events if they are to be."""
+    if not _names_schema(pipeline) and not events:
         raise CommandError(
             f"predictions of {pipeline.name} name no schema: write output_format=Avro(), Protobuf() or JsonSchema() "
             "in the pipeline; --events registers the event class"
@@ -82,14 +93,11 @@ def run_schema_register_command(
             f"events of {pipeline.name} name no schema: write format=Avro(), Protobuf() or JsonSchema() in its Events"
         )
     registry, documents = SchemaRegistry(settings), []
-    for what, subject, form, make in (
-        ("predictions", predictions_subject(pipeline), pipeline.output_format, next_prediction_text),
-        ("events", events_subject(pipeline.events), pipeline.events.format, next_event_text),
-    ):
-        if not (events if what == "events" else has_registered_predictions(pipeline)):
+    for what, subject, form, make in _schemas(pipeline):
+        if isinstance(form, Json) or not form.framed or (what == "events" and not events):
             continue
         latest = latest_or_none(registry, subject)
-        schema_id = registry.register(subject, form.kind, make(pipeline, latest))
+        schema_id = registry.register(subject, form.kind, make(latest))
         is_new = latest is None or latest.id != schema_id
         documents.append({"what": what, "subject": subject, "kind": form.kind, "id": schema_id, "new": is_new})
         if not as_json:
@@ -97,6 +105,20 @@ def run_schema_register_command(
             show(f"{what}, {subject}: {form.kind} schema {schema_id} {state}")
     if as_json:
         show_json({"registered": documents})
+
+
+def _schemas(
+    pipeline: Pipeline,
+) -> list[tuple[str, str, Format, Callable[[RegisteredSchema | None], str]]]:
+    """Of the events and of all that is written: what it is, its subject, its format, and the schema after a latest."""
+    events = pipeline.events
+    return [
+        ("events", events_subject(events), events.format, partial(next_event_text, pipeline)),
+        *(
+            (values.what, output_subject(values), values.form, partial(next_output_text, values))
+            for values in outputs_of(pipeline)
+        ),
+    ]
 
 
 class _Diff(NamedTuple):
@@ -111,17 +133,14 @@ def run_schema_diff_command(pipeline: Pipeline, settings: Settings, *, as_json: 
     """Say field by field what the pipeline's schemas change of the registry's latest."""
     registry = SchemaRegistry(settings)
     found: dict[str, _Diff | None] = {}
-    for what, subject, form, make in (
-        ("events", events_subject(pipeline.events), pipeline.events.format, next_event_text),
-        ("predictions", predictions_subject(pipeline), pipeline.output_format, next_prediction_text),
-    ):
+    for what, subject, form, make in _schemas(pipeline):
         if isinstance(form, Json) or not form.framed:
             found[what] = None
             continue
         latest = latest_or_none(registry, subject)
         if latest is not None and latest.kind != form.kind:
             raise CommandError(f"{subject} is {latest.kind} in the registry, and {form.kind} in the pipeline")
-        changes = schema_differences(form.kind, latest, make(pipeline, latest))
+        changes = schema_differences(form.kind, latest, make(latest))
         found[what] = _Diff(subject, None if latest is None else latest.id, changes)
     if as_json:
         show_json({what: None if one is None else _diff_document(one) for what, one in found.items()})

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flink_jobs.decoding import registered_prediction_schema
+from flink_jobs.decoding import registered_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
 from flink_jobs.model_topic import model_commands, read_changes
@@ -22,6 +22,7 @@ from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import sink_ddl, source_ddl
 from udfs.event_keys import key_form
+from udfs.output_fields import features_of, predictions_of
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def scored_batches(
     changes, changes_end = read_changes(pipeline, settings) if pipeline.models_topic else ([], 0)
     batches = _gather(tables, pipeline, settings, keys, changes_end)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
-    schema = registered_prediction_schema(pipeline, settings)
-    score = ScoreBatches(pipeline, model_folder, states, settings, schema, changes)
+    schema = registered_schema(predictions_of(pipeline), settings)
+    features_schema = registered_schema(features_of(pipeline), settings) if pipeline.features_topic else None
+    score = ScoreBatches(pipeline, model_folder, states, settings, schema, changes, features_schema)
     return tables, _score(batches, score)
 
 

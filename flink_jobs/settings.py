@@ -1,6 +1,7 @@
 """Every setting with its default, once. Set by environment (`MILLRACE_PARALLELISM=2`) or `millrace.toml`."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -108,6 +109,12 @@ class Settings(KafkaSecuritySettings):
         gt=0,
         description="a model that takes longer for 256 rows is refused when a running job is told to change to it",
     )
+    feature_store: str | None = Field(
+        None,
+        description="online store of features: sqlite:///PATH, redis://[USER@]HOST:PORT/DATABASE, or rediss:// for "
+        "TLS; default: <home>/features/<pipeline>.sqlite",
+    )
+    feature_store_password_file: Path | None = Field(None, description="file with the password of that Redis")
     restart_attempts: int = Field(
         20, ge=0, description="failures within a minute of each other after which the job gives up"
     )
@@ -116,12 +123,12 @@ class Settings(KafkaSecuritySettings):
     @model_validator(mode="after")
     def _check_tls_is_used(self) -> Self:
         """Files that nobody would look at are a mistake: without SSL, Kafka does not."""
-        protocol, urls = self.kafka_security_protocol, f"{self.schema_registry} {self.cluster}"
+        protocol, urls = self.kafka_security_protocol, f"{self.schema_registry} {self.cluster} {self.feature_store}"
         has_tls = self.tls_ca_file is not None or self.tls_certificate_file is not None
-        if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and "https:" not in urls:
+        if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and not re.search("https:|rediss:", urls):
             raise ValueError(
-                f"kafka_security_protocol is {protocol} and no schema_registry or cluster has https, but TLS files are "
-                "set: write the protocol with SSL"
+                f"kafka_security_protocol is {protocol}, no schema_registry or cluster has https and feature_store no "
+                "rediss, but TLS files are set: write the protocol with SSL"
             )
         return self
 
@@ -146,6 +153,13 @@ class Settings(KafkaSecuritySettings):
                     "it holds a user or a password: write them to schema_registry_username and, in a file, to "
                     "schema_registry_password_file"
                 )
+        return value
+
+    @field_validator("feature_store")
+    @classmethod
+    def _check_feature_store(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).password:
+            raise ValueError("it holds a password: write that, in a file, to feature_store_password_file")
         return value
 
     @field_validator("cluster")

@@ -1,5 +1,6 @@
 """The Kafka tables of a job: its source, its sink, and their options."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Literal
 
@@ -64,13 +65,21 @@ def route_id(pipeline: Pipeline) -> str:
     return f"{group_id(pipeline)}.route"  # no pipeline's name has a dot
 
 
+def store_group_id(pipeline: Pipeline, url: str) -> str:
+    """The consumer group that takes features to a store: one a store, for each must have all of them."""
+    return f"{group_id(pipeline)}.store-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
 def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
     """The sources whose records a job takes to the events' topic: one job of a pipeline does, that of DataStream."""
     return pipeline.events.source_topics if engine == STREAM else []
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
-    """The pipeline's topics: sources, events, predictions, dead letters, alike; and those about its models."""
+    """The pipeline's topics: sources, events, predictions, dead letters, alike; its features; those about its models.
+
+    That of the features is a table: the latest vector of an entity stays, unless a retention is asked for.
+    """
     names = (
         *pipeline.events.source_topics,
         pipeline.events.topic,
@@ -78,6 +87,10 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
         str(pipeline.dead_letters),
     )
     specs = [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
+    if pipeline.features_topic is not None:
+        policy = "compact" if retention_ms is None else "compact,delete"
+        settings = {"cleanup.policy": policy}
+        specs.append(TopicSpec(pipeline.features_topic, pipeline.events.partitions, retention_ms, settings))
     if pipeline.models_topic is not None:
         # what was ever said in it tells a job that begins anew which model is valid when; one partition has one order
         specs.append(TopicSpec(pipeline.models_topic, 1, -1))
@@ -209,10 +222,10 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine 
     routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
     # its own control topic too: a guard of a model writes a rollback there
     about_models = (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic)
-    of_models = [each for each in about_models if each and engine == STREAM]
+    more = [each for each in (pipeline.features_topic, *about_models) if each and engine == STREAM]
     options = {
         "connector": "kafka",
-        "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed, *of_models]),
+        "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed, *more]),
         **_client_options(settings),
         "key.format": "raw",
         "key.fields": "key",

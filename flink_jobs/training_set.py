@@ -167,13 +167,7 @@ def read_training_set(path: Path, pipeline: Pipeline, label: str = LABEL) -> Tra
     Raises:
         TrainingSetError: The file is no training set, is one of other features (says which), or has no such column.
     """
-    facts = training_set_facts(path)
-    difference = definition_difference(facts["definition"], definition_of(pipeline))
-    if difference:
-        raise TrainingSetError(
-            f"{path.name} was made with other features than pipeline {pipeline.name} has: {difference}; "
-            "make it anew with `millrace backfill`, or take the pipeline it was made with"
-        )
+    facts = facts_for(path, pipeline)
     names = pq.read_schema(path).names
     if label not in names:
         advice = "; backfill with --labels, or name a column with --label" if label == LABEL else ""
@@ -196,6 +190,22 @@ def read_training_set(path: Path, pipeline: Pipeline, label: str = LABEL) -> Tra
     return TrainingRows(
         features[there], values[there], entities[there], times[there], int((~there).sum()), facts
     )
+
+
+def facts_for(path: Path, pipeline: Pipeline) -> dict[str, Any]:
+    """What the metadata of a training set of a pipeline's features says.
+
+    Raises:
+        TrainingSetError: It is none, or one of other features; says which.
+    """
+    facts = training_set_facts(path)
+    difference = definition_difference(facts["definition"], definition_of(pipeline))
+    if difference:
+        raise TrainingSetError(
+            f"{path.name} was made with other features than pipeline {pipeline.name} has: {difference}; "
+            "make it anew with `millrace backfill`, or take the pipeline it was made with"
+        )
+    return facts
 
 
 def training_set_facts(path: Path) -> dict[str, Any]:

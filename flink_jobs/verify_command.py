@@ -8,11 +8,11 @@ from typing import Any
 from confluent_kafka import Message
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from flink_jobs.answer_comparison import DIFFERENT, DUPLICATED, MISSING, NO_EVENT, Finding
+from flink_jobs.answer_comparison import DIFFERENT, DUPLICATED, MISSING, NO_EVENT, WRONG_VECTOR, Finding
 from flink_jobs.backfill_command import time_ms
 from flink_jobs.committed_reader import receipt
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
-from flink_jobs.decoding import PredictionReader, prediction_reader
+from flink_jobs.decoding import ValueReader, prediction_reader
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
@@ -25,6 +25,7 @@ WORDS = {
     MISSING: "are missing: events with neither a prediction nor a dead letter",
     DUPLICATED: "are duplicated: answers beyond the first of an event",
     NO_EVENT: "answer records that are no events",
+    WRONG_VECTOR: "feature vectors are not what comes out now",
 }
 
 
@@ -90,7 +91,7 @@ def _whole(finding: Finding, pipeline: Pipeline, settings: Settings) -> dict[str
     }
 
 
-def value_of(message: Message, read: PredictionReader | None = None) -> Any:
+def value_of(message: Message, read: ValueReader | None = None) -> Any:
     """A record's value: what a reader of predictions says, JSON where it is that, else as text."""
     content: Any = message.value()
     if content is None:
@@ -112,6 +113,7 @@ def _as_json(report: VerifyReport, details: list[dict[str, Any]]) -> dict[str, A
         "answers": report.answers,
         "equal": findings.equal,
         "dead_letters": findings.dead_letters,
+        "vectors": findings.vectors,
         **{kind: findings.counts[kind] for kind in WORDS},
         "waiting": findings.waiting,
         "fallbacks": dict(sorted(findings.fallbacks.items())),
@@ -129,6 +131,8 @@ def _show(report: VerifyReport, details: list[dict[str, Any]], pipeline: Pipelin
     findings = report.findings
     letters = f", {findings.dead_letters:,} of them dead letters" if findings.dead_letters else ""
     show(f"{findings.equal:,} answers are to the last bit what comes out now{letters} ({report.elapsed_s:.1f} s)")
+    if findings.vectors:
+        show(f"  {findings.vectors:,} feature vectors are, too")
     for kind, words in WORDS.items():
         if findings.counts[kind]:
             show(f"  {findings.counts[kind]:,} {words}", style="red")

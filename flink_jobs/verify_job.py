@@ -28,6 +28,7 @@ from flink_jobs.served_answers import ServedAnswers, spans_of
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
 from flink_jobs.topics import group_id, topic_specs
+from flink_jobs.vector_comparison import VectorComparison, written_vectors
 from models.onnx_model import OnnxModel
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import Refused
@@ -114,7 +115,8 @@ def verify(request: VerifyRequest, step: Step = lambda _text, _share: None) -> V
             until_ms=NEVER_MS if request.until_ms is None else request.until_ms,
             due_from=beginning.live,
         )
-        findings = _compare(request, answers, judged, folder, report, step)
+        vectors = _read_vectors(request, folder, step)
+        findings = _compare(request, answers, vectors, judged, folder, report, step)
     elapsed_s = time.monotonic() - began
     return VerifyReport(findings, beginning, report.events, answers.count.total(), answers.foreign, elapsed_s)
 
@@ -136,11 +138,13 @@ def own_folder(settings: Settings) -> Iterator[Path]:
 
 def answer_spans(pipeline: Pipeline, settings: Settings) -> dict[str, dict[int, Span]]:
     """All that is committed in the topics of predictions and of dead letters."""
-    found = {}
-    for topic in (pipeline.predictions, str(pipeline.dead_letters)):
-        place = settings.bootstrap, topic, settings.kafka_properties
-        found[topic] = spans_of(topic_starts(*place), topic_ends(*place, isolation="read_committed"))
-    return found
+    return {topic: committed_span(settings, topic) for topic in (pipeline.predictions, str(pipeline.dead_letters))}
+
+
+def committed_span(settings: Settings, topic: str) -> dict[int, Span]:
+    """All that is committed in a topic."""
+    place = settings.bootstrap, topic, settings.kafka_properties
+    return spans_of(topic_starts(*place), topic_ends(*place, isolation="read_committed"))
 
 
 def read_answers(request: VerifyRequest, folder: Path, step: Step) -> ServedAnswers:
@@ -149,15 +153,28 @@ def read_answers(request: VerifyRequest, folder: Path, step: Step) -> ServedAnsw
     (folder / "answers").mkdir()
     answers = ServedAnswers(pipeline, folder / "answers", request.settings)
     time.sleep(SETTLE_S)
-    spans = answer_spans(pipeline, settings)
+    _read(answers, settings, answer_spans(pipeline, settings), step, "reading what was served")
+    return answers
+
+
+def _read_vectors(request: VerifyRequest, folder: Path, step: Step) -> ServedAnswers | None:
+    """All committed feature vectors; None without a topic of them."""
+    topic, settings = request.pipeline.features_topic, request.settings
+    if topic is None:
+        return None
+    (folder / "vectors").mkdir()
+    vectors = written_vectors(request.pipeline, folder / "vectors", settings)
+    _read(vectors, settings, {topic: committed_span(settings, topic)}, step, "reading feature vectors")
+    return vectors
+
+
+def _read(
+    answers: ServedAnswers, settings: Settings, spans: dict[str, dict[int, Span]], step: Step, text: str
+) -> None:
     total = max(1, sum(end - begin for each in spans.values() for begin, end in each.values()))
     answers.read(
-        settings.bootstrap,
-        settings.kafka_properties,
-        spans,
-        lambda done: step("reading what was served", min(1.0, done / total)),
+        settings.bootstrap, settings.kafka_properties, spans, lambda done: step(text, min(1.0, done / total))
     )
-    return answers
 
 
 def beginning_of(request: VerifyRequest, answers: ServedAnswers) -> JobBeginning:
@@ -224,7 +241,13 @@ def _full_from(request: VerifyRequest, beginning: JobBeginning) -> dict[int, int
 
 
 def _compare(
-    request: VerifyRequest, answers: ServedAnswers, judged: Judged, folder: Path, report: BackfillReport, step: Step
+    request: VerifyRequest,
+    answers: ServedAnswers,
+    vectors: ServedAnswers | None,
+    judged: Judged,
+    folder: Path,
+    report: BackfillReport,
+    step: Step,
 ) -> Findings:
     pipeline = request.pipeline
     own_model: OnnxModel | None = None
@@ -233,12 +256,17 @@ def _compare(
     except PreflightError:  # receipts may name others that are there
         own_model = None
     comparison = AnswerComparison(pipeline, answers, ReceiptModels(pipeline), own_model, judged, request.most)
-    rows, wanted = folder / "now.parquet", answers.buckets()
+    rows, wanted, of_vectors = folder / "now.parquet", answers.buckets(), None
+    if vectors is not None:
+        of_vectors = VectorComparison(pipeline, vectors, judged, comparison.findings, request.most)
+        wanted = sorted({*wanted, *vectors.buckets()})
     between = None if request.since_ms is None and request.until_ms is None else _offsets_in(rows)
     for number, (bucket, now) in enumerate(recomputed_stretches(pipeline, rows, report.letters, wanted)):
         if between is not None:
             now.letters = _letters_among(now.letters, *between.get(bucket[0], (0, -1)), request)
         comparison.compare(bucket, now)
+        if of_vectors is not None:
+            of_vectors.compare(bucket, now)
         step("comparing", min(1.0, (number + 1) / max(1, len(wanted))))
     for topic, count in answers.elsewhere.items():
         why = f"of topic {topic}, the pipeline reads {pipeline.events.topic}"

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from flink_jobs.committed_reader import CommittedReader, receipt
-from flink_jobs.decoding import PredictionReader, prediction_reader
+from flink_jobs.decoding import ValueReader, prediction_reader
 from flink_jobs.kafka_admin import TopicMissingError
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
@@ -48,7 +48,7 @@ def value_text(value: Any) -> str:
     return str(value) if isinstance(value, str | bool) else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def parse_prediction(message: Message, pipeline: Pipeline, read: PredictionReader) -> SeenPrediction | None:
+def parse_prediction(message: Message, pipeline: Pipeline, read: ValueReader) -> SeenPrediction | None:
     """A record of the predictions topic; None when it is not one of this pipeline."""
     headers = receipt(message)
     if headers.get("pipeline") != pipeline.name:

@@ -108,6 +108,9 @@ class Pipeline:
         include_features: Whether a prediction carries its features, as `features: {name: value, or null for NaN}`: to
             look at or to train on, at the cost of larger records.
         output_format: How predictions are written.
+        features_topic: Topic of all feature vectors, by entity; compacted, it is a table of each entity's latest. None
+            means that there is none.
+        features_format: How they are written; None means like predictions.
         models_topic: Control topic by which a running job is told to score with other models; None means that it scores
             with `model` until it is stopped. It answers in `<models_topic>-status`; shadows write to
             `<predictions>-shadow`.
@@ -132,6 +135,8 @@ class Pipeline:
     max_record_bytes: int = 1_000_000
     include_features: bool = False
     output_format: Format = dataclass_field(default_factory=Json)
+    features_topic: str | None = None
+    features_format: Format | None = None
     models_topic: str | None = None
     fallbacks: Sequence[Fallback] = ()
     model_budget_ms: float | None = None
@@ -150,10 +155,12 @@ class Pipeline:
             object.__setattr__(self, "dead_letters", f"{self.name}-dead-letters")
         check_topic(self.predictions, f"pipeline {self.name}: predictions")
         check_topic(self.dead_letters or "", f"pipeline {self.name}: dead_letters")
-        if self.models_topic is not None:
-            check_topic(self.models_topic, f"pipeline {self.name}: models_topic")
+        for topic, setting in ((self.models_topic, "models_topic"), (self.features_topic, "features_topic")):
+            if topic is not None:
+                check_topic(topic, f"pipeline {self.name}: {setting}")
         topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
-        topics += [each for each in (self.models_topic, self.models_status_topic, self.shadow_topic) if each]
+        further = self.features_topic, self.models_topic, self.models_status_topic, self.shadow_topic
+        topics += [each for each in further if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
@@ -186,6 +193,7 @@ class Pipeline:
             if name in taken:
                 raise DefinitionError(f"pipeline {self.name}: prediction {name!r} is already a field of the output")
         check_format(self.output_format, f"pipeline {self.name}: output_format")
+        self._check_features_topic()
         _check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
         _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
         if self.lateness is not None:
@@ -197,6 +205,25 @@ class Pipeline:
         fields = {found.name: found for found in (*whole, *(each for found in whole for each in found.elements))}
         object.__setattr__(self, "fields", fields)
         self._name_features()
+
+    def _check_features_topic(self) -> None:
+        """Say how feature vectors are written, where there is a topic of them."""
+        if self.features_topic is None:
+            return
+        if "features" in self.identity_fields:
+            raise DefinitionError(
+                f"pipeline {self.name}: features_topic has a field 'features', which the event's field 'features' "
+                "already takes; rename that with Events(fields=...)"
+            )
+        if self.features_format is None:
+            form = self.output_format
+            if not isinstance(form, Json) and not form.framed:
+                raise DefinitionError(
+                    f"pipeline {self.name}: output_format has a schema of predictions; write the one of features_topic "
+                    f"as features_format={type(form).__name__}(...), or Json()"
+                )
+            return
+        check_format(self.features_format, f"pipeline {self.name}: features_format")
 
     def _name_features(self) -> None:
         features = [each.elements(self.fields) if isinstance(each, Feature) else (each,) for each in self.features]
@@ -231,6 +258,11 @@ class Pipeline:
     def shadow_topic(self) -> str | None:
         """Where the predictions of shadows go, which nobody is served with; None where there can be none."""
         return self.models_topic and f"{self.predictions}-shadow"
+
+    @property
+    def identity_fields(self) -> tuple[str, ...]:
+        """The fields that say which event something is of: id, entity and time."""
+        return tuple(dict.fromkeys((self.events.id, self.events.entity, self.events.time)))
 
     @property
     def columns_used(self) -> tuple[str, ...]:
@@ -319,7 +351,12 @@ class Pipeline:
                 features.append(row)
         return {
             "name": self.name,
-            "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
+            "topics": {
+                "events": self.events.topic,
+                "predictions": self.predictions,
+                "dead_letters": self.dead_letters,
+                "features": self.features_topic,
+            },
             "sources": self.events.source_topics,
             "formats": {
                 "events": describe_format(self.events.format),

@@ -1,12 +1,19 @@
 """The headers that say where an answer comes from: which pipeline, which model, which event."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
+
+from udfs.byte_lines import Lines
 from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 
 HEADER = "millrace-"
+
+
+class OutputTooLargeError(ValueError):
+    """An answer is larger than what is sent to Kafka."""
 
 
 def headers_of(texts: Mapping[str, str]) -> dict[str, str]:
@@ -38,7 +45,7 @@ class NamedModel(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What the records of predictions by one model have in common.
+    """What the records of predictions by one model have in common, or those of feature vectors.
 
     Attributes:
         plain: Of those without flags.
@@ -79,7 +86,52 @@ class Receipt(NamedTuple):
             **({"role": role} if role else {}),
             **({"fallback": fallback} if fallback else {}),
         }
+        return cls._to(topic or pipeline.predictions, constants)
+
+    @classmethod
+    def of_features(cls, pipeline: Pipeline) -> "Receipt":
+        """The receipt of a pipeline's feature vectors."""
+        constants = {
+            "pipeline": pipeline.name,
+            "feature-set": pipeline.feature_set_hash(),
+            "topic": pipeline.events.topic,
+        }
+        return cls._to(str(pipeline.features_topic), constants)
+
+    @classmethod
+    def _to(cls, topic: str, constants: Mapping[str, str]) -> "Receipt":
         numbers, flags = [f"{HEADER}{name}" for name in ("partition", "offset", "event-time")], [f"{HEADER}flags"]
         texts = ((), flags, [*flags, f"{HEADER}warming"])
-        to, shared = topic or pipeline.predictions, headers_of(constants)
-        return cls(*(OutputGroup(to, shared, numbers, each) for each in texts))
+        return cls(*(OutputGroup(topic, headers_of(constants), numbers, each) for each in texts))
+
+    def pack(
+        self,
+        keys: Lines,
+        values: Lines,
+        numbers: Sequence[npt.NDArray[Any]],
+        flags: Sequence[str] | None,
+        warming: Sequence[str] | None,
+        *,
+        most_bytes: int,
+    ) -> bytes:
+        """The records of n events.
+
+        Args:
+            keys: n keys.
+            values: n values.
+            numbers: Their partitions, offsets and event times, (n,) each.
+            flags: What is special about each event; None if nothing is about any.
+            warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
+            most_bytes: What a record may have.
+
+        Raises:
+            OutputTooLargeError: One has more; the sink would fail on it for ever.
+        """
+        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
+        largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
+        if largest > most_bytes:
+            raise OutputTooLargeError(f"its record has {largest} bytes; the limit is {most_bytes}")
+        if flags is None:
+            return self.plain.pack(keys, values, numbers)
+        group = self.flagged if warming is None else self.warming
+        return group.pack(keys, values, numbers, texts)

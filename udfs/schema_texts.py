@@ -28,6 +28,7 @@ from udfs.events import EventField, Events
 from udfs.pipeline import Pipeline
 from udfs.registered_schema import SchemaKind
 
+PREDICTION, FEATURES = "Prediction", "Features"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOGICAL_TIMES = {"ms": "timestamp-millis", "us": "timestamp-micros", "ns": "timestamp-nanos"}
 _AVRO = {"str": "string", "int": "long", "float": "double", "bool": "boolean"}
@@ -96,15 +97,26 @@ def prediction_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str |
     fields += [_Field(_output_field(one)) for one in pipeline.outputs.each]
     fields.append(_Field(EventField("scored_at", "int", False, None), "ms"))
     if pipeline.include_features:
-        inner = tuple(_number(name, nullable=True) for name in pipeline.feature_names)
-        fields.append(_Field(EventField("features", "float", False, None), inner=inner))
-    return _text(prediction_record_name(pipeline), fields, kind, previous)
+        fields.append(_features(pipeline))
+    return _text(record_name(pipeline, PREDICTION), fields, kind, previous)
 
 
-def prediction_record_name(pipeline: Pipeline) -> str:
-    """Name of the record of a pipeline's predictions, e.g. `PurchasePrediction`."""
+def features_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str | None = None) -> str:
+    """The schema of a pipeline's feature vectors: id, entity, event time and features; arguments as above."""
+    unit, time = pipeline.events.time_unit, pipeline.events.time
+    fields = [_Field(pipeline.fields[name], unit if name == time else None) for name in pipeline.identity_fields]
+    return _text(record_name(pipeline, FEATURES), [*fields, _features(pipeline)], kind, previous)
+
+
+def record_name(pipeline: Pipeline, what: str) -> str:
+    """Name of the record of what a pipeline's job writes, e.g. `PurchasePrediction`."""
     words = "".join(word.capitalize() for word in re.split("[-_]", pipeline.name) if word)
-    return f"{'' if words[0].isalpha() else 'P'}{words}Prediction"
+    return f"{'' if words[0].isalpha() else 'P'}{words}{what}"
+
+
+def _features(pipeline: Pipeline) -> _Field:
+    inner = tuple(_number(name, nullable=True) for name in pipeline.feature_names)
+    return _Field(EventField("features", "float", False, None), inner=inner)
 
 
 def _output_field(one: Output) -> EventField:

@@ -4,16 +4,19 @@
 
 A record that cannot be decoded, whose features or score cannot be computed, or whose prediction cannot be written,
 leaves as a dead letter; the others are scored. From its decoding on an event is in the state, whatever becomes of it.
+Where features have a topic of their own, they are written before the model is asked: whatever it says, they are true.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from udfs.entity_state import Advanced, ShardState
+from udfs.feature_records import FeatureEncoder
 from udfs.ladder import Ladder
 from udfs.plan import FeaturePlan
 from udfs.predicting import Features, Model, predict_batch
@@ -64,6 +67,7 @@ class Scorer:
         schemas: Where the schemas come from that records name.
         choice: Chooses the model of each event; None means always `model`.
         ladder: Scores what the model has no score for; None means that this is a dead letter.
+        vectors: Writes feature vectors; None means that they have no topic.
 
     Attributes:
         plan: As it was given.
@@ -80,7 +84,9 @@ class Scorer:
         schemas: SchemaSource = no_schemas,
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
+        vectors: FeatureEncoder | None = None,
     ) -> None:
+        self._vectors = vectors
         self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
         self._decoder, self._outputs = EventDecoder(plan.pipeline, schemas), plan.pipeline.outputs
@@ -98,7 +104,7 @@ class Scorer:
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
-            predictions in order; then those of shadows.
+            predictions in order; then those of shadows. Where features have a topic, their vectors come before.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
         self.passed_over = len(records) - len(events) - len(refused)
@@ -111,6 +117,14 @@ class Scorer:
             scored = scored.without(failed)
         if not len(scored):
             return outputs
+        if self._vectors is not None:
+            vectors, failed = self._written(scored, partial(self._write_vectors, self._vectors, records))
+            outputs += vectors
+            if failed:
+                outputs += self._dead_letters(records, scored, failed, ENCODE)
+                scored = scored.without(failed)
+            if not len(scored):
+                return outputs
         crashed = crashed or {}
         shadows = self._shadows(records, scored, duties, crashed)
         scores, failed = self._scores(scored, duties, crashed)
@@ -209,7 +223,8 @@ class Scorer:
             part = replace(part, scores=scores).without(failed)
             written, unwritten = b"", dict[int, Refused]()
             if len(part):
-                written, unwritten = self._encode_each(records, part, self._clock_ms(), self._choice.receipt(role))
+                write = partial(self._write_predictions, records, self._clock_ms(), self._choice.receipt(role))
+                written, unwritten = self._written(part, write)
             outputs += written
             self.shadow_failures += len(failed) + len(unwritten)
         return outputs
@@ -220,12 +235,13 @@ class Scorer:
         """The predictions in order: neighbours by the same model in a call."""
         scored_at_ms = self._clock_ms()
         if scored.rungs is None and (self._choice is None or duties is None):
-            return self._encode_each(records, scored, scored_at_ms)
+            return self._written(scored, partial(self._write_predictions, records, scored_at_ms, None))
         outputs, failed = b"", dict[int, Refused]()
         for place, rung, begin, end in runs_of(scored.which, scored.rungs, len(scored)):
             part = scored if end - begin == len(scored) else scored.part(np.arange(begin, end))
             receipt = self._receipt(duties and duties.known[place].served, rung)
-            written, unwritten = self._encode_each(records, part, scored_at_ms, receipt)
+            write = partial(self._write_predictions, records, scored_at_ms, receipt)
+            written, unwritten = self._written(part, write)
             outputs += written
             failed |= {begin + place: why for place, why in unwritten.items()}
         return outputs, failed
@@ -237,25 +253,27 @@ class Scorer:
             return self._ladder.receipt(rung, served, "" if role is None else role.name)
         return None if self._choice is None or role is None else self._choice.receipt(role)
 
-    def _encode_each(
-        self, records: RecordBatch, scored: ScoredEvents, scored_at_ms: int, receipt: Receipt | None = None
+    def _write_predictions(
+        self, records: RecordBatch, scored_at_ms: int, receipt: Receipt | None, scored: ScoredEvents
+    ) -> bytes:
+        return self._encoder.predictions(
+            scored.events,
+            scored.scores,
+            scored_at_ms=scored_at_ms,
+            features=scored.features,
+            receipt=receipt,
+            **_origins(records, scored),
+        )
+
+    def _write_vectors(self, vectors: FeatureEncoder, records: RecordBatch, scored: ScoredEvents) -> bytes:
+        return vectors.vectors(scored.events, scored.features, **_origins(records, scored))
+
+    def _written(
+        self, scored: ScoredEvents, write: Callable[[ScoredEvents], bytes]
     ) -> tuple[bytes, dict[int, Refused]]:
-        """One call for all predictions; if it fails, halves until only those that cannot be written are left."""
-        rows = scored.rows
+        """One call for all events; if it fails, halves until only those that cannot be written are left."""
         try:
-            return self._encoder.predictions(
-                scored.events,
-                scored.scores,
-                keys=records.keys if rows is None else records.keys.pick(rows.tolist()),
-                scored_at_ms=scored_at_ms,
-                partitions=records.partitions if rows is None else records.partitions[rows],
-                offsets=records.offsets if rows is None else records.offsets[rows],
-                event_times_ms=scored.times_ms,
-                flags=[FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
-                warming=scored.warming,
-                features=scored.features,
-                receipt=receipt,
-            ), {}
+            return write(scored), {}
         except OutputTooLargeError as error:
             reason, detail = "output_too_large", str(error)
         except Exception as error:  # what a format cannot write is in the event: an id too large for its type, say
@@ -264,8 +282,8 @@ class Scorer:
         if count == 1:
             return b"", {0: Refused(reason, detail)}
         half, places = count // 2, np.arange(count)
-        first, first_failed = self._encode_each(records, scored.part(places[:half]), scored_at_ms, receipt)
-        second, second_failed = self._encode_each(records, scored.part(places[half:]), scored_at_ms, receipt)
+        first, first_failed = self._written(scored.part(places[:half]), write)
+        second, second_failed = self._written(scored.part(places[half:]), write)
         return first + second, first_failed | {half + place: why for place, why in second_failed.items()}
 
     def _dead_letters(
@@ -273,6 +291,19 @@ class Scorer:
     ) -> bytes:
         refused = {scored.row_of(place): why for place, why in failed.items()}
         return self._encoder.dead_letters(records, refused, stage=stage)
+
+
+def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
+    """Where events come from, and what is special about them, as encoders take it."""
+    rows = scored.rows
+    return {
+        "keys": records.keys if rows is None else records.keys.pick(rows.tolist()),
+        "partitions": records.partitions if rows is None else records.partitions[rows],
+        "offsets": records.offsets if rows is None else records.offsets[rows],
+        "event_times_ms": scored.times_ms,
+        "flags": [FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
+        "warming": scored.warming,
+    }
 
 
 def _ends_among(rows: npt.NDArray[np.int64] | None, ends: list[int]) -> list[int]:

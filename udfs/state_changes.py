@@ -72,6 +72,7 @@ class Definition:
             "topic": events.topic,
             "predictions": pipeline.predictions,
             "dead_letters": pipeline.dead_letters,
+            "features_topic": pipeline.features_topic or "none",
             "prediction": prediction_document(pipeline),
             "shards": shards,
             "lateness_ms": pipeline.lateness_ms,

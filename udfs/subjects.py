@@ -2,8 +2,7 @@
 
 from udfs.events import Events
 from udfs.formats import Json, SubjectStrategy
-from udfs.pipeline import Pipeline
-from udfs.schema_texts import prediction_record_name
+from udfs.output_fields import OutputValues
 
 
 def subject_of(topic: str, record: str, strategy: SubjectStrategy = "topic") -> str:
@@ -23,8 +22,7 @@ def events_subject(events: Events) -> str:
     return subject_of(events.topic, events.type.__name__, strategy)
 
 
-def predictions_subject(pipeline: Pipeline) -> str:
-    """Of a pipeline's predictions."""
-    form = pipeline.output_format
-    strategy: SubjectStrategy = "topic" if isinstance(form, Json) else form.subject_strategy
-    return subject_of(pipeline.predictions, prediction_record_name(pipeline), strategy)
+def output_subject(values: OutputValues) -> str:
+    """Of what a job writes."""
+    strategy: SubjectStrategy = "topic" if isinstance(values.form, Json) else values.form.subject_strategy
+    return subject_of(values.topic, values.record, strategy)

@@ -4,24 +4,23 @@ Bytes enter here and leave here; in between there are only decoded events and ar
 """
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from udfs.byte_lines import Lines
-from udfs.confluent_wire import head_of
-from udfs.errors import DefinitionError
 from udfs.event_decoder import DecodedBatch as DecodedBatch
 from udfs.event_decoder import EventDecoder as EventDecoder
-from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.output_batch import OutputGroup
+from udfs.output_fields import predictions_of
+from udfs.output_writers import value_writer
 from udfs.pipeline import Pipeline
 from udfs.receipts import HEADER as HEADER
 from udfs.receipts import NamedModel, Receipt, headers_of
+from udfs.receipts import OutputTooLargeError as OutputTooLargeError
 from udfs.receipts import printable as printable
 from udfs.record_batch import RecordBatch
 from udfs.refused import Refused as Refused
@@ -60,16 +59,12 @@ ENVELOPE_BYTES = 65_536
 _HEADERS_BYTES = 8_192
 _LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
 
-ValueWriter = Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]
-"""Columns of predictions and (n, F) features -> n values."""
-
 _TEXT_BYTES_MAX = 300
 
 
-class OutputTooLargeError(ValueError):
-    """A prediction is larger than what is sent to Kafka."""
-
-
+def most_sent_bytes(pipeline: Pipeline) -> int:
+    """The largest key and value, together, of an answer that is sent to Kafka; its headers come on top."""
+    return pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
 
 
 class PredictionEncoder:
@@ -95,23 +90,11 @@ class PredictionEncoder:
         schema: RegisteredSchema | None = None,
     ) -> None:
         events = pipeline.events
-        self._values_of = _value_writer(pipeline, schema)
-        form = pipeline.output_format
-        self._json_head = head_of(_id_of(schema)) if isinstance(form, JsonSchema) and form.framed else None
-        copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
+        self._values_of = value_writer(predictions_of(pipeline), schema)
+        copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
         self._outputs = pipeline.outputs
-        fields: list[Any] = [(name, Any) for name in (*copied, *pipeline.outputs.names)]
-        fields.append(("scored_at", int))
-        self._features: Any = None
-        if pipeline.include_features:
-            renamed = {f"feature_{place}": name for place, name in enumerate(pipeline.feature_names)}
-            self._features = msgspec.defstruct("Features", [(one, float) for one in renamed], rename=renamed, gc=False)
-            fields.append(("features", self._features))
-        self._prediction: Any = msgspec.defstruct("Prediction", fields, gc=False)
         self._copied = [operator.attrgetter(name) for name in copied]
-        self._encode_lines = msgspec.json.Encoder().encode_lines
-        self._max_bytes = pipeline.max_record_bytes
-        self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
+        self._most_sent = most_sent_bytes(pipeline)
         self.named = model
         self._receipt = Receipt.of(pipeline, model)
         self.dead_letters = DeadLetters(pipeline, events.topic).pack
@@ -151,28 +134,8 @@ class PredictionEncoder:
         """
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), *self._outputs.columns(scores)]
         columns.append(repeat(scored_at_ms, len(events)))
-        if self._values_of is not None:
-            values = self._values_of(columns, features)
-        else:
-            values = self._json_values(columns, features)
-        numbers = (partitions, offsets, event_times_ms)
-        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
-        largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
-        if largest > self._most_sent:
-            raise OutputTooLargeError(f"the prediction has {largest} bytes; the limit is {self._most_sent}")
-        receipt = receipt or self._receipt
-        if flags is None:
-            return receipt.plain.pack(keys, values, numbers)
-        group = receipt.flagged if warming is None else receipt.warming
-        return group.pack(keys, values, numbers, texts)
-
-    def _json_values(self, columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
-        if self._features is not None and features is not None:
-            columns.append(map(self._features, *features.T.tolist()))
-        values = Lines.split(self._encode_lines(list(map(self._prediction, *columns))))
-        if self._json_head is None:
-            return values
-        return Lines.of([self._json_head + (value or b"") for value in values.tolist()])
+        values, numbers = self._values_of(columns, features), (partitions, offsets, event_times_ms)
+        return (receipt or self._receipt).pack(keys, values, numbers, flags, warming, most_bytes=self._most_sent)
 
 
 class DeadLetters:
@@ -229,26 +192,6 @@ class DeadLetters:
             (partitions[rows], records.offsets[rows], records.record_times_ms[rows]),
             [Lines.of(column) for column in columns],
         )
-
-
-def _id_of(schema: RegisteredSchema | None) -> int:
-    if schema is None or schema.id == 0:
-        raise DefinitionError("the output format names a schema in a registry: register it before predictions are made")
-    return schema.id
-
-
-def _value_writer(pipeline: Pipeline, schema: RegisteredSchema | None) -> ValueWriter | None:
-    """Writes predictions in Avro or Protobuf; None for JSON."""
-    form = pipeline.output_format
-    if not isinstance(form, Avro | Protobuf):
-        return None
-    from udfs.prediction_values import prediction_schema, value_writer
-
-    if form.framed:
-        _id_of(schema)
-    own = schema or prediction_schema(pipeline)
-    assert own is not None
-    return value_writer(pipeline, own)
 
 
 _NULLS = {(False, False): None, (True, False): b"key", (False, True): b"value", (True, True): b"key,value"}

@@ -30,6 +30,7 @@ import org.apache.flink.table.data.binary.BinaryStringData;
 public class OutputRecords extends AbstractStreamOperator implements OneInputStreamOperator {
 
     private final StringData deadLetters;
+    private final StringData features;
     private final DeadLetterLimit limit;
     private transient StreamRecord reused;
 
@@ -37,6 +38,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
             Object[] references, StreamTask task, StreamConfig config, Output output, ProcessingTimeService timers)
             throws Exception {
         deadLetters = BinaryStringData.fromString((String) references[0]);
+        features = BinaryStringData.fromString((String) references[3]);
         limit = new DeadLetterLimit(((Integer) references[1]).intValue(), ((Integer) references[2]).intValue());
         this.setup(task, config, output);
         this.setProcessingTimeService(timers);
@@ -70,6 +72,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
             texts[column] = readColumn(bytes, count);
         }
         boolean refused = topic.equals(deadLetters);
+        boolean isAnswer = !topic.equals(features);
         int reasons = refused ? placeOf("millrace-reason", textNames) : -1;
         byte[][] keys = readColumn(bytes, count);
         byte[][] values = readColumn(bytes, count);
@@ -83,9 +86,11 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
                     headers.put(textNames[column], texts[column][i]);
                 }
             }
-            limit.count(refused, reasons < 0 ? null : texts[reasons][i]);
-            if (limit.isReached()) {
-                stop(headers);
+            if (isAnswer) {
+                limit.count(refused, reasons < 0 ? null : texts[reasons][i]);
+                if (limit.isReached()) {
+                    stop(headers);
+                }
             }
             GenericRowData row = new GenericRowData(4);
             row.setField(0, topic);

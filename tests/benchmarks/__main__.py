@@ -53,6 +53,7 @@ MEASURES: dict[str, Measure] = {
     "cascade": of_module("cascade"),
     "scaling": of_module("scaling"),
     "latency": of_module("latency"),
+    "freshness": of_module("freshness"),
     "hop": of_module("hop"),
     "model_change": of_module("model_change"),
     "startup": of_module("startup"),

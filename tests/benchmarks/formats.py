@@ -25,7 +25,8 @@ from tests.benchmarks.outcomes import Outcome, Scored, check_agreement, decode_s
 from udfs.confluent_wire import head_of
 from udfs.event_keys import key_of
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
-from udfs.prediction_values import prediction_schema
+from udfs.output_fields import predictions_of
+from udfs.output_values import value_schema
 from udfs.proto_text import compile_proto, messages_of
 from udfs.receipts import NamedModel
 from udfs.record_batch import RecordBatch, pack_records
@@ -72,7 +73,7 @@ def measure_jobs(events: int) -> dict[str, float]:
                     events,
                     (name,),
                     topic=f"{EVENTS_TOPIC}-{name}",
-                    decode=_reader(prediction_schema(in_format(shop, name))),
+                    decode=_reader(value_schema(predictions_of(in_format(shop, name)))),
                 )
             )
             if number == 0:
@@ -131,7 +132,7 @@ def _spent_us(form) -> tuple[float, float]:
     schema = None if isinstance(form, Json) else RegisteredSchema(7, form.kind, text)
     batches = [RecordBatch(pack_records(*batch)) for batch in _batches(pipeline, schema)]
     decoder = EventDecoder(pipeline, lambda _: schema)
-    output = prediction_schema(pipeline)
+    output = value_schema(predictions_of(pipeline))
     encoder = PredictionEncoder(
         pipeline,
         model=NamedModel("m", "1", "ab", "cd"),

@@ -56,14 +56,19 @@ QUICK, FULL = Span(30.0, 20.0), Span(60.0, 60.0)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is measured: `millrace`, `hop` (the same behind a hop) or `bare_loop`, with a guarantee."""
+    """What is measured: `millrace`, `hop` (the same behind a hop), `features` or `bare_loop`, with a guarantee.
+
+    Visible is what a reader of committed records sees; with a store, what can be read there.
+    """
 
     job: str
     guarantee: str
+    store: str = ""
+    store_url: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.job} {self.guarantee}"
+        return " ".join(word for word in (self.job, self.store, self.guarantee) if word)
 
     @property
     def once(self) -> bool:
@@ -73,6 +78,7 @@ class Variant:
     def key(self) -> str:
         """How the figures are called in `bench.json`."""
         job = "" if self.job == "millrace" else f"_{self.job}"
+        job += f"_{self.store}" if self.store else ""
         return f"latency{job}{'_exactly_once' if self.once else ''}"
 
 
@@ -136,9 +142,11 @@ class _Run:
         sent, seen = self.home / "sent.npz", self.home / "seen.npz"
         job, arguments, environment = self._job()
         producing = [self.broker.bootstrap, self.events, str(self.rate), most, str(sent)]
-        reading = [self.broker.bootstrap, self.output, str(seen)]
+        reading, reads = [self.broker.bootstrap, self.output, str(seen)], "visibility_reader"
+        if self.variant.store:
+            reading, reads = [*reading, self.variant.store_url], "store_writer"
         with (
-            companion(f"{PACKAGE}.visibility_reader", reading, self.home / "reader") as reader,
+            companion(f"{PACKAGE}.{reads}", reading, self.home / "reader") as reader,
             companion(job, arguments, self.home / "job", environment) as scoring,
         ):
             with companion(f"{PACKAGE}.paced_producer", producing, self.home / "producer") as producer:

@@ -25,10 +25,11 @@ class Peer:
 
     name: str
     packages: tuple[str, ...]
+    beside: tuple[str, ...] = SCORING
 
     @property
     def pins(self) -> tuple[str, ...]:
-        return *self.packages, *SCORING
+        return *self.packages, *self.beside
 
     @property
     def folder(self) -> Path:
@@ -38,6 +39,7 @@ class Peer:
 
 
 QUIX = Peer("quix", ("quixstreams==3.28.1",))
+FEAST = Peer("feast", ("feast[redis]==0.67.0",), beside=())
 BEAM = Peer("beam", ("apache-beam==2.77.0", "onnx==1.22.0"))
 
 

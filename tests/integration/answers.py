@@ -72,6 +72,14 @@ def read_answers(broker, pipeline):
     return answers_in(read_all(broker.bootstrap, outputs_of(pipeline)), pipeline)
 
 
+def read_vectors(broker, pipeline):
+    """The feature vectors by the place of their event; fails when an event has two."""
+    found = [_answer(message) for message in read_all(broker.bootstrap, [pipeline.features_topic])]
+    vectors = {vector.place: vector for vector in found}
+    assert len(vectors) == len(found)
+    return vectors
+
+
 def read_events(broker, pipeline):
     """Everything in the events topic, partition by partition in order."""
     messages = read_all(broker.bootstrap, [pipeline.events.topic])

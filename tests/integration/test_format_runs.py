@@ -18,7 +18,8 @@ from jobs import JobProcess
 from workloads import make_topics, settings_of
 
 from flink_jobs.committed_reader import read_all, receipt
-from flink_jobs.decoding import prediction_reader
+from flink_jobs.decoding import prediction_reader, value_reader
+from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.local.live_shop import live_events
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.produce_command import run_produce_command
@@ -27,6 +28,7 @@ from flink_jobs.verify_job import VerifyRequest, verify
 from udfs.confluent_wire import head_of
 from udfs.event_keys import key_of
 from udfs.formats import Avro
+from udfs.output_fields import features_of
 from udfs.pipeline import Events, Pipeline
 from udfs.schema_texts import event_schema_text
 
@@ -44,7 +46,8 @@ def avro_shop() -> Pipeline:
         shop.events, topic="avro-events", format=Avro(), key_format=Avro(), fields=places, tombstones="ignore"
     )
     names = {"name": "avro-shop", "predictions": "avro-predictions", "dead_letters": "avro-dead-letters"}
-    return dataclasses.replace(shop, events=events, output_format=Avro(), include_features=True, **names)
+    written = {"output_format": Avro(), "include_features": True, "features_topic": "avro-features"}
+    return dataclasses.replace(shop, events=events, **written, **names)
 
 
 def written(parsed, schema_id, row):
@@ -64,6 +67,28 @@ def codecs_in(segment):
         found.add(CODECS[attributes & 7])
         data = data[12 + size :]
     return found
+
+
+def tamper(broker, pipeline):
+    """Say of a vector that it is of another event, and of one that is no event."""
+    first, *_, last = read_all(broker.bootstrap, [pipeline.features_topic])
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    headers = dict(first.headers())
+    ends = topic_ends(broker.bootstrap, pipeline.events.topic)
+    nowhere = str(max(ends.values()) + 5).encode()
+    for offset in (dict(last.headers())["millrace-offset"], nowhere):
+        partition = dict(last.headers())["millrace-partition"]
+        producer.produce(
+            pipeline.features_topic, first.value(), first.key(),
+            headers={**headers, "millrace-offset": offset, "millrace-partition": partition},
+        )  # fmt: skip
+    producer.flush()
+
+
+def place_of(answer):
+    """Of its event."""
+    told = receipt(answer)
+    return told["partition"], told["offset"]
 
 
 def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_change(
@@ -115,9 +140,14 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
         job.stop()
     (segment,) = (broker.folder / "data").glob(f"{pipeline.events.topic}-0/*.log")
     assert codecs_in(segment) == set(CODECS)
-    read, counts, seen = prediction_reader(pipeline, settings), {}, 0
+    read, counts, seen, vectors = prediction_reader(pipeline, settings), {}, 0, {}
+    read_vector = value_reader(features_of(pipeline), settings)
+    for message in read_all(broker.bootstrap, [pipeline.features_topic]):
+        vectors[place_of(message)] = read_vector(message.value())["features"]
+    assert client.latest("avro-features-value").text == features_of(pipeline).schema_text("AVRO", None)
     for message in read_all(broker.bootstrap, [pipeline.predictions]):
         body = read(message.value())
+        assert body["features"] == vectors[place_of(message)]
         counts[body["user_id"]] = max(counts.get(body["user_id"], 0), body["features"]["count_1h"])
         seen += 1
     assert seen == EVENTS + SENT
@@ -127,3 +157,11 @@ def test_an_entity_keeps_its_state_when_the_schemas_of_its_keys_and_values_chang
     findings = verify(VerifyRequest(pipeline, settings)).findings
     assert (findings.holds, findings.waiting, findings.unverifiable) == (True, 0, {}), findings.first
     assert findings.equal == EVENTS + SENT + 2 * len(CODECS)  # a replay of the topic sees the same, and no tombstone
+    assert findings.vectors == EVENTS + SENT
+    tamper(broker, pipeline)
+    findings = verify(VerifyRequest(pipeline, settings)).findings
+    assert (findings.vectors, dict(findings.counts)) == (EVENTS + SENT, {"wrong_vector": 2})
+    nowhere, differs = findings.first
+    assert nowhere.what == "the vector of a record that is no event"
+    assert differs.what.startswith("in its vector, event time, ")
+    assert differs.served[0].topic == pipeline.features_topic

@@ -28,7 +28,7 @@ KINDS = {
     "cluster": ResourceType.BROKER,
 }  # fmt: skip
 OPERATIONS = {"Read": AclOperation.READ, "Write": AclOperation.WRITE, "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS}
-PIPELINE = purchase("allowed")
+PIPELINE = purchase("allowed", features_topic="allowed-features")
 RUN = [acl for acl in needed_acls(PIPELINE) if acl.command == "run"]
 
 

@@ -12,6 +12,7 @@ from answers import (
     assert_receipts,
     read_answers,
     read_events,
+    read_vectors,
 )
 from jobs import JobProcess
 from online_retail import RETAIL, every_nth_customer, lines_of, orders_again
@@ -31,12 +32,13 @@ BETWEEN = 1_500  # answers between two kills: the job works again, on state that
 def workload(folder):
     """Real order lines and a model trained on them; where the data is not, generated shoppers."""
     if not online_retail.is_there():
-        return purchase("killed"), *shoppers(RECORDS)
+        return purchase("killed", features_topic="killed-features"), *shoppers(RECORDS)
     lines = lines_of(every_nth_customer(40))
     labels = orders_again(lines)
     known = [line for line, label in zip(lines, labels, strict=True) if label >= 0]
     train_pipeline(RETAIL, events=known, labels=labels[labels >= 0], root=folder)
-    return retail("killed", Model("retail", version=1, root=folder)), *order_lines(RECORDS)
+    model = Model("retail", version=1, root=folder)
+    return retail("killed", model, features_topic="killed-features"), *order_lines(RECORDS)
 
 
 class Traffic:
@@ -92,3 +94,11 @@ def test_killed_workers_and_a_killed_job_lose_nothing_and_repeat_nothing(broker,
     assert_receipts(pipeline, events, after.predictions)
     assert_entity_order(pipeline, after.predictions)
     assert_as_uninterrupted(pipeline, events, after.predictions)
+    vectors = read_vectors(broker, pipeline)
+    in_state = {place for place, letter in after.dead_letters.items() if letter.headers["stage"] == "model"}
+    assert vectors.keys() == after.predictions.keys() | in_state
+    assert_entity_order(pipeline, vectors)
+    for place, prediction in after.predictions.items():
+        vector = vectors[place]
+        assert (vector.key, vector.body["features"]) == (prediction.key, prediction.body["features"])
+        assert vector.headers["event-time"] == prediction.headers["event-time"]

@@ -15,9 +15,9 @@ from flink_jobs.decoding import prediction_reader
 from udfs.byte_lines import Lines
 from udfs.confluent_wire import head_of
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
+from udfs.output_fields import predictions_of
+from udfs.output_values import value_reader, value_schema
 from udfs.pipeline import DefinitionError
-from udfs.prediction_values import prediction_reader as reader_of
-from udfs.prediction_values import prediction_schema
 from udfs.proto_text import compile_proto, messages_of
 from udfs.wire_formats import EventDecoder, PredictionEncoder
 
@@ -51,34 +51,35 @@ def expected(wanted):
 @pytest.mark.parametrize("form", [Json(), JsonSchema(), Avro(), Protobuf()])
 def test_a_prediction_with_a_registered_schema_is_read_back(form, features):
     wanted = pipeline(form, features=features)
-    schema = prediction_schema(wanted)
+    schema = value_schema(predictions_of(wanted))
     registered = None if schema is None else schema._replace(id=300)
     value = written(wanted, schema=registered)
-    assert reader_of(wanted, lambda _: registered)(value) == expected(wanted)
+    assert value_reader(predictions_of(wanted), lambda _: registered)(value) == expected(wanted)
     assert isinstance(form, Json) or value.startswith(head_of(300))
 
 
 def test_features_that_are_no_finite_number_are_null():
     for form in (Json(), Avro(), Protobuf()):
         wanted = pipeline(form)
-        schema = prediction_schema(wanted)
+        schema = value_schema(predictions_of(wanted))
         registered = None if schema is None else schema._replace(id=300)
         odd = np.full((1, len(wanted.feature_names)), np.nan)
         odd[0, 1] = np.inf
         value = written(wanted, schema=registered, features=odd)
-        assert set(reader_of(wanted, lambda _, one=registered: one)(value)["features"].values()) == {None}
+        read = value_reader(predictions_of(wanted), lambda _, one=registered: one)
+        assert set(read(value)["features"].values()) == {None}
 
 
 def test_other_libraries_read_what_is_written():
     avro = pipeline(Avro())
-    schema = prediction_schema(avro)._replace(id=300)
+    schema = value_schema(predictions_of(avro))._replace(id=300)
     body = io.BytesIO(written(avro, schema=schema)[5:])
     read = fastavro.schemaless_reader(body, fastavro.parse_schema(json.loads(schema.text)), None)
     assert read["purchase_probability"] == 0.25
     assert read["scored_at"].timestamp() == 0.007
 
     protobuf = pipeline(Protobuf())
-    schema = prediction_schema(protobuf)._replace(id=300)
+    schema = value_schema(predictions_of(protobuf))._replace(id=300)
     message = message_factory.GetMessageClass(messages_of(compile_proto(schema.text))[0])
     value = written(protobuf, schema=schema)
     assert value[5:6] == b"\0"
@@ -116,7 +117,7 @@ def test_a_schema_that_asks_for_what_no_prediction_has_is_refused():
 @pytest.mark.parametrize("broken", [b"", b"\0", b"\0\0\0\1\x2c", b"\1\2\3\4\5\6\7", b"\0\0\0\1\x2c\0\xff\xff"])
 def test_what_is_no_prediction_is_a_value_error(form, broken):
     wanted = pipeline(form)
-    schema = prediction_schema(wanted)
+    schema = value_schema(predictions_of(wanted))
     with pytest.raises(ValueError):
-        reader_of(wanted, lambda _: schema)(broken)
+        value_reader(predictions_of(wanted), lambda _: schema)(broken)
     assert msgspec.json.decode(written(pipeline(Json()))) == expected(pipeline(Json()))

@@ -53,9 +53,10 @@ from udfs.ladder import Ladder, OpenedRung
 from udfs.model_guard import ModelWatch
 from udfs.model_schedule import Guard, ModelRef
 from udfs.output_batch import read_outputs
+from udfs.output_fields import predictions_of
+from udfs.output_values import value_reader, value_schema
 from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Number, OtherModel, Vector
 from udfs.predicting import predict_each
-from udfs.prediction_values import prediction_reader, prediction_schema
 from udfs.proto_text import compile_proto, messages_of
 from udfs.receipts import NamedModel, Receipt
 from udfs.refused import Refused
@@ -431,10 +432,10 @@ def written(wanted, schema):
 @pytest.mark.parametrize("form", [Json(), JsonSchema(), Avro(), Protobuf()])
 def test_outputs_are_written_and_read_back_in_every_format(form):
     wanted = pipeline(SEVERAL, output_format=form)
-    schema = prediction_schema(wanted)
+    schema = value_schema(predictions_of(wanted))
     registered = None if schema is None else schema._replace(id=300)
     for value in written(wanted, registered):
-        fields = prediction_reader(wanted, lambda _: registered)(value)
+        fields = value_reader(predictions_of(wanted), lambda _: registered)(value)
         assert fields == BODY
         assert wanted.outputs.numbers(fields) == [0.25, 0.5, -0.0, 1e300, 1.0, 0.0]
     with pytest.raises(ValueError, match="embedding has 2 numbers, not 3"):
@@ -445,7 +446,7 @@ def test_outputs_are_written_and_read_back_in_every_format(form):
 
 def test_schemas_say_what_outputs_are_and_the_formats_libraries_read_them():
     avro = pipeline(SEVERAL, output_format=Avro())
-    schema = prediction_schema(avro)._replace(id=300)
+    schema = value_schema(predictions_of(avro))._replace(id=300)
     kinds = {one["name"]: one["type"] for one in json.loads(schema.text)["fields"]}
     assert kinds["embedding"] == {"type": "array", "items": "double"}
     assert (kinds["decision"], kinds["code"]) == ("string", "long")
@@ -456,14 +457,15 @@ def test_schemas_say_what_outputs_are_and_the_formats_libraries_read_them():
     )
     assert (read["embedding"], read["decision"]) == ([0.5, -0.0, 1e300], "not kept")
     protobuf = pipeline(SEVERAL, output_format=Protobuf())
-    schema = prediction_schema(protobuf)._replace(id=300)
+    schema = value_schema(predictions_of(protobuf))._replace(id=300)
     assert "  repeated double embedding = 4;  // a vector of 3" in schema.text
     message = message_factory.GetMessageClass(messages_of(compile_proto(schema.text))[0])
     assert list(message.FromString(written(protobuf, schema)[0][6:]).embedding) == [0.5, -0.0, 1e300]
-    document = json.loads(prediction_schema(pipeline(SEVERAL, output_format=JsonSchema())).text)["properties"]
+    as_json = value_schema(predictions_of(pipeline(SEVERAL, output_format=JsonSchema())))
+    document = json.loads(as_json.text)["properties"]
     assert document["embedding"] == {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
     assert document["code"] == {"type": "integer", "enum": [3, 5]}
-    after = prediction_schema(protobuf, schema.text).text
+    after = value_schema(predictions_of(protobuf), schema.text).text
     assert after == schema.text  # fields keep their numbers
 
 

@@ -12,12 +12,13 @@ from google.protobuf import message_factory
 
 from udfs.event_class_text import Roles, event_class_text
 from udfs.events import Events
+from udfs.output_fields import predictions_of
 from udfs.pipeline import Avro, Count, JsonSchema, Model, Pipeline, Protobuf
 from udfs.proto_text import compile_proto, messages_of
 from udfs.registered_schema import RegisteredSchema
 from udfs.schema_reading import Difference, differences, reading_problems
 from udfs.schema_texts import event_schema_text
-from udfs.subjects import events_subject, predictions_subject
+from udfs.subjects import events_subject, output_subject
 from udfs.wire_formats import EventDecoder
 from udfs.written_fields import SchemaTextError, WrittenField, written_record
 
@@ -269,9 +270,9 @@ def test_text_of_a_schema_never_becomes_code():
 
 def test_subjects_follow_the_strategy():
     one = pipeline(events())
-    assert (events_subject(one.events), predictions_subject(one)) == ("payments-value", "predictions-value")
+    assert (events_subject(one.events), output_subject(predictions_of(one))) == ("payments-value", "predictions-value")
     by_record = replace(one, output_format=Protobuf(subject_strategy="record"))
-    assert predictions_subject(by_record) == "PayPrediction"
+    assert output_subject(predictions_of(by_record)) == "PayPrediction"
     both = events(format=JsonSchema(subject_strategy="topic-record"))
     assert events_subject(both) == "payments-Payment"
 

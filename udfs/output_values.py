@@ -1,4 +1,4 @@
-"""The values of predictions in every format, out and in again."""
+"""The values of predictions and of features in every format, out and in again."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +14,8 @@ from udfs.byte_lines import Lines
 from udfs.confluent_wire import HEAD_BYTES, head_of, message_indexes, schema_id_of
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
 from udfs.json_events import json_fields
-from udfs.pipeline import Pipeline
+from udfs.output_fields import OutputValues
+from udfs.output_writers import ValueWriter
 from udfs.protobuf_events import MessageReader, compiled_messages, named_message
 from udfs.refused import Refused
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError
@@ -30,75 +31,63 @@ from udfs.row_writers import (
     written_message,
     written_record,
 )
-from udfs.schema_texts import prediction_schema_text
 
-PredictionReader = Callable[[bytes], Fields]
-"""A prediction's value -> its fields; `features` is a mapping. Raises ValueError if it is none."""
-_WRITTEN = WrittenThing("output_format", "a prediction", " (more with include=)", is_whole=True)
+ValueReader = Callable[[bytes], Fields]
+"""A value -> its fields; `features` is a mapping. Raises ValueError if it is none."""
 
 
-def prediction_fields(pipeline: Pipeline) -> tuple[str, ...]:
-    """The names of a prediction's fields, in order."""
-    events = pipeline.events
-    copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
-    return (*copied, *pipeline.outputs.names, "scored_at", *(("features",) if pipeline.include_features else ()))
-
-
-def prediction_schema(pipeline: Pipeline, previous: str | None = None) -> RegisteredSchema | None:
-    """The schema that predictions are written with, without an id; None for plain JSON.
+def value_schema(values: OutputValues, previous: str | None = None) -> RegisteredSchema | None:
+    """The schema that values are written with, without an id; None for plain JSON.
 
     Args:
-        pipeline: Says the format and the fields.
-        previous: The Protobuf schema before this one; see `prediction_schema_text`.
+        values: Which.
+        previous: The schema before this one; see `schema_texts`.
     """
-    form = pipeline.output_format
+    form = values.form
     if isinstance(form, Json):
         return None
-    return RegisteredSchema(0, form.kind, form.schema or prediction_schema_text(pipeline, form.kind, previous))
+    return RegisteredSchema(0, form.kind, form.schema or values.schema_text(form.kind, previous))
 
 
-def value_writer(
-    pipeline: Pipeline, schema: RegisteredSchema
-) -> Callable[[list[Iterable[Any]], npt.NDArray[np.float64] | None], Lines]:
-    """Writes columns of predictions, and their features, in Avro or Protobuf.
+def value_writer(values: OutputValues, schema: RegisteredSchema) -> ValueWriter:
+    """Writes values in Avro or Protobuf.
 
     Args:
-        pipeline: Says the format and the fields.
-        schema: From `prediction_schema`, with its id if predictions name it.
+        values: Which.
+        schema: From `value_schema`, with its id if they name it.
 
     Raises:
-        DefinitionError: The schema is none, or asks for what a prediction does not have.
+        DefinitionError: The schema is none, or asks for what they do not have.
     """
-    names, features_names = prediction_fields(pipeline), pipeline.feature_names
-    write, plan = _writer_and_plan(pipeline, schema, names)
+    names, with_features = values.names, bool(values.features)
+    write, plan = _writer_and_plan(values, schema)
     encoder = plan and RowEncoder(plan)
     picked = [names.index(name) for name in plan.fields] if plan else []
 
-    def values(columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
+    def written(columns: list[Iterable[Any]], features: npt.NDArray[np.float64] | None) -> Lines:
         columns = [list(column) for column in columns]
-        features = features if pipeline.include_features else None
+        features = features if with_features else None
         if encoder is not None:
             found = encoder.encode(list(zip(*[columns[place] for place in picked], strict=True)), features)
             if found is not None:
                 return found
         if features is not None:
-            columns.append(_feature_rows(features_names, features))
+            columns.append(_feature_rows(values.features, features))
         return Lines.of([write(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)])
 
-    return values
+    return written
 
 
-def _writer_and_plan(
-    pipeline: Pipeline, schema: RegisteredSchema, names: Sequence[str]
-) -> tuple[RowWriter, RowPlan | None]:
-    """What writes one prediction, and how many are written at once if that can be."""
-    form, features = pipeline.output_format, pipeline.feature_names if pipeline.include_features else ()
+def _writer_and_plan(values: OutputValues, schema: RegisteredSchema) -> tuple[RowWriter, RowPlan | None]:
+    """What writes one value, and how many are written at once if that can be."""
+    form, names, features = values.form, values.names, values.features
+    what = WrittenThing(values.setting, values.one, values.more, is_whole=True)
     head = head_of(schema.id) if isinstance(form, Avro | Protobuf) and form.framed else b""
     if isinstance(form, Avro):
-        record = written_record(names, schema, _WRITTEN)
+        record = written_record(names, schema, what)
         return avro_writer(record, head), avro_plan(record, head, names, features)
     assert isinstance(form, Protobuf)
-    message = written_message(names, schema, form.message, _WRITTEN)
+    message = written_message(names, schema, form.message, what)
     head += FIRST_MESSAGE if form.framed else b""
     return protobuf_writer(message, head), protobuf_plan(message, head, names, features)
 
@@ -109,14 +98,14 @@ def _feature_rows(names: Sequence[str], features: npt.NDArray[np.float64]) -> li
     return [{name: x if math.isfinite(x) else None for name, x in zip(names, row, strict=True)} for row in rows]
 
 
-def prediction_reader(pipeline: Pipeline, schemas: SchemaSource) -> PredictionReader:
-    """Reads the values of a pipeline's predictions.
+def value_reader(values: OutputValues, schemas: SchemaSource) -> ValueReader:
+    """Reads values.
 
     Args:
-        pipeline: Says the format.
+        values: Which.
         schemas: Where the schemas come from that they name.
     """
-    form, schema = pipeline.output_format, prediction_schema(pipeline)
+    form, schema = values.form, value_schema(values)
     head = HEAD_BYTES if not isinstance(form, Json) and form.framed else 0
     if isinstance(form, Json | JsonSchema):
         return lambda value: json_fields(value[head:])
