@@ -35,12 +35,14 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
+from udfs.requests import Requests, check_requests
 from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Last", "LastScore", "Max", "Mean", "Min", "Model", "OneHot", "OtherModel",
-    "Pipeline", "Previous", "Protobuf", "Ratio", "SinceLast", "Source", "Std", "Sum", "Text", "Value", "field",
+    "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source", "Std", "Sum", "Text", "Value",
+    "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -111,6 +113,7 @@ class Pipeline:
         fallbacks: What scores an event that the model fails on or is too slow for, the first that has a score; none
             means that it is a dead letter.
         model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
+        requests: A topic in which scores may be asked for, without an event; None means that there is none.
     """
 
     name: str
@@ -129,10 +132,13 @@ class Pipeline:
     models_topic: str | None = None
     fallbacks: Sequence[Fallback] = ()
     model_budget_ms: float | None = None
+    requests: Requests | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "Pipeline: name")
+        if not isinstance(self.requests, Requests | None):
+            raise DefinitionError(f"pipeline {self.name}: requests is {self.requests!r}; write requests=Requests()")
         for value, kind, setting in ((self.events, Events, "events"), (self.model, Model, "model")):
             if not isinstance(value, kind):
                 raise DefinitionError(
@@ -146,6 +152,7 @@ class Pipeline:
             check_topic(self.models_topic, f"pipeline {self.name}: models_topic")
         topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
         topics += [each for each in (self.models_topic, self.models_status_topic, self.shadow_topic) if each]
+        topics += [each for each in (self.requests_topic, *self.reply_topics) if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
@@ -183,6 +190,8 @@ class Pipeline:
         check_fallbacks(self.fallbacks, self.model.version, f"pipeline {self.name}: fallbacks")
         _check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
         self._name_features()
+        if self.requests is not None:
+            check_requests(self, self.requests, f"pipeline {self.name}: requests")
 
     def _name_features(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
@@ -221,6 +230,18 @@ class Pipeline:
     def shadow_topic(self) -> str | None:
         """Where the predictions of shadows go, which nobody is served with; None where there can be none."""
         return self.models_topic and f"{self.predictions}-shadow"
+
+    @property
+    def requests_topic(self) -> str | None:
+        """Where scores are asked for; None where nobody can."""
+        return None if self.requests is None else self.requests.topic or f"{self.name}-requests"
+
+    @property
+    def reply_topics(self) -> list[str]:
+        """Where requests are answered: the topic of those that name none, and those that they may name."""
+        if self.requests is None:
+            return []
+        return [self.requests.replies or f"{self.name}-replies", *self.requests.reply_topics]
 
     @property
     def columns_used(self) -> tuple[str, ...]:
