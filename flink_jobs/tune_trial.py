@@ -77,6 +77,7 @@ class Laboratory:
             events=dataclasses.replace(written.events, topic=f"{name}-events"),
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
+            requests=None,
         )
         own = {
             "bootstrap": self._bootstrap, **OPEN, "home": self._folder / name, "restart_attempts": 0,
