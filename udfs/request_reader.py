@@ -82,13 +82,9 @@ class RequestReader:
         self._max_age_ms = pipeline.requests.max_age_ms
         self._unit_ns = TIME_UNITS_NS[events.time_unit]
         self._whole_time = events.field(events.time, "Requests").kind == "int"
-        fields = asked_fields(pipeline)
-        self._defaults = {one.name: one.default for one in fields}
+        self._defaults = {one.name: one.default for one in asked_fields(pipeline)}
         self._required = required_fields(pipeline)
-        given = msgspec.defstruct(
-            "Fields", [_given(one) for one in fields], gc=False, kw_only=True, forbid_unknown_fields=True
-        )
-        entity = int if events.field(events.entity, "Requests").kind == "int" else str
+        given, entity = asked_types(pipeline)
         request: list[Any] = [
             ("request_id", str),
             ("entity", entity),
@@ -126,6 +122,8 @@ class RequestReader:
         except msgspec.ValidationError as error:
             why = refused_value(error)
             return Unanswerable(address, Refused("unknown_field", why.detail) if _is_unknown(error) else why)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return Unanswerable(address, Refused("not_json", str(error)))
         entity = str(request.entity)
         refusal = self._refusal(record, request, entity, now_ms)
         if refusal is not None:
@@ -156,6 +154,14 @@ class RequestReader:
             value = getattr(request.fields, name)
             told[name] = default if value is msgspec.UNSET else value
         return self._event(*map(told.__getitem__, self._names))
+
+
+def asked_types(pipeline: Pipeline) -> tuple[Any, Any]:
+    """The types of a request's fields, a struct, and of its entity."""
+    given = [_given(one) for one in asked_fields(pipeline)]
+    fields = msgspec.defstruct("Fields", given, gc=False, kw_only=True, forbid_unknown_fields=True)
+    events = pipeline.events
+    return fields, int if events.field(events.entity, "Requests").kind == "int" else str
 
 
 def _given(one: EventField) -> tuple[str, Any, Any]:
