@@ -32,6 +32,7 @@ from udfs.kernel_warm_up import warm_up
 from udfs.ladder import Ladder
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
+from udfs.positions import Positions
 from udfs.predicting import Model
 from udfs.receipts import NamedModel
 from udfs.record_batch import MODELS, RECORDS, REQUESTS, WRITE, RecordBatch
@@ -45,6 +46,7 @@ MODEL_SCHEDULE = "model-schedule"
 SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
 LAST_SCORES = "last-scores"
+EVENTS_READ = "events-read"
 CIRCUIT = "modelCircuit"
 """Gauge: the worst circuit of the models that are open, 0 closed, 1 half-open, 2 open; with a `model_budget_ms`."""
 REQUESTS_ANSWERED, REQUESTS_REFUSED = "requestsAnswered", "requestsRefused"
@@ -132,7 +134,12 @@ class ScoreBatches(KeyedProcessFunction):
         self._passed_over = metrics.counter(PASSED_OVER)
         scores = self._guard(runtime_context, manifest)
         self._score, self._answer = functools.partial(scores, self._scorer), self._scorer.score
+        self._positions: Positions | None = None
         if self._pipeline.requests is not None:
+            self._positions = Positions()
+            self._read_to = runtime_context.get_state(
+                ValueStateDescriptor(EVENTS_READ, Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            )
             answerer = self._open_answerer(metrics, model, named_model(manifest))
             self._answer = functools.partial(scores, answerer)
 
@@ -154,7 +161,7 @@ class ScoreBatches(KeyedProcessFunction):
         """What answers requests, with a gauge of how many it scored and how many not."""
         choice = None if self._serving is None else AskedModels(self._serving)
         clock_ms = self._scorer.clock_ms
-        answerer = Answerer(self._scorer.plan, model, named, clock_ms, choice, self._ladder)
+        answerer = Answerer(self._scorer.plan, model, named, clock_ms, choice, self._ladder, self._positions)
         metrics.gauge(REQUESTS_ANSWERED, lambda: answerer.answered)
         metrics.gauge(REQUESTS_REFUSED, lambda: answerer.refused)
         return answerer
@@ -183,6 +190,8 @@ class ScoreBatches(KeyedProcessFunction):
             return
         if records.command == RECORDS:
             outputs = self._score(records, self._shards)
+            if self._positions is not None:
+                self._positions.note(records)
             if self._scorer.passed_over:
                 self._passed_over.inc(self._scorer.passed_over)
             if self._serving is not None and self._serving.has_answers:
@@ -198,6 +207,8 @@ class ScoreBatches(KeyedProcessFunction):
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
             self._read_schedule(shard)
+            if self._positions is not None and (read_to := self._read_to.value()) is not None:
+                self._positions.restore(shard, bytes(read_to))
             if self._ladder is not None and self._ladder.remembers:
                 entries = {number: bytes(entry) for number, entry in self._last_scores.items()}
                 self._ladder.last_scores[shard] = self._ladder.restored(entries)
@@ -232,6 +243,8 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _write(self, shard: int) -> None:
         _put(self._log, self._shards[shard].take_changes())
+        if self._positions is not None:
+            self._read_to.update(self._positions.packed(shard))
         if self._ladder is not None and self._ladder.remembers:
             _put(self._last_scores, self._ladder.last_scores[shard].take_changes())
 

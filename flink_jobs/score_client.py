@@ -26,6 +26,7 @@ from udfs.requests import MOST_REQUEST_BYTES
 
 _POLL_S = 0.05
 _END_S = 5.0
+_AGAIN_S = 0.01
 DEFAULT_TIMEOUT_S = 5.0
 
 
@@ -139,7 +140,8 @@ class ScoreClient:
         fields: Mapping[str, Any] | None = None,
         *,
         as_of: int | None = None,
-        timeout: float = DEFAULT_TIMEOUT_S,  # the one thing every caller has to think of
+        after: tuple[int, int] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
         **more: Any,
     ) -> Answer:
         """The score of an entity, as an event with these fields would get it now.
@@ -148,6 +150,8 @@ class ScoreClient:
             entity: Whose.
             fields: Fields of the event.
             as_of: At another time, in ms since 1970.
+            after: Partition and offset of an event of the entity, as Kafka acknowledged it: with it in the state. It is
+                asked again until that is so.
             timeout: How long to wait, in seconds. With exactly-once a reply is seen at the next checkpoint.
             **more: Further fields, by their names.
 
@@ -158,21 +162,33 @@ class ScoreClient:
             ClientClosedError: Replies are not read any more.
             KafkaAdminError: The request could not be sent.
         """
+        told = {**(fields or {}), **more}
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return await self._ask(entity, told, as_of, after)
+                except RequestRefusedError as error:
+                    if after is None or error.reason != "behind":
+                        raise
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _ask(
+        self, entity: str | int, fields: Mapping[str, Any], as_of: int | None, after: tuple[int, int] | None
+    ) -> Answer:
         if not self.is_open:
             raise ClientClosedError(self._ended or "the client is not open: write `async with ScoreClient(...)`")
         if len(self._waiting) >= self._most:
             raise ClientBusyError(f"{self._most} requests wait for their replies")
         self._number += 1
         request_id = f"{self._begin}-{self._number}"
-        key, value = request_bytes(request_id, entity, {**(fields or {}), **more}, as_of_ms=as_of)
+        key, value = request_bytes(request_id, entity, fields, as_of_ms=as_of, after=after)
         if len(value) > MOST_REQUEST_BYTES:
             raise RequestRefusedError("too_large", f"{len(value)} bytes; the limit is {MOST_REQUEST_BYTES}")
         reply: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting[request_id] = reply
         try:
             self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
-            async with asyncio.timeout(timeout):
-                return await reply
+            return await reply
         except (BufferError, KafkaException) as error:
             raise KafkaAdminError(f"the request could not be sent: {error}") from error
         finally:

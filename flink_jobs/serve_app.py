@@ -15,7 +15,7 @@ from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.score_client import Answer, ClientBusyError, ClientClosedError, RequestRefusedError, ScoreClient
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
-from udfs.request_reader import asked_types
+from udfs.request_reader import AfterEvent, asked_types
 from udfs.requests import MOST_REQUEST_BYTES, required_fields
 
 MOST_TIMEOUT_MS = 60_000
@@ -103,7 +103,10 @@ def create_app(pipeline: Pipeline, settings: Settings, *, most_in_flight: int, t
             asked = decoder.decode(await _body(request))
             fields = {name: value for name, value in msgspec.structs.asdict(asked.fields).items() if _given(value)}
             wait_ms = timeout_ms if asked.timeout_ms is None else asked.timeout_ms
-            answer = await client.score(asked.entity, fields, as_of=asked.as_of, timeout=wait_ms / 1_000)
+            after = None if asked.after is None else (asked.after.partition, asked.after.offset)
+            answer = await client.score(
+                asked.entity, fields, as_of=asked.as_of, after=after, timeout=wait_ms / 1_000
+            )
         except _RefusedError as refusal:
             return _refused(refusal.status, refusal.reason, refusal.detail)
         except msgspec.ValidationError as error:
@@ -171,6 +174,7 @@ def _body_type(pipeline: Pipeline) -> Any:
         ("entity", entity),
         ("fields", fields, msgspec.field(default_factory=fields)),
         ("as_of", int | None, None),
+        ("after", AfterEvent | None, None),
         ("timeout_ms", _Timeout | None, None),
     ]
     return msgspec.defstruct("ScoreRequest", given, forbid_unknown_fields=True, gc=False)
@@ -182,6 +186,7 @@ def _openapi(pipeline: Pipeline) -> dict[str, Any]:
     schema = _without_references(body, parts)
     needed = ", ".join(required_fields(pipeline)) or "none"
     schema["properties"]["fields"]["description"] = f"Fields of the event; needed: {needed}. Others may be left out."
+    schema["properties"]["after"]["description"] = "An event of the entity, by its place, that must be counted."
     schema["properties"]["as_of"]["description"] = "Ms since 1970; by default when the request was sent."
     answer: dict[str, Any] = {
         "request_id": {"type": "string"}, "entity": schema["properties"]["entity"],

@@ -5,6 +5,7 @@
 Shards are only looked at: what follows is as if no request had ever been.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from udfs.entity_copies import advance_copies, copies_of
 from udfs.entity_state import ShardState
 from udfs.ladder import Ladder
 from udfs.plan import FeaturePlan
+from udfs.positions import EventPlace, Positions
 from udfs.predicting import Model
 from udfs.receipts import NamedModel
 from udfs.record_batch import RecordBatch
@@ -43,6 +45,7 @@ class Answerer:
         clock_ms: Gives `scored_at`, and how old requests are, in ms since 1970.
         choice: Chooses the model of each request; None means always `model`.
         ladder: Scores what the model has no score for; None means that this is an error.
+        positions: Of the shards in the topic of events, for requests that name an event.
 
     Attributes:
         answered: How many requests were answered with a score so far.
@@ -57,11 +60,13 @@ class Answerer:
         clock_ms: Callable[[], int],
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
+        positions: Positions | None = None,
     ) -> None:
         pipeline = plan.pipeline
         assert pipeline.requests is not None
         self._plan, self._model, self._named, self._clock_ms = plan, model, named, clock_ms
         self._choice, self._ladder, self._pipeline = choice, ladder, pipeline
+        self._positions = positions or Positions()
         self._refuses_unknown = pipeline.requests.unknown == "error"
         self._reader, self._replies = RequestReader(pipeline), ReplyEncoder(pipeline)
         self._dead_letters = DeadLetters(pipeline, str(pipeline.requests_topic)).pack
@@ -79,6 +84,8 @@ class Answerer:
         rows, asked, refused = list[int](), list[Asked](), dict[int, Unanswerable]()
         for row, record in enumerate(records.raw()):
             found = self._reader.read(record, now_ms)
+            if isinstance(found, Asked) and found.after is not None:
+                found = self._after_event(found, found.after, records.shards[bisect_right(records.shard_ends, row)])
             if isinstance(found, Unanswerable):
                 refused[row] = found
             else:
@@ -96,6 +103,13 @@ class Answerer:
             part = slice(begin, begin + _MOST_TOGETHER)
             replies += self._answers(records, np.array(rows[part], np.int64), asked[part], shards, crashed or {})
         return outputs + self._replies.pack(replies, now_ms)
+
+    def _after_event(self, asked: Asked, event: EventPlace, shard: int) -> Asked | Unanswerable:
+        """Refused while the event that it names is not in the state of its shard."""
+        if self._positions.has(shard, event):
+            return asked
+        why = Refused("behind", f"event {event.partition}/{event.offset} was not read yet: ask again")
+        return Unanswerable(asked.address, why, getattr(asked.event, self._pipeline.events.entity))
 
     def _answers(
         self,

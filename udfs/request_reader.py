@@ -4,7 +4,8 @@ JSON, whatever the format of the events is, under the entity (as text) as key:
 
     {"request_id": "7f3a", "entity": "card-7", "fields": {"amount": 12.5}, "as_of": 1760000000000, "reply_to": "topic"}
 
-`fields`, `as_of` (ms since 1970; the record's timestamp if it is left out) and `reply_to` may be left out.
+`fields`, `as_of` (ms since 1970; the record's timestamp if it is left out), `reply_to` and `after` (the place of an
+event of the entity that must be in its state: `{"partition": 3, "offset": 1200}`) may be left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from udfs.event_rows import refused_value
 from udfs.events import MAX_EVENT_TIME_MS, TIME_UNITS_NS, EventField
 from udfs.json_events import decoded_json
 from udfs.pipeline import Pipeline
+from udfs.positions import EventPlace
 from udfs.raw_record import RawRecord
 from udfs.record_fields import struct_field
 from udfs.refused import NO_VALUE, Refused, too_large
@@ -40,11 +42,13 @@ class Asked(NamedTuple):
         address: Of the reply.
         entity: As text.
         event: The event that it stands for, with the event's fields.
+        after: An event that must be in the state of the entity; None if any state will do.
     """
 
     address: Address
     entity: str
     event: Any
+    after: EventPlace | None = None
 
 
 class Unanswerable(NamedTuple):
@@ -66,6 +70,13 @@ class _Addressed(msgspec.Struct, gc=False):
 
     request_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_ID_LETTERS)]
     reply_to: str | None = None
+
+
+class AfterEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """The place of an event, as requests have it."""
+
+    partition: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class RequestReader:
@@ -91,6 +102,7 @@ class RequestReader:
             ("fields", given, msgspec.field(default_factory=given)),
             ("as_of", int | None, None),
             ("reply_to", str | None, None),
+            ("after", AfterEvent | None, None),
         ]
         request_type: Any = msgspec.defstruct("Request", request, gc=False, forbid_unknown_fields=True)
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(request_type).decode
@@ -129,7 +141,8 @@ class RequestReader:
         if refusal is not None:
             return Unanswerable(address, refusal, request.entity)
         as_of_ms = record.parts.time_ms if request.as_of is None else request.as_of
-        return Asked(address, entity, self._as_event(request, as_of_ms))
+        after = None if request.after is None else EventPlace(request.after.partition, request.after.offset)
+        return Asked(address, entity, self._as_event(request, as_of_ms), after)
 
     def _refusal(self, record: RawRecord, request: Any, entity: str, now_ms: int) -> Refused | None:
         if record.key != entity.encode("utf-8", "surrogatepass"):
@@ -180,10 +193,11 @@ def request_bytes(
     *,
     as_of_ms: int | None = None,
     reply_to: str | None = None,
+    after: tuple[int, int] | None = None,
 ) -> tuple[bytes, bytes]:
-    """Key and value of a request's record."""
+    """Key and value of a request's record; `after` are partition and offset of an event."""
     told: dict[str, Any] = {"request_id": request_id, "entity": entity}
-    for name, value in (("fields", dict(fields or {})), ("as_of", as_of_ms), ("reply_to", reply_to)):
-        if value:
-            told[name] = value
+    place = after and {"partition": after[0], "offset": after[1]}
+    others = {"fields": dict(fields or {}) or None, "as_of": as_of_ms, "reply_to": reply_to, "after": place}
+    told |= {name: value for name, value in others.items() if value is not None}
     return str(entity).encode(), msgspec.json.encode(told)

@@ -28,6 +28,7 @@ from udfs.ladder import Ladder
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Count, Events, Mean, Model, Pipeline, Requests
 from udfs.plan import FeaturePlan
+from udfs.positions import EventPlace, Positions
 from udfs.record_batch import REQUESTS, RecordBatch, pack_records
 from udfs.request_reader import request_bytes
 from udfs.requests import MOST_REQUEST_BYTES, required_fields
@@ -161,6 +162,9 @@ def test_a_request_without_an_address_is_a_dead_letter(shop, value, reason):
         ({"as_of": NOW_MS + 3_600_001}, "invalid_time"),
         ({"as_of": 10**30}, "invalid_time"),
         ({"as_of": "now"}, "wrong_type"),
+        ({"after": [1, 2]}, "wrong_type"),
+        ({"after": {"partition": -1, "offset": 0}}, "wrong_type"),
+        ({"after": {"partition": 0}}, "missing_field"),
     ],
 )
 def test_a_request_that_is_wrong_is_told_so(shop, changes, reason):
@@ -226,6 +230,25 @@ def test_a_model_over_its_budget_is_told(shop):
             raise OverBudgetError("it takes too long")
 
     assert reason_of(Shop(model=Slow()).one(shop.entity, FIELDS)) == "model_over_budget"
+
+
+def test_a_request_after_an_event_is_answered_once_that_is_read_also_after_a_restart(shop):
+    positions = Positions()
+    answerer = Answerer(shop.answerer._plan, shop.model, RECEIPT_MODEL, lambda: NOW_MS, positions=positions)
+    shop.answerer = answerer
+    for read in (300, 301):
+        positions.note(batch_of(shopper_records(read), partition=2))
+        for partition, offset, reads in ((2, 299, True), (2, 300, read > 300), (1, 0, False)):
+            value = value_of(shop.one(shop.entity, FIELDS, after=(partition, offset)))
+            assert ("error" not in value) == reads
+            assert reads or value["error"]["reason"] == "behind"
+    after = Positions()
+    assert not after.has(0, EventPlace(2, 0))
+    after.restore(0, positions.packed(0))
+    assert after.has(0, EventPlace(2, 300))
+    assert not after.has(0, EventPlace(2, 301))
+    after.note(batch_of(shopper_records(10), partition=2))  # again, as after a failure
+    assert after.has(0, EventPlace(2, 300))
 
 
 # the definition
