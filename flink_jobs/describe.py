@@ -72,8 +72,17 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("events", f"topic {topics['events']}, {document['partitions']} partitions, keyed by {entity}"),
         ("predictions", f"topic {topics['predictions']}, the value is {document['prediction']}"),
         ("dead letters", f"topic {topics['dead_letters']}"),
+        *_request_facts(document["requests"]),
         ("consumer group", document["consumer_group"]),
     ]
+
+
+def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if requests is None:
+        return []
+    needed = ", ".join(requests["required"]) or "no fields"
+    told = f"topic {requests['topic']}, with {needed}; answered in {', '.join(requests['replies'])}"
+    return [("requests", told)]
 
 
 def _model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:

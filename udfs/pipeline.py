@@ -35,7 +35,7 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
-from udfs.requests import Requests, check_requests
+from udfs.requests import Requests, check_requests, describe_requests
 from udfs.sources import Debezium, Source
 
 __all__ = [
@@ -317,6 +317,7 @@ class Pipeline:
             "name": self.name,
             "topics": {"events": self.events.topic, "predictions": self.predictions, "dead_letters": self.dead_letters},
             "sources": self.events.source_topics,
+            "requests": describe_requests(self),
             "formats": {
                 "events": describe_format(self.events.format),
                 "keys": describe_format(self.events.key_format),

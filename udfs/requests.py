@@ -6,7 +6,7 @@ trace in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from udfs.aggregates import Feature, OneHot, Ratio, Value
 from udfs.durations import parse_duration
@@ -98,6 +98,19 @@ def required_fields(pipeline: "Pipeline") -> list[str]:
         return list(pipeline.requests.required)
     read = {name for feature in pipeline.features for name in _read_directly(feature)}
     return [one.name for one in asked_fields(pipeline) if one.name in read and not one.optional]
+
+
+def describe_requests(pipeline: "Pipeline") -> dict[str, Any] | None:
+    """A pipeline's requests as plain data; None where it answers none."""
+    if pipeline.requests is None:
+        return None
+    return {
+        "topic": pipeline.requests_topic,
+        "replies": pipeline.reply_topics,
+        "required": required_fields(pipeline),
+        "max_age": pipeline.requests.max_age,
+        "unknown": pipeline.requests.unknown,
+    }
 
 
 def _read_directly(feature: Feature) -> list[str]:
