@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -135,7 +136,7 @@ def assert_http(pipeline_file, pipeline, broker, folder, entity):
     """The front by real calls; what is asked here has an id of the front's own."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = served(pipeline_file, broker.bootstrap, folder, port, "--timeout", "30000")
+    process = served(pipeline_file, broker.bootstrap, folder, port, "--timeout", "30000", "--in-flight", "3")
     try:
         wait_until_ready(url, process)
         assert http.get(f"{url}/health/live", timeout=5).json() == {"status": "live"}
@@ -158,6 +159,10 @@ def assert_http(pipeline_file, pipeline, broker, folder, entity):
             assert (answer.status_code, answer.json()["error"]["reason"]) == (status, reason), answer.text
         answer = http.post(f"{url}/score", data=b"{", timeout=60)
         assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "not_json")
+        with ThreadPoolExecutor(10) as pool:
+            good = {"entity": entity, "fields": FIELDS}
+            at_once = [pool.submit(http.post, f"{url}/score", json=good, timeout=60) for _ in range(20)]
+            assert {each.result().status_code for each in at_once} == {200, 429}
         page = http.get(f"{url}/openapi.json", timeout=5).json()
         body = page["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert set(body["properties"]["fields"]["properties"]) == {"event_id", "dwell_time_sec", "page_id"}
