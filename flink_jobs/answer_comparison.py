@@ -24,6 +24,7 @@ from udfs.wire_formats import NOT_TRIED_AGAIN
 pa: Any = pyarrow
 pq: Any = pyarrow.parquet
 Place = tuple[int, int]
+Floats = npt.NDArray[np.float64]
 READ_ROWS = 65_536
 
 DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated", "no_event"
@@ -85,7 +86,7 @@ class Finding:
         place: Partition and offset of the event.
         what: Which parts differ, in words.
         served: The answers' places, as in `ServedAnswers.place`.
-        now: What comes out now: `prediction`, `flags`, `features` by name, or `dead_letter`.
+        now: What comes out now: the outputs by name, `flags`, `features` by name, or `dead_letter`.
     """
 
     kind: str
@@ -293,9 +294,9 @@ class AnswerComparison:
         features = now.features[places]
         scores, failed = served["score"], dict[int, Refused]()
         if named.by_model:
-            scores, failed = predict_each(model, features)
+            scores, failed = predict_each(model, features, self._pipeline.outputs)
         equal = {
-            self._pipeline.prediction: served["score"] == scores,
+            **self._pipeline.outputs.equal(served["score"], scores),
             "flags": served["flags"] == now.flags[places],
             "event time": served["time_ms"] == now.times_ms[places],
             "event id or entity": served["identity"] == now.identities[places],
@@ -318,7 +319,7 @@ class AnswerComparison:
             what = ", ".join(name for name, same in equal.items() if not same[row])
             if row in failed:
                 what = f"a prediction, where the model fails now: {failed[row].detail}"
-            self._find(DIFFERENT, partition, offset, what, now, float(scores[row]))
+            self._find(DIFFERENT, partition, offset, what, now, scores[row : row + 1])
 
     def _dead_letter(self, partition: int, letter: Any, now: Recomputed) -> None:
         offset, reason = int(letter["offset"]), self._answers.reasons[letter["named"]]
@@ -340,10 +341,10 @@ class AnswerComparison:
         place = int(np.searchsorted(now.offsets, offset))
         named = [self._models.model(each) for each in self._answers.models]
         models = [each for each in (self._own_model, *named) if isinstance(each, OnnxModel)]
-        return any(predict_each(model, now.features[place : place + 1])[1] for model in models)
+        return any(predict_each(model, now.features[place : place + 1], self._pipeline.outputs)[1] for model in models)
 
     def _find(
-        self, kind: str, partition: int, offset: int, what: str, now: Recomputed, score: float | None = None
+        self, kind: str, partition: int, offset: int, what: str, now: Recomputed, score: Floats | None = None
     ) -> None:
         findings = self.findings
         findings.counts[kind] += 1
@@ -353,17 +354,18 @@ class AnswerComparison:
         places = tuple(self._answers.place(row) for row in served[served["offset"] == offset])
         findings.first.append(Finding(kind, (partition, offset), what, places, self._now(now, offset, score)))
 
-    def _now(self, now: Recomputed, offset: int, score: float | None) -> dict[str, Any]:
+    def _now(self, now: Recomputed, offset: int, score: Floats | None) -> dict[str, Any]:
         if offset in now.letters:
             return {"dead_letter": now.letters[offset]}
         place = int(np.searchsorted(now.offsets, offset))
         if place == len(now.offsets) or now.offsets[place] != offset:
             return {}
-        row = now.features[place]
+        row, outputs = now.features[place], self._pipeline.outputs
         if score is None and self._own_model is not None:
-            scores, failed = predict_each(self._own_model, row[None, :])
-            score = None if failed else float(scores[0])
+            scores, failed = predict_each(self._own_model, row[None, :], outputs)
+            score = None if failed else scores
         marks = int(now.flags[place])
         flags = [name for name, mark in (("late", LATE), ("truncated", TRUNCATED)) if marks & mark]
         features = dict(zip(self._pipeline.feature_names, row.tolist(), strict=True))
-        return {self._pipeline.prediction: score, "flags": flags, "features": features}
+        told = dict.fromkeys(outputs.names) if score is None else outputs.values(score)
+        return {**told, "flags": flags, "features": features}

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flink_jobs.model_serving import ModelServing
+from models.outputs import Outputs
 from udfs.predicting import Features, predict_batch
 from udfs.receipts import NamedModel, Receipt
 from udfs.refused import Refused
@@ -19,10 +20,11 @@ class AskedModels:
 
     Args:
         serving: Of the subtask.
+        outputs: What models give.
     """
 
-    def __init__(self, serving: ModelServing) -> None:
-        self._serving = serving
+    def __init__(self, serving: ModelServing, outputs: Outputs) -> None:
+        self._serving, self._outputs = serving, outputs
 
     def duties(
         self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
@@ -32,7 +34,7 @@ class AskedModels:
 
     def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
         """See `ModelServing.predict`."""
-        return predict_batch(self._serving.model(role), features)
+        return predict_batch(self._serving.model(role), features, self._outputs)
 
     def receipt(self, role: Role) -> Receipt:
         """See `ModelServing.receipt`."""

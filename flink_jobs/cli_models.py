@@ -85,10 +85,15 @@ def models_add(
     name: PipelineName,
     inputs: Inputs = None,
     categories: Categories = None,
-    output: Annotated[str | None, typer.Option(help="Graph output with the prediction.")] = None,
-    column: Annotated[int | None, typer.Option(min=0, help="Its column, from 0 on.")] = None,
-    class_key: Annotated[str | None, typer.Option("--class", help="Its class, of a ZipMap.")] = None,
-    item: Annotated[int | None, typer.Option(min=0, help="Its tensor, of a sequence, from 0 on.")] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(help="Graph output with the prediction; NAME=OUTPUT where it has several outputs, repeatable."),
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Its column, from 0 on; or NAME=COLUMN.")] = None,
+    class_key: Annotated[
+        list[str] | None, typer.Option("--class", help="Its class, of a ZipMap; or NAME=CLASS.")
+    ] = None,
+    item: Annotated[list[str] | None, typer.Option(help="Its tensor, of a sequence, from 0 on; or NAME=ITEM.")] = None,
     expect: Annotated[
         Path | None, typer.Option(help="Rows of features with the source model's scores: .parquet or .csv.")
     ] = None,
@@ -109,14 +114,20 @@ def models_add(
 
     Example: millrace models add churn.onnx purchase --input X=count_1h,dwell_time_sec --expect scored.parquet
     """
-    from flink_jobs.models_adding import Expectation, parse_lists, parse_numbers, run_models_add_command
+    from flink_jobs.models_adding import (
+        Expectation,
+        parse_lists,
+        parse_numbers,
+        parse_outputs,
+        run_models_add_command,
+    )
     from flink_jobs.pipelines import load_pipeline
     from models.adapting import Choices
     from models.adding import Facts
 
     choices = Choices(
         inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"),
-        output=output, column=column, class_key=class_key, item=item,
+        outputs=parse_outputs(output, column, class_key, item),
     )  # fmt: skip
     facts = Facts(description, parse_numbers(metric, "--metric"), parse_numbers(example, "--example"))
     run_models_add_command(

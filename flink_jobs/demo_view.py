@@ -100,10 +100,10 @@ def _panel(pipeline: Pipeline, shown: Snapshot) -> Panel:
     for row in rows:
         numbers.add_row(*row)
     latest = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title="latest predictions", title_style="dim")
-    for name in (pipeline.events.entity, pipeline.prediction, "", "from event"):
+    for name in (pipeline.events.entity, pipeline.outputs.names[0], "", "from event"):
         latest.add_column(name, no_wrap=True)
     for seen in reversed(shown.latest):
-        score = float(seen.value[pipeline.prediction])
+        score = float(seen.value[pipeline.outputs.names[0]])
         source = f"{seen.receipt.get('topic')}-{seen.receipt.get('partition')}@{seen.receipt.get('offset')}"
         bar = "█" * round(score * 20)
         latest.add_row(str(seen.value.get(pipeline.events.entity)), f"{score:.4f}", Text(bar, "cyan"), source)

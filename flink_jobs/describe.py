@@ -12,6 +12,7 @@ from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, Manifest
 from udfs.durations import duration_text
 from udfs.pipeline import Pipeline
+from udfs.state_changes import prediction_document
 
 
 def description(pipeline: Pipeline) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def description(pipeline: Pipeline) -> dict[str, Any]:
     return {
         **pipeline.describe(),
         "model": _model(pipeline),
-        "prediction": pipeline.prediction,
+        "prediction": prediction_document(pipeline),
         "partitions": pipeline.events.partitions,
         "consumer_group": group_id(pipeline),
     }
@@ -70,7 +71,7 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *sources,
         ("events", f"topic {topics['events']}, {document['partitions']} partitions, keyed by {entity}"),
-        ("predictions", f"topic {topics['predictions']}, the value is {document['prediction']}"),
+        ("predictions", f"topic {topics['predictions']}, {_prediction_text(document['prediction'])}"),
         ("dead letters", f"topic {topics['dead_letters']}"),
         *_request_facts(document["requests"]),
         ("consumer group", document["consumer_group"]),
@@ -83,6 +84,10 @@ def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:
     needed = ", ".join(requests["required"]) or "no fields"
     told = f"topic {requests['topic']}, with {needed}; answered in {', '.join(requests['replies'])}"
     return [("requests", told)]
+
+
+def _prediction_text(prediction: str | dict[str, str]) -> str:
+    return f"the value is {prediction}" if isinstance(prediction, str) else f"with {'; '.join(prediction.values())}"
 
 
 def _model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:

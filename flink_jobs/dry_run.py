@@ -8,12 +8,12 @@ committed answers   <---- compared ---->   answers to the same events
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flink_jobs.committed_reader import CommittedReader
-from flink_jobs.console import quiet_output
+from flink_jobs.console import CommandError, quiet_output
 from flink_jobs.decoding import prediction_reader
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.dry_run_comparison import Answer, DryRunComparison, Place, answer_of
@@ -24,8 +24,10 @@ from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import topic_ends
 from flink_jobs.savepoint_offsets import source_offsets
 from flink_jobs.settings import Settings
+from models.outputs import Outputs
 from udfs.json_events import json_fields
 from udfs.pipeline import Pipeline
+from udfs.state_changes import prediction_document
 from udfs.wire_formats import HEADER
 
 LAST_ANSWERS_S = 90.0
@@ -100,7 +102,8 @@ class _Trial:
         from flink_jobs.dry_run_job import start_dry_run
 
         self._job, self._pipeline, self._settings, self._reader = job, pipeline, settings, reader
-        self._prediction, self._id = before.definition.settings["prediction"], before.definition.settings["id"]
+        self._served = served_outputs(before.definition.settings["prediction"], pipeline)
+        self._id = before.definition.settings["id"]
         self._read_served = prediction_reader(pipeline, settings)
         self._before: dict[Place, Answer] = {}
         self._now: dict[Place, Answer] = {}
@@ -150,10 +153,29 @@ class _Trial:
         told = {name.removeprefix(HEADER): text for name, text in headers.items()}
         if pipeline is None and told.get("pipeline") != self._pipeline.name:
             return
-        prediction, event_id = (pipeline.prediction, pipeline.events.id) if pipeline else (self._prediction, self._id)
+        outputs, event_id = (pipeline.outputs, pipeline.events.id) if pipeline else (self._served, self._id)
         read = json_fields if pipeline else self._read_served
-        place, answer = answer_of(value, told, prediction, event_id, read)
+        place, answer = answer_of(value, told, outputs, event_id, read)
         answers.setdefault(place, answer)
+
+
+def served_outputs(told: str | Mapping[str, str], pipeline: Pipeline) -> Outputs:
+    """What the running job's predictions hold.
+
+    Args:
+        told: As its definition says it; see `prediction_document`.
+        pipeline: That is to come after it.
+
+    Raises:
+        CommandError: It is something else than the pipeline's.
+    """
+    if isinstance(told, str) and pipeline.outputs.is_number:
+        return Outputs.of(told)
+    if told != prediction_document(pipeline):
+        was = told if isinstance(told, str) else "; ".join(told.values())
+        raise CommandError(f"the running job's predictions have {was}, the new ones {pipeline.outputs.text}: they "
+                          "cannot be compared")  # fmt: skip
+    return pipeline.outputs
 
 
 def _reaches(answers: dict[Place, Answer], ends: dict[int, int]) -> bool:

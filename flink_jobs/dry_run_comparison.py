@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from flink_jobs.decoding import PredictionReader
+from models.outputs import Outputs
 from udfs.json_events import json_fields
 
 Place = tuple[int, int]
@@ -18,13 +21,13 @@ class Answer:
     """An answer to one event.
 
     Attributes:
-        score: None in a dead letter.
+        score: None in a dead letter; of more than one number all of them, as of `models.outputs`.
         reason: Of a dead letter; empty in a prediction.
         event: The event's id, for people.
         warming: Features that were warming up.
     """
 
-    score: float | None
+    score: float | tuple[float, ...] | None
     reason: str = ""
     event: str = ""
     warming: str = ""
@@ -33,7 +36,7 @@ class Answer:
 def answer_of(
     value: bytes | None,
     headers: Mapping[str, str],
-    prediction: str,
+    outputs: Outputs,
     event_id: str,
     read: PredictionReader = json_fields,
 ) -> tuple[Place, Answer]:
@@ -42,7 +45,7 @@ def answer_of(
     Args:
         value: Of the output record.
         headers: Without their prefix.
-        prediction: Name of the score.
+        outputs: Of the prediction.
         event_id: Name of the id.
         read: Reads the value of a prediction.
     """
@@ -50,9 +53,12 @@ def answer_of(
     if "reason" in headers:
         return place, Answer(None, headers["reason"])
     body = read(value or b"")
-    score = body.get(prediction)
-    found = None if score is None else float(score)
-    return place, Answer(found, "", str(body.get(event_id, "")), headers.get("warming", ""))
+    try:
+        numbers = tuple(outputs.numbers(body))
+    except ValueError:
+        return place, Answer(None, "", str(body.get(event_id, "")), headers.get("warming", ""))
+    score = numbers[0] if outputs.is_number else numbers
+    return place, Answer(score, "", str(body.get(event_id, "")), headers.get("warming", ""))
 
 
 @dataclass
@@ -97,7 +103,7 @@ class DryRunComparison:
         if was.score is None or new.score is None:
             self.refused[f"{was.reason or 'a prediction'} becomes {new.reason or 'a prediction'}"] += 1
             return
-        difference = abs(was.score - new.score)
+        difference = float(np.max(np.abs(np.subtract(was.score, new.score))))
         self.total += difference
         heapq.heappush(self.worst, (difference, place, was, new))
         if len(self.worst) > self.most:

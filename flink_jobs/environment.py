@@ -15,6 +15,7 @@ from flink_jobs.local.flink_lib import flink_home, flink_lib, flink_python_jar
 from flink_jobs.local.jars import java_home, job_jars
 from flink_jobs.local.processes import free_port
 from flink_jobs.settings import Settings
+from flink_jobs.tls_files import flink_client_options
 
 if TYPE_CHECKING:
     from pyflink.common import Configuration
@@ -161,6 +162,7 @@ def create_remote_environment(
     configuration = configuration_of({
         **flink_options(settings, checkpoints, restore_from),
         "python.executable": python,
+        **(flink_client_options(settings) if place.scheme == "https" else {}),
         **(options or {}),
     })
     remote = gateway.jvm.org.apache.flink.streaming.api.environment.RemoteStreamEnvironment(

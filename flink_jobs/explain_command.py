@@ -57,7 +57,7 @@ def _document(explained: Explanation, pipeline: Pipeline) -> dict[str, Any]:
         "served": served,
         "refused": None if explained.refused is None else explained.refused._asdict(),
         "model": f"{told['model']}/{told['model-version']}" if "model" in told else None,
-        pipeline.prediction: explained.score,
+        **(explained.score or dict.fromkeys(pipeline.outputs.names)),
         "model_problem": explained.model_problem,
         "equal": _is_equal(explained),
         "differences": list(explained.differences),
@@ -108,7 +108,9 @@ def _show(explained: Explanation, document: dict[str, Any], pipeline: Pipeline) 
         show(f"now     no score: {explained.model_problem}", style="yellow")
     else:
         verdict = {True: "to the last bit what was served", False: "NOT what was served", None: ""}[document["equal"]]
-        show(f"now     {pipeline.prediction} {explained.score!r}  {computed.flags}  {verdict}")
+        values = explained.score or dict.fromkeys(pipeline.outputs.names)
+        shown = ", ".join(f"{name} {value!r}" for name, value in values.items())
+        show(f"now     {shown}  {computed.flags}  {verdict}")
     features = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, side in (("feature", "left"), ("value", "right"), ("made of", "left")):
         features.add_column(column, justify=side, no_wrap=column != "made of")  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ class Explanation:
         found: The event and its answer.
         refused: Why the record is no event, if it is none.
         computed: What comes out now; None for a record that is no event.
-        score: The score now; None if there is none.
+        score: The outputs now, by name; None if there are none.
         model_problem: Why the receipt's model cannot score it, if so.
         differences: What differs from what was served, in words; () if nothing does or nothing was served.
         beginning: Where the job is taken to have begun; None if that did not matter.
@@ -90,7 +90,7 @@ class Explanation:
     found: Found
     refused: Refused | None
     computed: Computed | None
-    score: float | None
+    score: dict[str, Any] | None
     model_problem: str | None
     differences: tuple[str, ...]
     beginning: JobBeginning | None
@@ -167,8 +167,8 @@ def _explained(
         differences = _feature_differences(pipeline, found, computed)
         return Explanation(found, None, computed, None, model, differences, said)
     row = np.array([list(computed.features.values())])
-    scores, failed = predict_each(model, row)
-    score = None if failed else float(scores[0])
+    scores, failed = predict_each(model, row, pipeline.outputs)
+    score = None if failed else pipeline.outputs.values(scores)
     differences = () if found.answer is None else _differences(pipeline, found, computed, score, told)
     problem = failed[0].detail if failed else None
     return Explanation(found, None, computed, score, problem, differences, said)
@@ -286,7 +286,7 @@ def _bytes(content: Any) -> bytes | None:
 
 
 def _differences(
-    pipeline: Pipeline, found: Found, computed: Computed, score: float | None, told: Mapping[str, str]
+    pipeline: Pipeline, found: Found, computed: Computed, score: dict[str, Any] | None, told: Mapping[str, str]
 ) -> tuple[str, ...]:
     """What of the answer is not what comes out now."""
     assert found.answer is not None
@@ -296,11 +296,13 @@ def _differences(
         same = told["reason"] == "model_failed" and score is None
         return () if same else (f"a dead letter ({told['reason']}) was served, a prediction comes out now",)
     served = value_of(found.answer, prediction_reader(pipeline))
-    served_score = served.get(pipeline.prediction) if isinstance(served, dict) else None
+    told_outputs = served if isinstance(served, dict) else {}
     differences = []
     warming = "warming" in told  # its windows were not full, as all are here: its score may be another one
-    if served_score != score and not warming:
-        differences.append(f"{pipeline.prediction} was {served_score!r}, is {score!r}")
+    for name in () if warming else pipeline.outputs.names:
+        was, now = told_outputs.get(name), None if score is None else score[name]
+        if was != now:
+            differences.append(f"{name} was {was!r:.200}, is {now!r:.200}")
     flags = ",".join(flag for flag in told.get("flags", "").split(",") if flag != "warming")
     if flags != computed.flags:
         differences.append(f"flags were {flags!r}, are {computed.flags!r}")

@@ -15,11 +15,12 @@ from flink_jobs.fork_job import ForkReport, ForkRequest, fork
 from flink_jobs.fork_target import FileTarget, ForkTarget, TopicTarget
 from flink_jobs.kafka_admin import topic_ends, topic_partitions, topic_starts
 from flink_jobs.local.home import connected
-from flink_jobs.models_comparison import pair_table, paired, read_labels
+from flink_jobs.models_comparison import outputs_json, pair_table, paired, read_labels
 from flink_jobs.preflight import check_model
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from flink_jobs.verify_job import VerifyRequest
+from flink_jobs.watch import value_text
 from models.onnx_model import OnnxModel
 from udfs.durations import UNITS_MS, parse_duration
 from udfs.pipeline import Pipeline
@@ -68,13 +69,14 @@ def run_fork_command(
     if not len(report.before.places):
         reasons = ", ".join(f"{why} {count:,}" for why, count in report.left_out.items()) or "no event is that new"
         raise CommandError(f"no event has scores of both ({reasons}): give an earlier --since, or --against VERSION")
-    pairs = paired(report.before, report.now, known, threshold)
+    pairs = paired(pipeline.outputs, report.before, report.now, known, threshold)
     if as_json:
-        comparison = {f"{a} and {b}": found.to_json() for (a, b), found in pairs.items()}
+        comparison = {f"{a} and {b}": outputs_json(pipeline.outputs, found) for (a, b), found in pairs.items()}
         show_json(_as_json(report, label, threshold, comparison, time.monotonic() - began))
         return
     for (a, b), found in pairs.items():
-        out.print(pair_table(a, b, found, threshold))
+        for output, one in found.items():
+            out.print(pair_table(a, b, one, threshold, "" if pipeline.outputs.is_number else f"{output}: "))
     _show(report, pipeline, name, base, time.monotonic() - began)
     if to is not None:
         show(f"{report.written:,} predictions by {label} are in {to.topic if isinstance(to, TopicTarget) else target}")
@@ -136,7 +138,7 @@ def _target(
         raise CommandError(f"--to is {target}: write {TOPIC}, or the name of a .parquet file in a folder that is there")
     if path.exists() and not replace:
         raise CommandError(f"{path} is there already: give --replace to write it anew")
-    return FileTarget(path, pipeline.prediction)
+    return FileTarget(path, pipeline.outputs)
 
 
 def _forked(request: ForkRequest) -> ForkReport:
@@ -160,13 +162,20 @@ def _show(report: ForkReport, pipeline: Pipeline, name: str, base: OnnxModel | N
             show("the others had other windows: say where the job began with --job-began, as for verify", style=style)
     for each in report.largest:
         place = f"{pipeline.events.topic}/{each.partition}/{each.offset}"
-        show(f"{place}: {each.before:.4f} -> {each.now:.4f}")
+        show(f"{place}: {_value_text(each.before)} -> {_value_text(each.now)}")
     if report.largest:
         first = report.largest[0]
         next_steps((
             f"millrace explain {name} {pipeline.events.topic}/{first.partition}/{first.offset}",
             "the events and features behind the largest difference",
         ))
+
+
+def _value_text(value: Any) -> str:
+    """A number, or outputs by name."""
+    if not isinstance(value, dict):
+        return value_text(value)
+    return ", ".join(f"{name} {value_text(one)}" for name, one in value.items())
 
 
 def _as_json(

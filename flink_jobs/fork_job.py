@@ -50,13 +50,13 @@ class ForkRequest:
 
 
 class Difference(NamedTuple):
-    """An event on which the two are far apart."""
+    """An event on which the two are far apart; both say a number, or the outputs by name."""
 
     difference: float
     partition: int
     offset: int
-    before: float
-    now: float
+    before: Any
+    now: Any
 
 
 @dataclass
@@ -142,27 +142,34 @@ class SideBySide:
         self._models = ReceiptModels(request.history.pipeline)
         self._names: dict[tuple[str, str], int] = {}
         self._parts: list[tuple[npt.NDArray[Any], ...]] = []
-        nothing = _scores([], {})
+        self._outputs = request.history.pipeline.outputs
+        nothing = _scores([np.empty(0, np.int64), self._outputs.nothing(0), np.empty(0, np.int64)], {})
         self._report = ForkReport(beginning, nothing, nothing)
 
     def add(self, bucket: Bucket, now: Recomputed) -> None:
         """Score a stretch of events of a partition."""
-        request, report, partition = self._request, self._report, bucket[0]
-        scores, failed = predict_each(request.model, now.features)
+        request, report, partition, outputs = self._request, self._report, bucket[0], self._outputs
+        scores, failed = predict_each(request.model, now.features, outputs)
         good = np.ones(len(scores), np.bool_)
         good[list(failed)] = False
         report.events += len(scores)
         report.failed += len(failed)
         before, which = self._served(bucket, now) if request.base is None else self._base_scores(request.base, now)
         if request.target is not None:
-            report.written += request.target.write(partition, now, np.where(good, scores, np.nan), before)
-        both = good & np.isfinite(before)
+            told = scores.copy()
+            told[~good] = np.nan
+            report.written += request.target.write(partition, now, told, before)
+        both = good & outputs.finite(before)
+        apart = outputs.apart(before, scores)
         places = places_of(np.full(len(scores), partition, np.int64), now.offsets)
         self._parts.append((places[both], before[both], scores[both], which[both]))
-        for row in np.flatnonzero(both)[np.argsort(-np.abs(scores - before)[both], kind="stable")[: request.most]]:
-            was, new = float(before[row]), float(scores[row])
-            report.largest.append(Difference(abs(new - was), partition, int(now.offsets[row]), was, new))
+        for row in np.flatnonzero(both)[np.argsort(-apart[both], kind="stable")[: request.most]]:
+            was, new = self._value(before[row : row + 1]), self._value(scores[row : row + 1])
+            report.largest.append(Difference(float(apart[row]), partition, int(now.offsets[row]), was, new))
         report.largest = heapq.nlargest(request.most, report.largest, key=lambda each: each.difference)
+
+    def _value(self, scores: npt.NDArray[np.float64]) -> Any:
+        return float(scores[0]) if self._outputs.is_number else self._outputs.values(scores)
 
     def report(self) -> ForkReport:
         """What came of all of them."""
@@ -179,7 +186,7 @@ class SideBySide:
     def _base_scores(
         self, base: OnnxModel, now: Recomputed
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        scores, failed = predict_each(base, now.features)
+        scores, failed = predict_each(base, now.features, self._outputs)
         scores = scores.copy()
         scores[list(failed)] = np.nan
         if failed:
@@ -195,13 +202,14 @@ class SideBySide:
         offsets, first = np.unique(answers["offset"], return_index=True)
         _, of_answers, of_events = np.intersect1d(offsets, now.offsets, assume_unique=True, return_indices=True)
         answers = answers[first[of_answers]]
-        before, which = np.full(len(now.offsets), np.nan), np.zeros(len(now.offsets), np.int64)
+        before = self._outputs.nothing(len(now.offsets), np.nan)
+        which = np.zeros(len(now.offsets), np.int64)
         before[of_events] = answers["score"]
         for number in np.unique(answers["named"]).tolist():
             named, mine = self._answers.models[number], answers["named"] == number
             which[of_events[mine]] = self._number(named.version, "served")
             self._check(self._models.model(named), now.features[of_events[mine]], answers["score"][mine])
-        if without := len(before) - int(np.isfinite(before).sum()):
+        if without := len(before) - int(self._outputs.finite(before).sum()):
             self._report.left_out[NO_PREDICTION] += without
         return before, which
 
@@ -212,7 +220,8 @@ class SideBySide:
         if isinstance(model, str):
             self._report.unchecked += len(served)
             return
-        again = int((predict_each(model, features)[0] == served).sum())
+        same = self._outputs.equal(predict_each(model, features, self._outputs)[0], served)
+        again = int(np.logical_and.reduce(list(same.values())).sum())
         self._report.again += again
         self._report.not_again += len(served) - again
 
@@ -221,5 +230,5 @@ class SideBySide:
 
 
 def _scores(columns: list[npt.NDArray[Any]], names: Mapping[tuple[str, str], int]) -> Scores:
-    places, scores, which = columns or [np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)]
+    places, scores, which = columns
     return Scores(places, scores, which, list(names))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 from confluent_kafka import Message
 
@@ -16,10 +17,12 @@ from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.decoding import decode_message, event_decoder, registered_prediction_schema
 from flink_jobs.events_producer import RecordSender
 from flink_jobs.kafka_admin import TopicSpec, create_topics, delete_topics, topic_ends, topic_partitions
+from flink_jobs.output_columns import output_columns, output_type
 from flink_jobs.pipeline_model import named_model
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from models.onnx_model import OnnxModel
+from models.outputs import Outputs
 from udfs.byte_lines import Lines
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Pipeline
@@ -31,6 +34,7 @@ FORK = "fork"
 """The role that receipts of such predictions name."""
 Floats = npt.NDArray[np.float64]
 pa: Any = pyarrow
+pc: Any = pyarrow.compute
 pq: Any = pyarrow.parquet
 
 
@@ -47,8 +51,8 @@ class ForkTarget(Protocol):
         Args:
             partition: Of the events' topic.
             now: The events.
-            scores: (n,) NaN for one that has none.
-            before: (n,) what it is compared with; NaN without.
+            scores: (n, *shape) as of `models.outputs`; NaN for one that has none.
+            before: The same of what it is compared with; NaN without.
 
         Returns:
             How many have a score.
@@ -66,17 +70,20 @@ class ForkTarget(Protocol):
 class FileTarget:
     """Rows of `_partition`, `_offset`, `_event_time`, `before` and the pipeline's prediction, in the topic's order.
 
+    Of a prediction of more than one number there is `before_<output>` for each output.
+
     Args:
         path: The Parquet file; replaced when all is there.
-        prediction: What the score is called.
+        outputs: Of the predictions.
     """
 
-    def __init__(self, path: Path, prediction: str) -> None:
+    def __init__(self, path: Path, outputs: Outputs) -> None:
         self._path, self._unfinished = path, path.with_name(f".{path.name}.unfinished")
-        number, score = pa.int64(), pa.float64()
+        self._outputs = outputs
+        before = [("before" if outputs.is_number else f"before_{one.name}", output_type(one)) for one in outputs.each]
         self._schema = pa.schema([
-            ("_partition", pa.int32()), ("_offset", number), ("_event_time", pa.timestamp("ms", "UTC")),
-            ("before", score), (prediction, score),
+            ("_partition", pa.int32()), ("_offset", pa.int64()), ("_event_time", pa.timestamp("ms", "UTC")),
+            *before, *((one.name, output_type(one)) for one in outputs.each),
         ])  # fmt: skip
 
     def __enter__(self) -> "FileTarget":
@@ -85,11 +92,14 @@ class FileTarget:
 
     def write(self, partition: int, now: Recomputed, scores: Floats, before: Floats) -> int:
         """As of `ForkTarget`."""
-        kept = np.isfinite(scores)
+        kept = self._outputs.finite(scores)
+        known = self._outputs.finite(before[kept])
+        was = output_columns(self._outputs, np.where(known if before.ndim == 1 else known[:, None], before[kept], 0.0))
         columns = [
             np.full(int(kept.sum()), partition, np.int32), now.offsets[kept],
             pa.array(now.times_ms[kept]).cast(self._schema.field("_event_time").type),
-            pa.array(before[kept], from_pandas=True), scores[kept],
+            *(pc.if_else(pa.array(known), column, None) for column in was.values()),
+            *output_columns(self._outputs, scores[kept]).values(),
         ]  # fmt: skip
         self._writer.write_table(pa.table(columns, schema=self._schema))
         return int(kept.sum())
@@ -159,7 +169,7 @@ class TopicTarget:
         for message in messages:
             offset = int(message.offset() or 0)
             row = int(np.searchsorted(now.offsets, offset))
-            if row == len(now.offsets) or now.offsets[row] != offset or not np.isfinite(scores[row]):
+            if row == len(now.offsets) or now.offsets[row] != offset or not np.isfinite(scores[row]).all():
                 continue
             event = decode_message(self._decoder, message)
             if event is not None and not isinstance(event, Refused):

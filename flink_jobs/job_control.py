@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flink_jobs.rest_client import RestClient, root_cause_line
+from flink_jobs.rest_client import ClusterRest, RestClient, root_cause_line
 
 if TYPE_CHECKING:
     from pyflink.common import JobClient
@@ -36,7 +36,7 @@ class MiniClusterControl:
 
     def __init__(self, client: "JobClient", rest_address: str) -> None:
         self._client = client
-        self.rest = RestClient(rest_address, str(client.get_job_id()))
+        self.rest = RestClient(ClusterRest(rest_address), str(client.get_job_id()))
 
     def stop(self, folder: str, *, drain: bool) -> str:
         """See `JobControl`."""
@@ -65,8 +65,8 @@ class ClusterControl:
 
     ends_with_job = False
 
-    def __init__(self, address: str, job_id: str) -> None:
-        self.rest = RestClient(address, job_id)
+    def __init__(self, cluster: ClusterRest, job_id: str) -> None:
+        self.rest = RestClient(cluster, job_id)
 
     def stop(self, folder: str, *, drain: bool) -> str:
         """See `JobControl`."""

@@ -1,14 +1,14 @@
 """`millrace logs`: what a cluster's processes logged, through its REST interface."""
 
 from flink_jobs.console import say, show
-from flink_jobs.rest_client import ClusterRest, RestError
+from flink_jobs.rest_client import RestError
 from flink_jobs.settings import Settings
-from flink_jobs.submission import cluster_address
+from flink_jobs.submission import cluster_rest
 
 
 def run_logs_command(settings: Settings, *, lines: int, match: str | None) -> None:
     """Print the ends of all logs."""
-    rest = ClusterRest(cluster_address(settings))
+    rest = cluster_rest(settings)
     places = {"JobManager": "/jobmanager/log"}
     places |= {f"TaskManager {name}": f"{path}/log" for name, path in rest.taskmanagers().items()}
     for name, path in places.items():

@@ -113,6 +113,7 @@ def _checked(pipeline: Pipeline, settings: Settings, version: int) -> ModelRef:
         folder,
         feature_names=pipeline.feature_names,
         feature_set_hash=pipeline.feature_set_hash,
+        prediction=pipeline.outputs,
         name=pipeline.model.name,
         version=version,
         signed_by=signed_by,

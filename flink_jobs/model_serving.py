@@ -264,6 +264,7 @@ class ModelServing:
             folder,
             feature_names=self._pipeline.feature_names,
             feature_set_hash=self._pipeline.feature_set_hash,
+            prediction=self._pipeline.outputs,
             name=ref.name,
             version=ref.version,
             signed_by=signed_by,
@@ -297,9 +298,9 @@ class ModelServing:
         """
         watch = None if role.name == SHADOW else self._watches.get(role.model)
         if watch is None:
-            return predict_batch(self.model(role), features)
+            return predict_batch(self.model(role), features, self._pipeline.outputs)
         began = time.perf_counter()
-        scores, failed = predict_batch(self.model(role), features)
+        scores, failed = predict_batch(self.model(role), features, self._pipeline.outputs)
         elapsed_s = time.perf_counter() - began
         why = watch.take(scores, failed, elapsed_s, self._scores_before(features) if watch.needs_before else _NO_SCORES)
         if watch.is_over:
@@ -311,7 +312,7 @@ class ModelServing:
     def _scores_before(self, features: Features) -> tuple[Features, Mapping[int, Refused]]:
         """What the champion before says; nothing where it is not open any more, as after a restart."""
         opened = None if self._before is None else self._shelf.opened().get(self._before.champion)
-        return _NO_SCORES if opened is None else predict_batch(opened.model, features)
+        return _NO_SCORES if opened is None else predict_batch(opened.model, features, self._pipeline.outputs)
 
     def _watch_over(self, schedule: Schedule) -> None:
         """Look at the first events of the models that are new in the newest period, if it has a guard."""
@@ -324,7 +325,7 @@ class ModelServing:
         self._before = schedule.periods[-2].serving
         served = [newest.serving.champion, *(each.model for each in newest.serving.challengers)]
         new = [each for each in served if each not in self._before.models]
-        self._watches = {each: ModelWatch(each, newest.guard) for each in new}
+        self._watches = {each: ModelWatch(each, newest.guard, self._pipeline.outputs) for each in new}
 
     def _roll_back(self, why: str) -> None:
         """Ask all subtasks, this one among them, to go back to what served before the newest period."""

@@ -1,7 +1,7 @@
 """`millrace models add|probe`: a foreign model file meets a pipeline; what nobody can derive is asked for."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,13 +9,21 @@ from typing import Any, TypeVar
 import typer
 
 from flink_jobs.console import CommandError, next_steps, say, show, show_json
-from flink_jobs.models_listing import output_document, output_text
+from flink_jobs.models_listing import output_documents, output_texts
 from flink_jobs.pipelines import model_root, writable_root
-from models.adapting import Adaptation, Choices, MissingChoiceError, adapt, adapt_inputs, value_text
+from models.adapting import (
+    Adaptation,
+    Choices,
+    MissingChoiceError,
+    OutputChoice,
+    adapt,
+    adapt_inputs,
+    value_text,
+)
 from models.adding import Expected, Facts, add_version, read_model
-from models.feature_rows import file_columns, read_feature_rows, write_feature_rows
+from models.feature_rows import file_columns, read_feature_rows, read_output_rows, write_feature_rows
 from models.fetching import fetch_version
-from models.manifest import InputBinding, Manifest
+from models.manifest import InputBinding, Manifest, OutputBinding
 from models.mlflow_folder import read_mlflow, write_mlflow
 from models.onnx_checks import ModelDescription
 from models.thresholds import probe_rows, thresholds_of
@@ -68,7 +76,7 @@ def run_models_add_command(
         _show_model(file, described)
     adaptation = _asked(
         lambda said: adapt(
-            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.prediction, said, str(file)
+            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.outputs, said, str(file)
         ),
         _named(choices, described),
         as_json=as_json,
@@ -90,11 +98,12 @@ def run_models_add_command(
     if as_json:
         found = {"model": manifest.name, "version": manifest.version, "folder": str(folder), "sha256": manifest.sha256}
         inputs = {each: list(names) for each, names in adaptation.inputs.items()}
-        show_json({**found, "inputs": inputs, "output": output_document(manifest), "conversion": compared})
+        show_json({**found, "inputs": inputs, **output_documents(manifest), "conversion": compared})
         return
     for each in manifest.inputs:
         show(f"  {each.name} gets {', '.join(each.features)}")
-    show(f"  the prediction is {output_text(manifest)}")
+    for text in output_texts(manifest):
+        show(f"  the prediction is {text}" if len(manifest.outputs) == 1 else f"  the prediction has {text}")
     show(f"added {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")
     if compared is None:
         say("  not compared with its source: give rows with the source model's scores with --expect", style="yellow")
@@ -213,12 +222,8 @@ def _completed(choices: Choices, manifest: Manifest | None) -> Choices:
     """What was said, and where nothing was, what the manifest that came along says."""
     if manifest is None:
         return choices
-    output = manifest.output
-    said = choices if choices.output is not None else replace(
-        choices, output=output.name, column=choices.column if choices.column is not None else output.column,
-        item=choices.item if choices.item is not None else output.item,
-        class_key=choices.class_key or (None if output.class_key is None else str(output.class_key)),
-    )  # fmt: skip
+    outputs = {each.field: _choice(each, choices.outputs.get(each.field)) for each in manifest.outputs}
+    said = replace(choices, outputs={**choices.outputs, **outputs})
     return replace(
         said,
         inputs={each.name: each.features for each in manifest.inputs} | dict(choices.inputs),
@@ -226,6 +231,47 @@ def _completed(choices: Choices, manifest: Manifest | None) -> Choices:
             **{each.name: each.categories for each in manifest.inputs if each.categories}, **choices.categories
         },
     )
+
+
+def _choice(binding: OutputBinding, said: OutputChoice | None) -> OutputChoice:
+    """What was said of an output, and where its place was not, what the manifest says."""
+    said = said or OutputChoice()
+    if said.output is not None:
+        return said
+    return OutputChoice(
+        binding.name,
+        said.column if said.column is not None else binding.column,
+        said.class_key or (None if binding.class_key is None else str(binding.class_key)),
+        said.item if said.item is not None else binding.item,
+    )
+
+
+def parse_outputs(
+    outputs: Sequence[str] | None,
+    columns: Sequence[str] | None,
+    class_keys: Sequence[str] | None,
+    items: Sequence[str] | None,
+) -> dict[str, OutputChoice]:
+    """What `--output`, `--column`, `--class` and `--item` say, by the name before `=`, "" without one."""
+    given = {"--output": outputs, "--column": columns, "--class": class_keys, "--item": items}
+    found: dict[str, OutputChoice] = {}
+    for option, texts in given.items():
+        for text in texts or ():
+            name, equals, value = text.partition("=")
+            name, value = (name, value) if equals else ("", text)
+            found[name] = _said(found.get(name) or OutputChoice(), option, value)
+    return found
+
+
+def _said(choice: OutputChoice, option: str, answer: str) -> OutputChoice:
+    answer = answer.strip()
+    if option == "--output":
+        return replace(choice, output=answer)
+    if option == "--class":
+        return replace(choice, class_key=answer)
+    if not answer.isdecimal():
+        raise CommandError(f"{option} {answer}: write a whole number, from 0 on")
+    return replace(choice, column=int(answer)) if option == "--column" else replace(choice, item=int(answer))
 
 
 def run_models_export_command(
@@ -242,20 +288,15 @@ def run_models_export_command(
 
 def _answered(choices: Choices, missing: MissingChoiceError, answer: str) -> Choices:
     """The choices with one more."""
-    listed = {missing.name or "": tuple(part.strip() for part in answer.rpartition("=")[2].split(","))}
-    made: Mapping[str, Callable[[], Choices]] = {
-        "--input": lambda: replace(choices, inputs={**choices.inputs, **listed}),
-        "--categories": lambda: replace(choices, categories={**choices.categories, **listed}),
-        "--output": lambda: replace(choices, output=answer.strip()),
-        "--class": lambda: replace(choices, class_key=answer.strip()),
-        "--column": lambda: replace(choices, column=_place(answer)),
-        "--item": lambda: replace(choices, item=_place(answer)),
-    }
-    return made[missing.option]()
-
-
-def _place(answer: str) -> int | None:
-    return int(answer) if answer.strip().isdecimal() else None
+    if missing.option not in ("--input", "--categories"):
+        if missing.option in ("--column", "--item") and not answer.strip().isdecimal():
+            return choices
+        choice = _said(choices.outputs.get(missing.name) or OutputChoice(), missing.option, answer)
+        return replace(choices, outputs={**choices.outputs, missing.name: choice})
+    listed = {missing.name: tuple(part.strip() for part in answer.rpartition("=")[2].split(","))}
+    if missing.option == "--input":
+        return replace(choices, inputs={**choices.inputs, **listed})
+    return replace(choices, categories={**choices.categories, **listed})
 
 
 def _expected(pipeline: Pipeline, adaptation: Adaptation, expectation: Expectation) -> Expected | None:
@@ -263,14 +304,17 @@ def _expected(pipeline: Pipeline, adaptation: Adaptation, expectation: Expectati
     if file is None:
         return None
     names = tuple(dict.fromkeys(each for one in adaptation.inputs.values() for each in one))
-    column = expectation.column
-    if column is None and file.is_file():
-        known = file_columns(file)
-        column = next((each for each in (EXPECTED, pipeline.prediction) if each in known), None)
+    outputs, known = pipeline.outputs, file_columns(file) if file.is_file() else []
+    rows = read_feature_rows(file, names)
+    columns = {each: each for each in outputs.names}
+    if len(columns) == 1:
+        column = expectation.column or next((each for each in (EXPECTED, *columns) if each in known), None)
         if column is None:
             raise CommandError(
-                f"{file.name} has no column {EXPECTED} or {pipeline.prediction}: say which one has the source model's "
+                f"{file.name} has no column {EXPECTED} or {outputs.names[0]}: say which one has the source model's "
                 "scores with --expect-column"
             )
-    found = read_feature_rows(file, (*names, column or EXPECTED))
-    return Expected(names, found[:, :-1], found[:, -1], expectation.allowed)
+        columns = {outputs.names[0]: column}
+    elif expectation.column is not None:
+        raise CommandError(f"--expect-column: the columns of several outputs are called {', '.join(columns)}")
+    return Expected(names, rows, read_output_rows(file, outputs, columns), expectation.allowed)

@@ -1,13 +1,17 @@
 """`millrace models check|diff`: every version put to the test, and two of them beside each other."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from flink_jobs.console import CommandError, out, show, show_json
-from flink_jobs.models_listing import output_text
+from flink_jobs.models_comparison import outputs_json, pair_table
+from flink_jobs.models_listing import output_texts
 from flink_jobs.pipelines import model_root
 from models.checking import BATCHES, Check, check_version
 from models.comparing import feature_columns, manifest_differences, score_differences
@@ -16,8 +20,13 @@ from models.feature_rows import read_feature_rows
 from models.fetching import fetch_version
 from models.manifest import Manifest
 from models.onnx_model import OnnxModel
+from models.output_comparison import OutputComparison, compare_outputs
+from models.outputs import Outputs
 from models.registry import read_version, read_versions
 from udfs.pipeline import Pipeline
+from udfs.predicting import predict_each
+
+Floats = npt.NDArray[np.float64]
 
 
 def run_models_check_command(
@@ -33,6 +42,7 @@ def run_models_check_command(
         each.number: check_version(
             place, model, each.number,
             feature_names=pipeline.feature_names, feature_set_hash=pipeline.feature_set_hash,
+            prediction=pipeline.outputs,
         ) for each in found
     }  # fmt: skip
     retired = {each.number for each in found if each.retired is not None}
@@ -83,14 +93,18 @@ def run_models_diff_command(
     folders = [fetch_version(place, pipeline.model.name, number) for number in numbers]
     before, after = (Manifest.read(folder) for folder in folders)
     document = manifest_differences(before, after)
-    worst = ""
+    worst, outputs = "", dict[str, OutputComparison]()
     if rows_file is not None:
         names = tuple(dict.fromkeys((*before.features, *after.features)))
         rows = read_feature_rows(rows_file, names)
-        first, second = (
-            _opened_alone(folder, one).predict(feature_columns(names, one.features, rows))
-            for folder, one in zip(folders, (before, after), strict=True)
-        )
+        pairs = zip(folders, (before, after), strict=True)
+        opened = [_opened_alone(folder, one, pipeline.outputs) for folder, one in pairs]
+        asked = [(model, feature_columns(names, model.manifest.features, rows)) for model in opened]
+    if rows_file is not None and not pipeline.outputs.is_number:
+        outputs = _outputs_compared(pipeline, asked, 0.5 if threshold is None else threshold)
+        document["scores"] = outputs_json(pipeline.outputs, outputs)
+    elif rows_file is not None:
+        first, second = (model.predict(of_model) for model, of_model in asked)
         document["scores"] = score_differences(first, second, threshold)
         place_of_worst = document["scores"]["worst_row"]
         document["scores"]["worst"] = [_number_or_none(each[place_of_worst]) for each in (first, second)]
@@ -102,17 +116,35 @@ def run_models_diff_command(
         return
     show(f"{pipeline.model.name}/{numbers[0]} -> {pipeline.model.name}/{numbers[1]}", style="bold")
     _show_differences(document, before, after)
-    if "scores" in document:
+    for output, found in outputs.items():
+        decides = 0.5 if threshold is None else threshold
+        out.print(pair_table(str(numbers[0]), str(numbers[1]), found, decides, f"{output}: "))
+    if "scores" in document and not outputs:
         _show_scores(document["scores"], worst)
+
+
+def _outputs_compared(
+    pipeline: Pipeline, asked: Sequence[tuple[OnnxModel, Floats]], threshold: float
+) -> dict[str, OutputComparison]:
+    """Two models, each with its rows, output by output on the rows that both have a prediction of."""
+    (first, first_failed), (second, second_failed) = (predict_each(*each, pipeline.outputs) for each in asked)
+    both = np.ones(len(first), np.bool_)
+    both[[*first_failed, *second_failed]] = False
+    if not both.any():
+        raise CommandError("no row has a prediction of both versions")
+    return compare_outputs(pipeline.outputs, first[both], second[both], threshold=threshold)
 
 
 def _number_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _opened_alone(folder: Path, manifest: Manifest) -> OnnxModel:
+def _opened_alone(folder: Path, manifest: Manifest, outputs: Outputs) -> OnnxModel:
     return OnnxModel.load(
-        folder, feature_names=manifest.features, feature_set_hash=lambda _names: manifest.feature_set_hash
+        folder,
+        feature_names=manifest.features,
+        feature_set_hash=lambda _names: manifest.feature_set_hash,
+        prediction=outputs,
     )
 
 
@@ -132,7 +164,7 @@ def _show_differences(document: dict[str, Any], before: Manifest, after: Manifes
             for text in texts:
                 show(f"  {sign} input {text}")
     if "output" in document:
-        show(f"  output    {output_text(before)} -> {output_text(after)}")
+        show(f"  output    {'; '.join(output_texts(before))} -> {'; '.join(output_texts(after))}")
     if "opsets" in document:
         show(f"  opsets    {dict(before.opsets)} -> {dict(after.opsets)}")
     for key, (first, second) in document.get("metrics", {}).items():

@@ -16,7 +16,9 @@ from flink_jobs.kafka_admin import offsets_for_time, topic_ends, topic_starts
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
-from models.comparison import Comparison, Estimate, GroupComparison, compare, compare_groups
+from models.comparison import Comparison, Estimate, GroupComparison, compare_groups
+from models.output_comparison import LabelComparison, OutputComparison, VectorComparison, compare_outputs
+from models.outputs import Number, Outputs
 from udfs.pipeline import Pipeline
 from udfs.receipts import HEADER
 from udfs.served_models import CHALLENGER, CHAMPION
@@ -31,7 +33,7 @@ class Scores(NamedTuple):
 
     Attributes:
         places: (n,) int64, sorted: partition and offset of each event in one number.
-        scores: (n,) float64.
+        scores: (n, *shape) float64, as of `models.outputs`.
         models: (n,) int64: place in `names`.
         names: (version, role).
     """
@@ -69,21 +71,23 @@ def run_compare_command(
     served = _read(pipeline, settings, pipeline.predictions, since_ms)
     shadows = _read(pipeline, settings, pipeline.shadow_topic, since_ms)
     say(f"{len(served.places):,} served predictions, {len(shadows.places):,} of shadows")
-    pairs = paired(served, shadows, known, threshold)
-    groups = grouped(served, known)
+    pairs = paired(pipeline.outputs, served, shadows, known, threshold)
+    groups = grouped(pipeline.outputs, served, known)
     if not pairs and not groups:
         raise CommandError(
             f"no event has scores of two models: `millrace models promote {name} VERSION --shadow OTHER` makes some"
         )
     if as_json:
-        document = {f"{a} and {b}": found.to_json() for (a, b), found in pairs.items()}
-        between = {f"{a} and {b}": found.to_json() for (a, b), found in groups.items()}
+        document = {f"{a} and {b}": outputs_json(pipeline.outputs, found) for (a, b), found in pairs.items()}
+        between = {f"{a} and {b}": outputs_json(pipeline.outputs, found) for (a, b), found in groups.items()}
         show_json({"pipeline": pipeline.name, "threshold": threshold, "same_events": document, "groups": between})
         return
     for (a, b), pair in pairs.items():
-        out.print(pair_table(a, b, pair, threshold))
+        for name, one in pair.items():
+            out.print(pair_table(a, b, one, threshold, "" if pipeline.outputs.is_number else f"{name}: "))
     for (a, b), group in groups.items():
-        out.print(_group_table(a, b, group))
+        for name, of_groups in group.items():
+            out.print(_group_table(a, b, of_groups, "" if pipeline.outputs.is_number else f"{name}: "))
     if known is None:
         next_steps((
             f"millrace backfill {name} --from kafka --to set.parquet --labels FILE --label-horizon 1h",
@@ -111,33 +115,50 @@ def read_labels(file: Path) -> tuple[npt.NDArray[np.int64], Floats]:
     return places[order], labels.astype(np.float64)[order]
 
 
+def outputs_json(
+    outputs: Outputs, found: Mapping[str, OutputComparison] | Mapping[str, GroupComparison]
+) -> dict[str, Any]:
+    """A comparison as plain data: by output, unless there is only one number."""
+    if outputs.is_number:
+        return next(iter(found.values())).to_json()
+    return {name: each.to_json() for name, each in found.items()}
+
+
 def paired(
-    served: Scores, shadows: Scores, known: tuple[npt.NDArray[np.int64], Floats] | None, threshold: float
-) -> dict[tuple[str, str], Comparison]:
-    """Each served model against each shadow on the events that both scored."""
+    outputs: Outputs,
+    served: Scores,
+    shadows: Scores,
+    known: tuple[npt.NDArray[np.int64], Floats] | None,
+    threshold: float,
+) -> dict[tuple[str, str], dict[str, OutputComparison]]:
+    """Each served model against each shadow on the events that both scored, by output."""
     found = {}
     for one in served.names:
         for other in shadows.names:
             a, b = served.of(one), shadows.of(other)
             common, rows_a, rows_b = np.intersect1d(a.places, b.places, assume_unique=True, return_indices=True)
             if len(common):
-                found[_label(one), _label(other)] = compare(
-                    a.scores[rows_a], b.scores[rows_b], _labels_of(common, known), threshold=threshold
+                found[_label(one), _label(other)] = compare_outputs(
+                    outputs, a.scores[rows_a], b.scores[rows_b], _labels_of(common, known), threshold=threshold
                 )
     return found
 
 
 def grouped(
-    served: Scores, known: tuple[npt.NDArray[np.int64], Floats] | None
-) -> dict[tuple[str, str], GroupComparison]:
-    """Each champion against each challenger."""
+    outputs: Outputs, served: Scores, known: tuple[npt.NDArray[np.int64], Floats] | None
+) -> dict[tuple[str, str], dict[str, GroupComparison]]:
+    """Each champion against each challenger, by output; of vectors and labels of different entities nothing is said."""
     found = {}
     for one in [name for name in served.names if name[1] == CHAMPION]:
         for other in [name for name in served.names if name[1] == CHALLENGER]:
             a, b = served.of(one), served.of(other)
-            found[_label(one), _label(other)] = compare_groups(
-                a.scores, b.scores, _labels_of(a.places, known), _labels_of(b.places, known)
-            )
+            labels = _labels_of(a.places, known), _labels_of(b.places, known)
+            pairs = zip(outputs.parts(a.scores), outputs.parts(b.scores), strict=True)
+            numbers = {each.name: (x, y) for (each, x), (_, y) in pairs if isinstance(each, Number)}
+            if numbers:
+                found[_label(one), _label(other)] = {
+                    each: compare_groups(x, y, *labels) for each, (x, y) in numbers.items()
+                }
     return found
 
 
@@ -159,19 +180,22 @@ def _read(pipeline: Pipeline, settings: Settings, topic: str, since_ms: int | No
     ends = topic_ends(kafka[0], topic, kafka[1], isolation="read_committed")
     spans = {partition: (begins.get(partition, 0), end) for partition, end in ends.items()}
     fields, names = prediction_reader(pipeline, settings), dict[tuple[str, str], int]()
-    rows: list[tuple[int, int, float, int]] = []
+    rows: list[tuple[int, ...]] = []
+    scores: list[list[float]] = []
     for messages in scan(*kafka, topic, spans):
         for receipt, message in _of_pipeline(messages, pipeline):
-            score = fields(message.value() or b"").get(pipeline.prediction)
-            if isinstance(score, int | float):
-                model = receipt.get("model-version", "?"), receipt.get("role", "")
-                number = names.setdefault(model, len(names))
-                rows.append((int(receipt["partition"]), int(receipt["offset"]), float(score), number))
-    columns = np.array(rows, np.float64).reshape(-1, 4).T
-    places = places_of(columns[0].astype(np.int64), columns[1].astype(np.int64))
+            try:
+                numbers = pipeline.outputs.numbers(fields(message.value() or b""))
+            except ValueError:  # of a pipeline that had other outputs
+                continue
+            model = receipt.get("model-version", "?"), receipt.get("role", "")
+            rows.append((int(receipt["partition"]), int(receipt["offset"]), names.setdefault(model, len(names))))
+            scores.append(numbers)
+    columns = np.array(rows, np.int64).reshape(-1, 3).T
     # a replayed event has two answers, of which the first counts
-    places, first = np.unique(places, return_index=True)
-    return Scores(places, columns[2][first], columns[3][first].astype(np.int64), list(names))
+    places, first = np.unique(places_of(columns[0], columns[1]), return_index=True)
+    found = np.array(scores, np.float64).reshape(len(rows), *pipeline.outputs.shape)
+    return Scores(places, found[first], columns[2][first], list(names))
 
 
 def _of_pipeline(messages: Iterable[Message], pipeline: Pipeline) -> Iterable[tuple[Mapping[str, str], Message]]:
@@ -193,9 +217,11 @@ def _label(name: tuple[str, str]) -> str:
     return f"{version} ({role})" if role else version
 
 
-def pair_table(a: str, b: str, found: Comparison, threshold: float) -> Table:
-    """Two models on the same events, for people."""
-    table = _table(f"{a} and {b} on the same {found.count:,} events", a, b)
+def pair_table(a: str, b: str, found: OutputComparison, threshold: float, output: str = "") -> Table:
+    """Two models on the same events, for people; `output` begins the title."""
+    if not isinstance(found, Comparison):
+        return _distance_table(f"{output}{a} and {b} on the same {found.count:,} events", found)
+    table = _table(f"{output}{a} and {b} on the same {found.count:,} events", a, b)
     table.add_row("mean score", f"{found.a.mean:.4f}", f"{found.b.mean:.4f}", _text(found.difference))
     for level in (0.05, 0.5, 0.95):
         table.add_row(f"quantile {level:g}", f"{found.a.quantiles[level]:.4f}", f"{found.b.quantiles[level]:.4f}", "")
@@ -215,8 +241,25 @@ def pair_table(a: str, b: str, found: Comparison, threshold: float) -> Table:
     return table
 
 
-def _group_table(a: str, b: str, found: GroupComparison) -> Table:
-    table = _table(f"{a} and {b} on different entities", a, b)
+def _distance_table(title: str, found: VectorComparison | LabelComparison) -> Table:
+    table = Table(title=title, title_justify="left", box=None)
+    if isinstance(found, LabelComparison):
+        for heading in ("", "share, with its interval of 95 %", "events"):
+            table.add_column(heading)
+        table.add_row("same label", _text(found.agreement), "")
+        for was, new, count in found.changes:
+            table.add_row(f"{was} to {new}", "", f"{count:,}")
+        return table
+    for heading in ("", "mean, with its interval of 95 %", "p50", "p99", "largest"):
+        table.add_column(heading)
+    for name, each in (("cosine distance", found.cosine), ("euclidean distance", found.euclidean)):
+        table.add_row(name, _text(each.mean), f"{each.p50:.4f}", f"{each.p99:.4f}", f"{each.largest:.4f}")
+    table.add_row("the same", f"{found.same:,}", "", "", "")
+    return table
+
+
+def _group_table(a: str, b: str, found: GroupComparison, output: str = "") -> Table:
+    table = _table(f"{output}{a} and {b} on different entities", a, b)
     table.add_row("events", f"{found.counts[0]:,}", f"{found.counts[1]:,}", "")
     table.add_row("mean score", f"{found.a.mean:.4f}", f"{found.b.mean:.4f}", _text(found.difference))
     table.add_row("KS, PSI", "", "", f"{found.ks:.4f}, {found.psi:.4f}")

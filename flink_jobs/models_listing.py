@@ -6,8 +6,9 @@ from rich.table import Table
 
 from flink_jobs.console import CommandError, next_steps, out, show, show_json
 from flink_jobs.pipelines import model_root, writable_root
+from models.binding import chosen_outputs
 from models.comparing import flat_metrics, input_text
-from models.manifest import Manifest
+from models.manifest import Manifest, ModelMismatchError, OutputBinding, output_document
 from models.registry import Version, read_version, read_versions, retire, take_back
 from udfs.pipeline import Pipeline
 
@@ -86,17 +87,21 @@ def version_row(pipeline: Pipeline, version: Version) -> dict[str, Any]:
         "retired": version.retired is not None,
         "retired_because": version.retired,
         "where": version.where,
-        "problem": version.problem or (manifest and feature_problem(pipeline, manifest)),
+        "problem": version.problem or (manifest and problem_with(pipeline, manifest)),
     }
 
 
-def feature_problem(pipeline: Pipeline, manifest: Manifest) -> str | None:
-    """Why the pipeline cannot give a model its features; None if it can."""
+def problem_with(pipeline: Pipeline, manifest: Manifest) -> str | None:
+    """Why a model is none for the pipeline, by its features or outputs; None if it is one."""
     unknown = [each for each in manifest.features if each not in pipeline.feature_names]
     if unknown:
         return f"takes features that the pipeline does not have: {', '.join(unknown)}"
     if pipeline.feature_set_hash(manifest.features) != manifest.feature_set_hash:
         return "was made with other definitions of its features"
+    try:
+        chosen_outputs(manifest, pipeline.outputs, "it")
+    except ModelMismatchError as error:
+        return str(error)
     return None
 
 
@@ -109,19 +114,29 @@ def main_metric(metrics: Any, key: str) -> float | None:
     return None
 
 
-def output_document(manifest: Manifest) -> dict[str, Any]:
-    """Where the prediction is, as plain data."""
-    output = manifest.output
-    return {"name": output.name, "kind": output.kind, "item": output.item, "column": output.column,
-            "class": output.class_key}  # fmt: skip
+def output_documents(manifest: Manifest) -> dict[str, Any]:
+    """Where the prediction is, as plain data: `output` of one number, else `outputs` by name."""
+    if not manifest.outputs[0].field:
+        output = manifest.outputs[0]
+        return {"output": {"name": output.name, "kind": output.kind, "item": output.item, "column": output.column,
+                           "class": output.class_key}}  # fmt: skip
+    return {"outputs": {each.field: output_document(each) for each in manifest.outputs}}
 
 
-def output_text(manifest: Manifest) -> str:
-    """Where the prediction is, in words."""
-    output = manifest.output
-    place = f"class {output.class_key!r}" if output.kind == "zipmap" else f"column {output.column}"
-    item = f"tensor {output.item}, " if output.kind == "sequence" else ""
-    return f"{output.name} ({output.kind}, {item}{place})"
+def output_texts(manifest: Manifest) -> list[str]:
+    """Where each output of the prediction is, in words."""
+    return [
+        f"{each.output.text}: {_place_text(each)}" if each.field else _place_text(each) for each in manifest.outputs
+    ]
+
+
+def _place_text(output: OutputBinding) -> str:
+    place = "" if output.size is not None else f", column {output.column}"
+    if output.kind == "zipmap":
+        keys = output.class_keys or (output.class_key,)
+        place = f", class {', '.join(map(repr, keys))}"
+    item = f", tensor {output.item}" if output.kind == "sequence" else ""
+    return f"{output.name} ({output.kind}{item}{place})"
 
 
 def _features(row: dict[str, Any]) -> str:
@@ -144,7 +159,7 @@ def _details(manifest: Manifest | None) -> dict[str, Any]:
             | ({"categories": list(each.categories)} if each.categories else {})
             for each in manifest.inputs
         ],
-        "output": output_document(manifest),
+        **output_documents(manifest),
         "opsets": dict(manifest.opsets),
         "feature_set_hash": manifest.feature_set_hash,
         "training_data_sha256": manifest.training_data_sha256,
@@ -156,7 +171,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     facts.append(("sha256", manifest.sha256))
     for each in manifest.inputs:
         facts.append(("input", input_text(each)))
-    facts.append(("output", output_text(manifest)))
+    facts += [("output", text) for text in output_texts(manifest)]
     facts.append(("opsets", ", ".join(f"{domain} {number}" for domain, number in manifest.opsets.items())))
     facts += [("metric", f"{key}: {value}") for key, value in flat_metrics(manifest.metrics)]
     return facts

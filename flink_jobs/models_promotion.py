@@ -14,6 +14,7 @@ from flink_jobs.model_changes import ChangeRefusedError, change_models, planned_
 from flink_jobs.settings import Settings
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import ModelMismatchError
+from models.outputs import Number
 from udfs.model_schedule import BEGINNING_MS, Guard, Period, Schedule, Serving
 from udfs.pipeline import Pipeline
 
@@ -44,6 +45,8 @@ def run_promote_command(
     at_ms = None if at is None else time_ms(at, "--at")
     shares = [_share(each) for each in challengers]
     limits = None if guard is None else parse_guard(guard)
+    if limits is not None and limits.psi is not None and not any(isinstance(e, Number) for e in pipeline.outputs.each):
+        raise CommandError(f"--guard: psi is of numbers, and the prediction has {pipeline.outputs.text}")
     try:
         say(f"opening {pipeline.model.name}/{version} here, as the job will")
         serving = serving_of(pipeline, settings, version, shares, shadows)

@@ -159,7 +159,7 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _open_answerer(self, metrics: MetricGroup, model: Model, named: NamedModel) -> Answerer:
         """What answers requests, with a gauge of how many it scored and how many not."""
-        choice = None if self._serving is None else AskedModels(self._serving)
+        choice = None if self._serving is None else AskedModels(self._serving, self._pipeline.outputs)
         clock_ms = self._scorer.clock_ms
         answerer = Answerer(self._scorer.plan, model, named, clock_ms, choice, self._ladder, self._positions)
         metrics.gauge(REQUESTS_ANSWERED, lambda: answerer.answered)

@@ -20,6 +20,7 @@ def open_model(pipeline: Pipeline, folder: Path) -> OnnxModel:
         folder,
         feature_names=pipeline.feature_names,
         feature_set_hash=pipeline.feature_set_hash,
+        prediction=pipeline.outputs,
         name=pipeline.model.name,
         version=pipeline.model.version,
         signed_by=pipeline.model.signed_by,

@@ -82,11 +82,14 @@ class ReceiptModels:
                 folder,
                 feature_names=self._pipeline.feature_names,
                 feature_set_hash=self._pipeline.feature_set_hash,
+                prediction=self._pipeline.outputs,
                 name=named.model,
                 version=int(named.version),
                 signed_by=self._pipeline.model.signed_by,
             )
         except ModelMismatchError:
+            if named.feature_set == self._pipeline.feature_set_hash():
+                return f"model {label} does not give {self._pipeline.outputs.text}"
             return (
                 f"model {label} takes a feature set ({named.feature_set:.12}) that the pipeline does not have any more"
             )

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -53,10 +54,11 @@ class ClusterRest:
 
     Args:
         address: Of the REST interface, like `http://127.0.0.1:8081`.
+        tls: What https is spoken with; by default what the system trusts.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
+        self.address, self._tls = address.rstrip("/"), tls
 
     def overview(self) -> dict[str, Any]:
         """Numbers of TaskManagers and slots, and Flink's version."""
@@ -95,13 +97,21 @@ class ClusterRest:
         if not request.full_url.startswith(("http://", "https://")):
             raise RestError(f"{request.full_url} is no address of a Flink cluster: write http://host:port")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310  # http(s) only
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=self._tls) as answer:  # noqa: S310  # http(s) only
                 content: bytes = answer.read()
         except urllib.error.HTTPError as error:
             raise RestError(f"Flink at {self.address} refused: {_reason(error)}", status=error.code) from error
-        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            raise RestError(f"Flink's REST interface at {self.address} did not answer: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            why = _network_reason(error)
+            raise RestError(f"Flink's REST interface at {self.address} did not answer: {why}") from error
         return content.decode("utf-8", "replace")
+
+
+def _network_reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    if isinstance(error, ssl.SSLError) or isinstance(reason, ssl.SSLError):
+        return f"{reason} (tls_ca_file says whom to trust, tls_certificate_file and tls_key_file who asks)"
+    return str(error)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
@@ -117,12 +127,12 @@ class RestClient:
     """One job.
 
     Args:
-        address: Of the REST interface, like `http://127.0.0.1:8081`.
+        cluster: Where it runs.
         job_id: Flink's id of the job.
     """
 
-    def __init__(self, address: str, job_id: str) -> None:
-        self.cluster = ClusterRest(address)
+    def __init__(self, cluster: ClusterRest, job_id: str) -> None:
+        self.cluster = cluster
         self.job_id = job_id
         self._job = f"/jobs/{job_id}"
 

@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 
 from flink_jobs.settings import Settings, SettingsError
+from flink_jobs.tls_files import client_context, read_secret
 from udfs.registered_schema import RegisteredSchema, RegistryUnreachableError, SchemaKind, SchemaUnknownError
 
 TIME_LIMIT_S = 20.0
@@ -223,7 +224,7 @@ class SchemaRegistry:
         if settings.schema_registry_username is not None:
             session.auth = HTTPBasicAuth(settings.schema_registry_username.encode(), _secret(settings))
         if url.startswith("https:"):
-            session.mount("https://", _TlsAdapter(_tls_context(settings)))
+            session.mount("https://", _TlsAdapter(client_context(settings, "the schema registry")))
             session.verify = str(settings.tls_ca_file) if settings.tls_ca_file is not None else True
         return session
 
@@ -239,31 +240,8 @@ class _TlsAdapter(HTTPAdapter):
         super().init_poolmanager(*arguments, ssl_context=self._context, **options)
 
 
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.tls_ca_file)
-        if settings.tls_certificate_file is not None:
-            password = _read_secret(settings.tls_key_password_file, "tls_key_password_file")
-            context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file, lambda: password or b"")
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"the certificates for the schema registry (tls_ca_file, tls_certificate_file, tls_key_file) cannot be "
-            f"used: {error}"
-        ) from error
-    return context
-
-
 def _secret(settings: Settings) -> bytes:
-    return _read_secret(settings.schema_registry_password_file, "schema_registry_password_file") or b""
-
-
-def _read_secret(file: Any, setting: str) -> bytes | None:
-    if file is None:
-        return None
-    try:
-        return bytes(file.read_bytes()).rstrip(b"\r\n")
-    except OSError as error:
-        raise SettingsError(f"setting {setting}: {file} cannot be read ({error.strerror})") from error
+    return read_secret(settings.schema_registry_password_file, "schema_registry_password_file") or b""
 
 
 def _document(kind: SchemaKind, text: str, references: Sequence[Reference]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Answer:
     """A score.
 
     Attributes:
-        score: The prediction.
+        outputs: The prediction, by the names of its outputs.
         entity: Whose.
         as_of_ms: Of which time, in ms since 1970.
         scored_at_ms: When it was computed.
@@ -65,13 +65,18 @@ class Answer:
         receipt: Which model, and what is special: headers without their prefix.
     """
 
-    score: float
+    outputs: Mapping[str, Any]
     entity: str | int
     as_of_ms: int
     scored_at_ms: int
     request_id: str
     features: Mapping[str, float | None] = field(default_factory=dict)
     receipt: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def score(self) -> Any:
+        """The prediction; of several outputs the first."""
+        return next(iter(self.outputs.values()))
 
 
 class ScoreClient:
@@ -229,7 +234,7 @@ class ScoreClient:
         if "error" in told:
             return request_id, RequestRefusedError(**told["error"])
         return request_id, Answer(
-            told[self._pipeline.prediction],
+            {name: told[name] for name in self._pipeline.outputs.names},
             told["entity"],
             told["as_of"],
             told["scored_at"],

@@ -16,6 +16,7 @@ from flink_jobs.score_job import ScoreReport, refused_words, score_events, score
 from flink_jobs.settings import Settings
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED, find_manifest, open_alone
+from models.outputs import Vector
 from udfs.pipeline import Pipeline
 
 EVENT_ID = "_event_id"
@@ -50,12 +51,14 @@ def run_score_command(
             if order_by is not None or processes is not None:
                 raise CommandError("--order-by and --processes are for events of a --pipeline")
             opened = open_alone(model, root or SHIPPED)
+            _check_columns(target, opened)
             report = score_rows(source, opened, _ids(source, ids), target, told)
         else:
             if ids:
                 raise CommandError("--id is for rows of features: events have the id that their pipeline names")
             pipeline = load_pipeline(pipeline_name)
             opened = _model_of(pipeline, model, root)
+            _check_columns(target, opened)
             request = _request(pipeline, settings, source, target, order_by, processes)
             progress.update(task, description=f"computing features of {source}, then scoring")
             report = score_events(request, opened, target, told)
@@ -98,6 +101,11 @@ def _check_target(target: Path, replace: bool) -> None:
         raise CommandError(f"--to is {target}: the folder {target.parent} is not there")
 
 
+def _check_columns(target: Path, opened: OnnxModel) -> None:
+    if target.suffix == ".csv" and any(isinstance(each, Vector) for each in opened.prediction.each):
+        raise CommandError(f"--to is {target}: CSV has no columns of vectors; write a .parquet or .jsonl file")
+
+
 def _ids(source: Path, ids: Sequence[str]) -> Sequence[str]:
     """The columns that go along: those asked for, or a training set's id of the event."""
     if "record" in ids or "score" in ids:
@@ -114,6 +122,7 @@ def _model_of(pipeline: Pipeline, model: str | None, root: Path | None) -> OnnxM
         folder,
         feature_names=pipeline.feature_names,
         feature_set_hash=pipeline.feature_set_hash,
+        prediction=pipeline.outputs,
         name=manifest.name,
         version=manifest.version,
     )

@@ -21,6 +21,7 @@ from flink_jobs.backfill_job import run_backfill
 from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.feature_files import FeatureBlock, feature_blocks
 from flink_jobs.history_files import file_kind
+from flink_jobs.output_columns import output_columns
 from flink_jobs.training_set import METADATA
 from models.manifest import ModelMismatchError
 from models.onnx_model import OnnxModel
@@ -74,7 +75,7 @@ def score_rows(
         path: JSONL, CSV (both also .gz) or Parquet.
         model: Opened alone.
         ids: Columns that go along.
-        target: .parquet, .csv or .jsonl; replaced when all is done.
+        target: .parquet, .csv or .jsonl; replaced when all is done. A vector is a column of lists, which CSV has not.
         told: Told how many rows are done.
 
     Raises:
@@ -85,7 +86,7 @@ def score_rows(
     report = ScoreReport()
     with _Target(target, letters_file(target)) as out:
         for block in feature_blocks(path, model.manifest.features, ids):
-            _score_block(block, path, model, "score", report, out)
+            _score_block(block, path, model, report, out)
             told(report.rows)
     report.letters = _there(letters_file(target))
     return report
@@ -114,7 +115,7 @@ def score_events(
                 report.first_refused.append(f"record {letter['record']}: {letter['reason']}, {letter['detail']}")
         with _Target(target, letters_file(target), begun=made.letters) as out:
             for block in feature_blocks(request.target, request.pipeline.feature_names, EVENT_COLUMNS):
-                _score_block(block, None, model, request.pipeline.prediction, report, out)
+                _score_block(block, None, model, report, out)
                 told(report.rows)
     finally:
         request.target.unlink()
@@ -130,10 +131,11 @@ def _there(path: Path) -> Path | None:
 
 
 def _score_block(
-    block: FeatureBlock, path: Path | None, model: OnnxModel, name: str, report: ScoreReport, out: "_Target"
+    block: FeatureBlock, path: Path | None, model: OnnxModel, report: ScoreReport, out: "_Target"
 ) -> None:
     """Write what is scored of a block, and the letters of the others in the order of the file."""
-    scores, failed = predict_each(model, block.features)
+    outputs = model.prediction
+    scores, failed = predict_each(model, block.features, outputs)
     refused = [(number, why, "") for number, why in block.refused]
     for row, why in failed.items():
         event = str(block.ids["_event_id"][row]) if path is None else ""
@@ -143,8 +145,9 @@ def _score_block(
         where = {"event": event} if path is None else {"file": str(path), "record": number}
         out.letter({**where, **why._asdict()})
     good = pa.array(~np.isin(np.arange(len(scores)), list(failed)))
-    columns = {**({} if path is None else {"record": pa.array(block.records)}), **block.ids, name: pa.array(scores)}
-    table = pa.table(columns)
+    scores[list(failed)] = 0.0  # of no meaning, and a label's code must be one
+    columns = {**({} if path is None else {"record": pa.array(block.records)}), **block.ids}
+    table = pa.table({**columns, **output_columns(outputs, scores)})
     out.write(table.filter(good) if failed else table)
     report.rows += block.rows
     report.scored += len(scores) - len(failed)

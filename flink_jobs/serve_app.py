@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.score_client import Answer, ClientBusyError, ClientClosedError, RequestRefusedError, ScoreClient
 from flink_jobs.settings import Settings
+from models.outputs import Label, Output, Vector
 from udfs.pipeline import Pipeline
 from udfs.request_reader import AfterEvent, asked_types
 from udfs.requests import MOST_REQUEST_BYTES, required_fields
@@ -75,7 +76,7 @@ def create_app(pipeline: Pipeline, settings: Settings, *, most_in_flight: int, t
 
     app = FastAPI(
         title=f"millrace: {pipeline.name}",
-        description=f"Scores of {pipeline.events.entity}: {pipeline.prediction}, as an event with the given fields "
+        description=f"Scores of {pipeline.events.entity}: {pipeline.outputs.text}, as an event with the given fields "
         "would get it.",
         lifespan=lifespan,
     )
@@ -121,7 +122,7 @@ def create_app(pipeline: Pipeline, settings: Settings, *, most_in_flight: int, t
             return _refused(504, "timeout", f"the job did not answer within {wait_ms} ms")
         except (ClientClosedError, KafkaAdminError):  # what Kafka's client says may name hosts and users
             return _refused(503, "not_ready", "Kafka cannot be reached", {"Retry-After": "1"})
-        return _json(200, _told(answer, pipeline))
+        return _json(200, _told(answer))
 
     app.add_api_route("/score", score, methods=["POST"], response_class=Response, openapi_extra=_openapi(pipeline))
     return app
@@ -142,10 +143,10 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _told(answer: Answer, pipeline: Pipeline) -> dict[str, Any]:
+def _told(answer: Answer) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "request_id": answer.request_id, "entity": answer.entity, pipeline.prediction: answer.score,
-        "as_of": answer.as_of_ms, "scored_at": answer.scored_at_ms,
+        "request_id": answer.request_id, "entity": answer.entity, **answer.outputs, "as_of": answer.as_of_ms,
+        "scored_at": answer.scored_at_ms,
     }  # fmt: skip
     if answer.features:
         told["features"] = answer.features
@@ -190,7 +191,8 @@ def _openapi(pipeline: Pipeline) -> dict[str, Any]:
     schema["properties"]["as_of"]["description"] = "Ms since 1970; by default when the request was sent."
     answer: dict[str, Any] = {
         "request_id": {"type": "string"}, "entity": schema["properties"]["entity"],
-        pipeline.prediction: {"type": "number"}, "as_of": {"type": "integer"}, "scored_at": {"type": "integer"},
+        **{one.name: _described(one) for one in pipeline.outputs.each},
+        "as_of": {"type": "integer"}, "scored_at": {"type": "integer"},
         "model": {"type": "object"},
     }  # fmt: skip
     if pipeline.include_features:
@@ -204,6 +206,15 @@ def _openapi(pipeline: Pipeline) -> dict[str, Any]:
             **{str(status): {"description": text, **_ERROR} for status, text in _STATUS_TEXTS.items()},
         },
     }
+
+
+def _described(output: Output) -> dict[str, Any]:
+    if isinstance(output, Label):
+        return {"enum": list(output.classes)}
+    number = {"type": "number"}
+    if isinstance(output, Vector):
+        return {"type": "array", "items": number, "minItems": output.size, "maxItems": output.size}
+    return number
 
 
 def _without_references(schema: Any, parts: dict[str, Any]) -> Any:

@@ -26,6 +26,7 @@ FLUSH_ROWS = 20_000
 FIRST_ANSWERS = 1_000  # of a topic whose beginning is deleted: about what answers of one moment are spread over
 PREDICTION, DEAD_LETTER = 0, 1
 NO_TIME = -1
+Score = float | list[float]
 Bucket = tuple[int, int]
 """Partition of the events topic, and offset // BUCKET_OFFSETS."""
 
@@ -67,8 +68,8 @@ class ServedAnswers:
         features = [("features", np.float64, (len(pipeline.feature_names),))] if pipeline.include_features else []
         self.row_type = np.dtype([
             ("offset", np.int64), ("at_offset", np.int64), ("identity", np.int64), ("time_ms", np.int64),
-            ("score", np.float64), ("named", np.int32), ("at_partition", np.int32), ("kind", np.uint8),
-            ("flags", np.uint8), *features,
+            ("score", np.float64, pipeline.outputs.shape), ("named", np.int32), ("at_partition", np.int32),
+            ("kind", np.uint8), ("flags", np.uint8), *features,
         ])  # fmt: skip
         self.models: list[ReceiptModel] = []
         self.reasons: list[str] = []
@@ -83,6 +84,7 @@ class ServedAnswers:
         self._reason_numbers: dict[bytes, int] = {}
         self._waiting: dict[Bucket, list[tuple[Any, ...]]] = {}
         self._waiting_rows = 0
+        self._no_score: Score = math.nan if pipeline.outputs.is_number else [math.nan] * pipeline.outputs.width
         self._no_features = [math.nan] * len(pipeline.feature_names)
         self._decode = prediction_reader(pipeline, settings)
 
@@ -152,7 +154,7 @@ class ServedAnswers:
             who, time_ms, score, features = self._prediction(message, told)
             named = self._model(told)
         else:
-            who, time_ms, score, features = 0, NO_TIME, math.nan, self._no_features
+            who, time_ms, score, features = 0, NO_TIME, self._no_score, self._no_features
             named = self._reason(told.get(_REASON, b""))
         flags = _FLAGS.get(told.get(_FLAG_NAMES, b""), 255)
         row = (offset, message.offset(), who, time_ms, score, named, message.partition(), kind, flags)
@@ -162,13 +164,15 @@ class ServedAnswers:
         if self._waiting_rows >= FLUSH_ROWS:
             self._flush()
 
-    def _prediction(self, message: Message, told: dict[str, bytes]) -> tuple[int, int, float, list[float]]:
+    def _prediction(self, message: Message, told: dict[str, bytes]) -> tuple[int, int, Score, list[float]]:
         """identity, time_ms, score, features: what cannot be read is a number that nothing equals."""
-        events, who, score, features = self._pipeline.events, 0, math.nan, None
+        events, who, score, features = self._pipeline.events, 0, self._no_score, None
         try:
             value = self._decode(message.value() or b"")
             who = identity(value[events.id], value[events.entity])
-            score, features = float(value[self._pipeline.prediction]), value.get("features")
+            features = value.get("features")
+            numbers = self._pipeline.outputs.numbers(value)
+            score = numbers[0] if self._pipeline.outputs.is_number else numbers
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
         try:

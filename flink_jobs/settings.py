@@ -116,12 +116,12 @@ class Settings(KafkaSecuritySettings):
     @model_validator(mode="after")
     def _check_tls_is_used(self) -> Self:
         """Files that nobody would look at are a mistake: without SSL, Kafka does not."""
-        protocol, urls = self.kafka_security_protocol, self.schema_registry or ""
+        protocol, urls = self.kafka_security_protocol, f"{self.schema_registry} {self.cluster}"
         has_tls = self.tls_ca_file is not None or self.tls_certificate_file is not None
         if has_tls and protocol in ("PLAINTEXT", "SASL_PLAINTEXT") and "https:" not in urls:
             raise ValueError(
-                f"kafka_security_protocol is {protocol} and no schema_registry has https, but TLS files are set: write "
-                "the protocol with SSL"
+                f"kafka_security_protocol is {protocol} and no schema_registry or cluster has https, but TLS files are "
+                "set: write the protocol with SSL"
             )
         return self
 

@@ -59,7 +59,7 @@ WHERE {quoted(FIELDS)}[{REASON}] IS NOT NULL OR {quoted(UNTIMELY)} IS NOT NULL""
 
 def _prediction(pipeline: Pipeline) -> str:
     pairs = [(name, event_column(name)) for name in copied_fields(pipeline)]
-    pairs += [(pipeline.prediction, quoted(SCORE)), ("scored_at", _SCORED_AT)]
+    pairs += [(pipeline.outputs.names[0], quoted(SCORE)), ("scored_at", _SCORED_AT)]
     if pipeline.include_features:
         finite = f"CASE WHEN ABS({{}}) <= {double_literal(sys.float_info.max)} THEN {{}} END"  # JSON has no infinity
         values = [(name, finite.format(quoted(name), quoted(name))) for name in pipeline.feature_names]

@@ -78,4 +78,4 @@ def _answer(message: Any, pipeline: Pipeline) -> SqlAnswer:
         return SqlAnswer(*place, None, None, found["reason"])
     body = msgspec.json.decode(message.value())
     features = {name: body["features"][name] for name in pipeline.feature_names}
-    return SqlAnswer(*place, features, body[pipeline.prediction], None)
+    return SqlAnswer(*place, features, body[pipeline.outputs.names[0]], None)

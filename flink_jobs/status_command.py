@@ -11,14 +11,14 @@ from flink_jobs.job_health import RUNNING, JobHealth, health_of
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.rest_client import LIMIT_REACHED, ClusterRest
 from flink_jobs.settings import Settings
-from flink_jobs.submission import cluster_address, find_job
+from flink_jobs.submission import cluster_address, cluster_rest, find_job
 from flink_jobs.topics import SQL, Engine, job_name
 
 
 def run_status_command(name: str | None, settings: Settings, *, engine: Engine, as_json: bool) -> None:
     """Say it; exit status 1 if something is not well."""
     if name is None:
-        _show_cluster(ClusterRest(cluster_address(settings)), as_json=as_json)
+        _show_cluster(cluster_rest(settings), as_json=as_json)
         return
     pipeline = load_pipeline(name)
     job = find_job(pipeline, settings, engine, ended=True)

@@ -16,6 +16,7 @@ from flink_jobs.settings import Settings
 from flink_jobs.shipment import make_shipment
 from flink_jobs.sql_job import OPTIONS as SQL_OPTIONS
 from flink_jobs.state_files import StateFile
+from flink_jobs.tls_files import client_context
 from flink_jobs.topics import EARLIEST, SQL, STREAM, Engine, job_name
 from udfs.pipeline import Pipeline
 
@@ -34,6 +35,18 @@ def cluster_address(settings: Settings) -> str:
             "no local Flink cluster runs: `millrace cluster up` starts one, --cluster http://host:8081 names another"
         )
     return local.rest_address
+
+
+def cluster_rest(settings: Settings) -> ClusterRest:
+    """The cluster that commands talk to.
+
+    Raises:
+        CommandError: As of `cluster_address`.
+        SettingsError: The TLS files cannot be used.
+    """
+    address = cluster_address(settings)
+    is_https = address.startswith("https:")
+    return ClusterRest(address, client_context(settings, "Flink's REST interface") if is_https else None)
 
 
 def worker_python(settings: Settings, address: str) -> str:
@@ -73,16 +86,16 @@ def submit_job(
     Raises:
         RestError: The cluster does not answer.
     """
-    address = cluster_address(settings)
-    ClusterRest(address).overview()  # says in one line that it is not there, where the client would retry
+    cluster = cluster_rest(settings)
+    cluster.overview()  # says in one line that it is not there, where the client would retry
     shipment = shipment or make_shipment(pipeline, reference, settings, engine)
     show_start(pipeline, settings, start_from, restore_from, engine)
     environment = create_remote_environment(
         settings,
-        address,
+        cluster.address,
         pipeline_checkpoints(pipeline, settings, engine),
         restore_from,
-        python=EXECUTABLE if python_archive else worker_python(settings, address),
+        python=EXECUTABLE if python_archive else worker_python(settings, cluster.address),
         files=shipment,
         options=SQL_OPTIONS if engine == SQL else None,
     )
@@ -93,7 +106,7 @@ def submit_job(
         environment, pipeline, model, settings, start_from, engine=engine, state_files=state_files, is_shipped=True
     )
     client = environment.execute_async(job_name(pipeline, engine))
-    job = JobRun(pipeline, settings, ClusterControl(address, str(client.get_job_id())), engine)
+    job = JobRun(pipeline, settings, ClusterControl(cluster, str(client.get_job_id())), engine)
     job.keep_definition(
         JobDefinition.of(
             pipeline, settings, reference=reference, shipment=shipment, python_archive=python_archive
@@ -108,13 +121,13 @@ def find_job(pipeline: Pipeline, settings: Settings, engine: Engine = STREAM, *,
     Raises:
         RestError: The cluster does not answer.
     """
-    address = cluster_address(settings)
-    jobs = [job for job in ClusterRest(address).jobs() if job["name"] == job_name(pipeline, engine)]
+    cluster = cluster_rest(settings)
+    jobs = [job for job in cluster.jobs() if job["name"] == job_name(pipeline, engine)]
     alive = [job for job in jobs if job["state"] not in ENDED]
     found = alive or (jobs if ended else [])
     if not found:
         return None
-    return JobRun(pipeline, settings, ClusterControl(address, str(found[0]["jid"])), engine)
+    return JobRun(pipeline, settings, ClusterControl(cluster, str(found[0]["jid"])), engine)
 
 
 def job_on_cluster(pipeline: Pipeline, name: str, settings: Settings, engine: Engine = STREAM) -> JobRun:

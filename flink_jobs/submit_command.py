@@ -10,11 +10,10 @@ from flink_jobs.console import CommandError, fetch_jars, next_steps, quiet_outpu
 from flink_jobs.first_checkpoint import START_S, RestartsError, wait_until_it_works
 from flink_jobs.job_run import JobFailedError, JobRun
 from flink_jobs.python_archive import make_archive
-from flink_jobs.rest_client import ClusterRest
 from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, refuse_requests, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
-from flink_jobs.submission import cluster_address, find_job, submit_job
+from flink_jobs.submission import cluster_address, cluster_rest, find_job, submit_job
 from flink_jobs.topics import EARLIEST, SQL, Engine, job_name
 from udfs.pipeline import Pipeline
 
@@ -102,7 +101,7 @@ def check_cluster(pipeline: Pipeline, name: str, settings: Settings, engine: Eng
             f"{job_name(pipeline, engine)} already is at {cluster_address(settings)} as {running.rest.job_id}: "
             f"`millrace stop {name}` first"
         )
-    overview = ClusterRest(cluster_address(settings)).overview()
+    overview = cluster_rest(settings).overview()
     if overview["slots-available"] < settings.parallelism:
         raise CommandError(
             f"the cluster has {overview['slots-available']} free slots of {overview['slots-total']}, the job needs "

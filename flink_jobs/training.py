@@ -125,6 +125,19 @@ def compute_features(
     )
 
 
+def check_prediction(pipeline: Pipeline) -> None:
+    """Refuse a pipeline whose model is none that is fitted here.
+
+    Raises:
+        TrainingError: Its prediction is not one number.
+    """
+    if not pipeline.outputs.is_number:
+        raise TrainingError(
+            f"{pipeline.name}'s prediction has {pipeline.outputs.text}, a model that is fitted here gives one number: "
+            "fit it elsewhere, and take its ONNX file with `millrace models add`"
+        )
+
+
 def train_pipeline(
     pipeline: Pipeline,
     *,
@@ -155,6 +168,7 @@ def train_pipeline(
     Raises:
         TrainingError: The labels do not fit the events, or nothing can be learned from them.
     """
+    check_prediction(pipeline)
     rows = compute_features(pipeline, events, progress=progress)
     truth = np.asarray(labels)
     records = len(rows.places) + len(rows.refused)
@@ -197,6 +211,7 @@ def train_from_set(
         TrainingSetError: It is no training set of this pipeline.
         TrainingError: Nothing can be learned from it.
     """
+    check_prediction(pipeline)
     rows = read_training_set(path, pipeline, label)
     if not len(rows.labels):
         raise TrainingError(f"no row of {path.name} has a label in {label}: {rows.unlabelled} rows are missing it")

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from flink_jobs.console import CommandError
 from flink_jobs.job_run import ENDED, restore_points_in
-from flink_jobs.rest_client import ClusterRest
 from flink_jobs.restore_points import all_bytes, folder_of, load_metadata, operator_handles
 from flink_jobs.running_mark import running_process
 from flink_jobs.settings import Settings
-from flink_jobs.submission import cluster_address
+from flink_jobs.submission import cluster_rest
 from flink_jobs.topics import JOBS, REPLAY_ID
 from flink_jobs.transactions import COMPLETING, HANGING, OpenTransaction
 
@@ -119,12 +118,12 @@ def _running(run: str, settings: Settings, jobs: Mapping[str, str], moving: set[
 def _jobs_of(settings: Settings) -> dict[str, str]:
     """Living jobs of the cluster by name; none where no cluster is named and no local one runs."""
     try:
-        address = cluster_address(settings)
+        cluster = cluster_rest(settings)
     except CommandError:
         return {}
     return {
-        str(job["name"]): f"job {job['jid']} at {address}"
-        for job in ClusterRest(address).jobs()
+        str(job["name"]): f"job {job['jid']} at {cluster.address}"
+        for job in cluster.jobs()
         if job["state"] not in ENDED
     }
 

@@ -21,7 +21,7 @@ from flink_jobs.job_run import ENDED, JobFailedError, JobRun, job_checkpoints, r
 from flink_jobs.rest_client import RestError, root_cause_line
 from flink_jobs.resubmit import Resubmission, ResubmitError, resubmit
 from flink_jobs.settings import Settings
-from flink_jobs.submission import cluster_address, find_job, submit_job
+from flink_jobs.submission import cluster_rest, find_job, submit_job
 from udfs.pipeline import Pipeline
 
 BACK_S = 300.0
@@ -135,7 +135,7 @@ def _brought_back(
         restore_from = _newest_of(new) or savepoint
         order = Resubmission.of(before, old.settings, restore_from)
         job_id = resubmit(order, log)
-        back = JobRun(old.pipeline, old.settings, ClusterControl(cluster_address(old.settings), job_id), old.engine)
+        back = JobRun(old.pipeline, old.settings, ClusterControl(cluster_rest(old.settings), job_id), old.engine)
         wait_until_it_works(back, BACK_S)
     except (ResubmitError, JobFailedError, RestError, OSError) as error:
         return (

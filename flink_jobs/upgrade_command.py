@@ -10,10 +10,9 @@ from flink_jobs.dry_run import dry_run
 from flink_jobs.dry_run_comparison import DryRunComparison
 from flink_jobs.preflight import preflight
 from flink_jobs.python_archive import make_archive
-from flink_jobs.rest_client import ClusterRest
 from flink_jobs.settings import Settings
 from flink_jobs.shipment import make_shipment
-from flink_jobs.submission import cluster_address, job_on_cluster
+from flink_jobs.submission import cluster_address, cluster_rest, job_on_cluster
 from flink_jobs.topics import job_name
 from flink_jobs.upgrade import UpgradeFailedError, definition_of_job, upgrade_job
 from udfs.pipeline import Pipeline
@@ -97,7 +96,7 @@ def _show_dry_run(found: DryRunComparison, changes: Sequence[Change], name: str,
 
 def _check_slots(settings: Settings, before: JobDefinition) -> None:
     """Whether the new job fits, once the old one is gone."""
-    overview = ClusterRest(cluster_address(settings)).overview()
+    overview = cluster_rest(settings).overview()
     free = int(overview["slots-available"]) + int(before.settings["parallelism"])
     if settings.parallelism > free:
         raise CommandError(

@@ -14,6 +14,7 @@ from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 
 WAIT_S = 0.2
+_NUMBERS_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,16 @@ class SeenPrediction:
         source = f"{found.get('topic')}-{found.get('partition')}@{found.get('offset')}"
         flags = f"  {found['flags']}" if found.get("flags") else ""
         model = f"{found.get('model')}/{found.get('model-version')}"
-        score = self.value[pipeline.prediction]
-        return f"{scored_at}  {entity:<16}  {pipeline.prediction} {score:.4f}  {model}  from {source}{flags}"
+        shown = ", ".join(f"{name} {value_text(self.value[name])}" for name in pipeline.outputs.names)
+        return f"{scored_at}  {entity:<16}  {shown}  {model}  from {source}{flags}"
+
+
+def value_text(value: Any) -> str:
+    """An output of a prediction; of a long vector only the beginning."""
+    if isinstance(value, list):
+        more = f", … {len(value):,} in all" if len(value) > _NUMBERS_SHOWN else ""
+        return f"[{', '.join(f'{one:.4f}' for one in value[:_NUMBERS_SHOWN])}{more}]"
+    return str(value) if isinstance(value, str | bool) else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def parse_prediction(message: Message, pipeline: Pipeline, read: PredictionReader) -> SeenPrediction | None:
@@ -48,8 +57,11 @@ def parse_prediction(message: Message, pipeline: Pipeline, read: PredictionReade
         value = read(message.value() or b"")
     except ValueError:
         return None
-    is_ours = isinstance(value.get(pipeline.prediction), int | float)
-    return SeenPrediction(value, headers) if is_ours and isinstance(value.get("scored_at"), int) else None
+    try:
+        pipeline.outputs.numbers(value)
+    except ValueError:
+        return None
+    return SeenPrediction(value, headers) if isinstance(value.get("scored_at"), int) else None
 
 
 def follow_predictions(

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from models.manifest import ModelMismatchError
+from models.manifest import ModelMismatchError, OutputBinding
 from models.onnx_checks import GraphValue, ModelDescription, refuse_untabular
+from models.outputs import Label, Output, Outputs, Vector
 
 Found = TypeVar("Found")
 
@@ -18,12 +19,29 @@ class MissingChoiceError(ValueError):
 
     Attributes:
         option: The command's option that says it, like `--input`.
-        name: The input that the answer is for; None for the output.
+        name: The input or the output of the prediction that the answer is for; "" for its only number.
     """
 
-    def __init__(self, option: str, message: str, name: str | None = None) -> None:
+    def __init__(self, option: str, message: str, name: str = "") -> None:
         super().__init__(message)
         self.option, self.name = option, name
+
+
+@dataclass(frozen=True)
+class OutputChoice:
+    """What was said about an output of the prediction.
+
+    Attributes:
+        output: The graph output.
+        column: Of a tensor, or of a tensor of a sequence.
+        class_key: Of a ZipMap, as text.
+        item: Which tensor of a sequence.
+    """
+
+    output: str | None = None
+    column: int | None = None
+    class_key: str | None = None
+    item: int | None = None
 
 
 @dataclass(frozen=True)
@@ -33,18 +51,12 @@ class Choices:
     Attributes:
         inputs: {graph input: feature names, one a column}.
         categories: {graph input of text: the text that each of its features stands for}.
-        output: The graph output with the prediction.
-        column: Of a tensor, or of a tensor of a sequence.
-        class_key: Of a ZipMap, as text.
-        item: Which tensor of a sequence.
+        outputs: By name in the prediction, or "" where it has only one output.
     """
 
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    output: str | None = None
-    column: int | None = None
-    class_key: str | None = None
-    item: int | None = None
+    outputs: Mapping[str, OutputChoice] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,15 +64,15 @@ class Adaptation:
     """All that `manifest_for_model` must be told; the attributes are as in `Choices`, and complete.
 
     Attributes:
+        inputs: See there.
+        categories: See there.
+        outputs: Where each output of the prediction is.
         is_only_column: Nobody said the column, and the graph declares no other.
     """
 
     inputs: Mapping[str, tuple[str, ...]]
     categories: Mapping[str, tuple[str, ...]]
-    output: str
-    column: int | None
-    class_key: int | str | None
-    item: int | None
+    outputs: tuple[OutputBinding, ...]
     is_only_column: bool = False
 
 
@@ -68,17 +80,17 @@ def adapt(
     described: ModelDescription,
     features: Sequence[str],
     one_hot: Mapping[str, Mapping[str, str]],
-    prediction: str,
+    prediction: Outputs,
     choices: Choices,
     where: str,
 ) -> Adaptation:
-    """Find what each input gets, as `adapt_inputs` does, and the number that is the prediction.
+    """Find what each input gets, as `adapt_inputs` does, and where the outputs of the prediction are.
 
     Args:
         described: The graph.
         features: The pipeline's features in order.
         one_hot: {field: {text: the feature that is 1 for it}}.
-        prediction: What the pipeline calls its prediction.
+        prediction: The pipeline's outputs.
         choices: What was said.
         where: What errors call the model.
 
@@ -91,10 +103,77 @@ def adapt(
         ModelRefusedError: An input takes no rows of features.
     """
     inputs, categories = adapt_inputs(described, features, one_hot, choices, where)
-    output = _output(described.outputs, prediction, choices, where)
-    column, class_key, item = _selector(output, described.outputs, choices, where)
-    is_only = output.kind == "tensor" and choices.column is None and output.width == 1
-    return Adaptation(inputs, categories, output.name, column, class_key, item, is_only)
+    _check_outputs_said(prediction, choices)
+    outputs, is_only = [], False
+    for one in prediction.each:
+        alone = len(prediction.each) == 1
+        said = choices.outputs.get(one.name) or (choices.outputs.get("") if alone else None) or OutputChoice()
+        if isinstance(one, Vector | Label):
+            outputs.append(_binding(one, described.outputs, said, where))
+            continue
+        name = "" if alone else one.name
+        found = _output(described.outputs, one.name, name, said, where)
+        column, class_key, item = _selector(found, described.outputs, name, said, where)
+        outputs.append(OutputBinding(found.name, found.kind, column, class_key, item, name))
+        is_only = is_only or (alone and found.kind == "tensor" and said.column is None and found.width == 1)
+    return Adaptation(inputs, categories, tuple(outputs), is_only)
+
+
+def _check_outputs_said(prediction: Outputs, choices: Choices) -> None:
+    known = prediction.names if len(prediction.each) > 1 else ("", *prediction.names)
+    for name in choices.outputs:
+        if name not in known:
+            message = (
+                f"--output, --column, --class and --item: write NAME=..., NAME one of {', '.join(prediction.names)}; "
+                f"the prediction has no {name!r}"
+            )
+            raise ModelMismatchError(message)
+
+
+def _binding(one: Vector | Label, outputs: Sequence[GraphValue], said: OutputChoice, where: str) -> OutputBinding:
+    """Where a vector or a label is."""
+    fits = _vector_fits if isinstance(one, Vector) else _label_fits
+    candidates = [each for each in outputs if fits(one, each)]
+    if said.output is not None:
+        found = next((each for each in outputs if each.name == said.output), None)
+        if found is None:
+            raise ModelMismatchError(f"{where}: the graph has no output {said.output!r}: it has {_texts(outputs)}")
+        if found not in candidates:
+            raise ModelMismatchError(f"{where}: output {value_text(found)} cannot be {one.text}")
+    else:
+        named = _same_name(one.name, {each.name: each for each in candidates})
+        # one of undeclared width may be it; one that says so is
+        sure = [each for each in candidates if isinstance(one, Vector) and one.size in (each.width, len(each.classes))]
+        for few in ([named] if named else [], sure, candidates):
+            if len(few) == 1:
+                found = few[0]
+                break
+        else:
+            if not candidates:
+                raise ModelMismatchError(f"{where}: no output can be {one.text}: there are {_texts(outputs)}")
+            message = f"{where}: say which output is {one.text}, with --output {one.name}=...: {_texts(candidates)}"
+            raise MissingChoiceError("--output", message, one.name)
+    if isinstance(one, Label):
+        return OutputBinding(found.name, "tensor", column=said.column or 0, field=one.name, labels=one.classes)
+    if found.kind == "sequence" and said.item is None:
+        message = f"{where}: output {found.name!r} is a sequence of tensors: say which, from 0 on, with --item"
+        raise MissingChoiceError("--item", message, one.name)
+    keys = found.classes if found.kind == "zipmap" else ()
+    item = said.item if found.kind == "sequence" else None
+    return OutputBinding(found.name, found.kind, item=item, field=one.name, size=one.size, class_keys=keys)  # type: ignore[arg-type]
+
+
+def _vector_fits(one: Output, value: GraphValue) -> bool:
+    assert isinstance(one, Vector)
+    if value.kind == "zipmap":
+        return len(value.classes) == one.size
+    return value.kind == "sequence" or (_is_numbers(value) and value.width in (None, one.size))
+
+
+def _label_fits(one: Output, value: GraphValue) -> bool:
+    assert isinstance(one, Label)
+    of_text = isinstance(one.classes[0], str)
+    return value.kind == "tensor" and value.dtype in (("string",) if of_text else ("int64", "int32", "bool"))
 
 
 def adapt_inputs(
@@ -216,16 +295,18 @@ def _categories_for(
     raise MissingChoiceError("--categories", message, value.name)
 
 
-def _output(outputs: Sequence[GraphValue], prediction: str, choices: Choices, where: str) -> GraphValue:
+def _output(
+    outputs: Sequence[GraphValue], prediction: str, field: str, said: OutputChoice, where: str
+) -> GraphValue:
     usable = [each for each in outputs if each.kind in ("zipmap", "sequence") or _is_numbers(each)]
-    if choices.output is not None:
+    if said.output is not None:
         for each in outputs:
-            if each.name == choices.output:
+            if each.name == said.output:
                 if each not in usable:
                     message = f"{where}: output {value_text(each)} has no numbers a row; there are {_texts(outputs)}"
                     raise ModelMismatchError(message)
                 return each
-        message = f"{where}: the graph has no output {choices.output!r}: it has {_texts(outputs)}"
+        message = f"{where}: the graph has no output {said.output!r}: it has {_texts(outputs)}"
         raise ModelMismatchError(message)
     named = [each for each in usable if each.name == prediction]
     # a classifier gives the class it decided for, and the scores
@@ -236,20 +317,22 @@ def _output(outputs: Sequence[GraphValue], prediction: str, choices: Choices, wh
     if not usable:
         message = f"{where}: no output has numbers a row: there are {_texts(outputs)}"
         raise ModelMismatchError(message)
-    message = f"{where}: say which output is the prediction with --output: {_texts(usable)}"
-    raise MissingChoiceError("--output", message)
+    option = f"--output {field}=..." if field else "--output"
+    message = f"{where}: say which output is {field or 'the prediction'} with {option}: {_texts(usable)}"
+    raise MissingChoiceError("--output", message, field)
 
 
 def _selector(
-    output: GraphValue, outputs: Sequence[GraphValue], choices: Choices, where: str
+    output: GraphValue, outputs: Sequence[GraphValue], field: str, said: OutputChoice, where: str
 ) -> tuple[int | None, int | str | None, int | None]:
     """Column, class and item."""
+    equals = f" {field}=..." if field else ""
     if output.kind == "zipmap":
-        return None, _class_key(output, choices, where), None
-    if output.kind == "sequence" and choices.item is None:
-        message = f"{where}: output {output.name!r} is a sequence of tensors: say which, from 0 on, with --item"
-        raise MissingChoiceError("--item", message)
-    column = choices.column
+        return None, _class_key(output, field, said, where), None
+    if output.kind == "sequence" and said.item is None:
+        message = f"{where}: output {output.name!r} is a sequence of tensors: say which, from 0 on, with --item{equals}"
+        raise MissingChoiceError("--item", message, field)
+    column = said.column
     if column is None and output.kind == "tensor":
         has_label = any(each.kind == "tensor" and each.dtype in ("int64", "string") for each in outputs)
         column = 0 if output.width == 1 else 1 if output.width == 2 and has_label else None
@@ -257,20 +340,21 @@ def _selector(
         width = "several" if output.kind == "sequence" else output.width or "an undeclared number of"
         message = (
             f"{where}: output {output.name!r} has {width} columns, a prediction is one number: say which, from 0 on, "
-            "with --column"
+            f"with --column{equals}"
         )
-        raise MissingChoiceError("--column", message)
-    return column, None, choices.item if output.kind == "sequence" else None
+        raise MissingChoiceError("--column", message, field)
+    return column, None, said.item if output.kind == "sequence" else None
 
 
-def _class_key(output: GraphValue, choices: Choices, where: str) -> int | str:
-    said = choices.class_key
+def _class_key(output: GraphValue, field: str, choice: OutputChoice, where: str) -> int | str:
+    said = choice.class_key
     if said is None:
         if output.classes == (0, 1):
             return 1
         known = f": {', '.join(map(str, output.classes))}" if output.classes else ""
-        message = f"{where}: output {output.name!r} has a score for each class: say which with --class{known}"
-        raise MissingChoiceError("--class", message)
+        option = f"--class {field}=..." if field else "--class"
+        message = f"{where}: output {output.name!r} has a score for each class: say which with {option}{known}"
+        raise MissingChoiceError("--class", message, field)
     is_text = output.dtype == "string"
     if not is_text and not re.fullmatch(r"-?[0-9]+", said):
         message = f"--class {said}: classes of output {output.name!r} are whole numbers"

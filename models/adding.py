@@ -29,8 +29,8 @@ class Expected:
     Attributes:
         names: Features, one a column.
         rows: (n_rows, n_names).
-        scores: (n_rows,).
-        allowed: The largest difference of a score; of one over 1, relative to it.
+        scores: (n_rows,), or (n_rows, width) as of `models.outputs`.
+        allowed: The largest difference of a number; of one over 1, relative to it.
     """
 
     names: tuple[str, ...]
@@ -117,10 +117,7 @@ def add_version(
                 features=adaptation.inputs,
                 feature_set_hash=feature_set_hash(used),
                 categories=adaptation.categories,
-                output=adaptation.output,
-                column=adaptation.column,
-                class_key=adaptation.class_key,
-                item=adaptation.item,
+                outputs=adaptation.outputs,
                 description=facts.description,
                 metrics=dict(facts.metrics),
                 example=_example(used, facts, expected),
@@ -149,14 +146,15 @@ def _refuse_more_columns(
     where: str,
 ) -> None:
     """A second column can be read only where there is one, whatever the graph declares."""
-    replace(manifest, output=replace(manifest.output, column=1)).write(draft)
+    output = manifest.outputs[0]
+    replace(manifest, outputs=(replace(output, column=1),)).write(draft)
     try:
         OnnxModel.load(draft, feature_names=feature_names, feature_set_hash=feature_set_hash)
     except ModelMismatchError:
         manifest.write(draft)
         return
     message = (
-        f"{where}: output {manifest.output.name!r} declares one column and gives several: say which, from 0 on, with "
+        f"{where}: output {output.name!r} declares one column and gives several: say which, from 0 on, with "
         "--column"
     )
     raise MissingChoiceError("--column", message)

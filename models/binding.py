@@ -6,6 +6,7 @@ from typing import Any
 
 from models.manifest import InputBinding, Manifest, ModelMismatchError, OutputBinding
 from models.onnx_checks import GraphValue, ModelDescription, describe_model, refuse_untabular
+from models.outputs import Outputs
 
 
 def manifest_for_model(
@@ -20,6 +21,7 @@ def manifest_for_model(
     column: int | None = None,
     class_key: int | str | None = None,
     item: int | None = None,
+    outputs: Sequence[OutputBinding] = (),
     description: str = "",
     metrics: Mapping[str, Any] | None = None,
     training_data_sha256: str | None = None,
@@ -38,6 +40,7 @@ def manifest_for_model(
         column: The column of a tensor output; by default 1 of two, 0 of one.
         class_key: The class of a ZipMap output; by default 1.
         item: The tensor of an output that is a sequence.
+        outputs: All of that, where the prediction is more than one number.
         description: One sentence for people.
         metrics: Numbers by name.
         training_data_sha256: Digest of what the model was fitted on.
@@ -70,7 +73,7 @@ def manifest_for_model(
             for each, names in features.items()
         ),
         feature_set_hash=feature_set_hash,
-        output=_output_binding(described.outputs, output, column, class_key, item, where),
+        outputs=tuple(outputs) or (_output_binding(described.outputs, output, column, class_key, item, where),),
         opsets=described.opsets,
         description=description,
         metrics=metrics or {},
@@ -108,7 +111,8 @@ def check_binding(manifest: Manifest, described: ModelDescription, where: str) -
     if len(fixed_rows) > 1:
         message = f"{where}: the inputs fix different numbers of rows {sorted(fixed_rows)}: export with open rows"
         raise ModelMismatchError(message)
-    _check_output(manifest.output, described.outputs, where)
+    for output in manifest.outputs:
+        _check_output(output, described.outputs, where)
     if dict(manifest.opsets) != described.opsets:
         message = f"{where}: the graph is written in opsets {described.opsets}: write that in `opsets` of the manifest"
         raise ModelMismatchError(message)
@@ -136,7 +140,8 @@ def _check_output(binding: OutputBinding, outputs: Sequence[GraphValue], where: 
     if found is None:
         message = f"{where}: the graph has no output {binding.name!r}: it has {_names(outputs)}"
         raise ModelMismatchError(message)
-    if found.kind != binding.kind or (found.kind != "zipmap" and found.dtype in ("string", "other")):
+    numbers = found.kind == "zipmap" or found.dtype not in ("string", "other")
+    if found.kind != binding.kind or not (numbers or (binding.labels and found.dtype == "string")):
         message = (
             f"{where}: output {binding.name!r} is a {found.kind} of {found.dtype}, the manifest says {binding.kind}"
         )
@@ -145,6 +150,33 @@ def _check_output(binding: OutputBinding, outputs: Sequence[GraphValue], where: 
     if binding.column is not None and found.width not in (None, 1) and binding.column >= (found.width or 0):
         message = f"{where}: output {binding.name!r} has {found.width} columns, there is no column {binding.column}"
         raise ModelMismatchError(message)
+    if binding.size is not None and binding.kind == "tensor" and found.width not in (None, 1, binding.size):
+        message = f"{where}: output {binding.name!r} has {found.width} columns, {binding.field} is of {binding.size}"
+        raise ModelMismatchError(message)
+
+
+def chosen_outputs(manifest: Manifest, outputs: Outputs | None, where: str) -> tuple[OutputBinding, ...]:
+    """Where the outputs are that somebody wants of a model, in that order.
+
+    Args:
+        manifest: What the model gives.
+        outputs: What is wanted; None wants all.
+        where: What errors call the model.
+
+    Raises:
+        ModelMismatchError: The model does not give them.
+    """
+    if outputs is None or (outputs.is_number and not manifest.outputs[0].field):
+        return manifest.outputs
+    known = {each.field: each for each in manifest.outputs if each.field}
+    for wanted in outputs.each:
+        if wanted.name not in known or known[wanted.name].output != wanted:
+            message = (
+                f"{where} gives {manifest.prediction.text}; the pipeline's prediction has {wanted.text}: correct that, "
+                "or make another version of the model with `millrace models add`"
+            )
+            raise ModelMismatchError(message)
+    return tuple(known[each.name] for each in outputs.each)
 
 
 def _output_binding(

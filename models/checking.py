@@ -11,6 +11,7 @@ from models.fetching import fetch_version
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import ModelMismatchError
 from models.onnx_model import OnnxModel, PredictionError
+from models.outputs import Outputs
 from models.trial import try_out
 
 BATCHES = (1, 100)
@@ -37,14 +38,16 @@ def check_version(
     *,
     feature_names: Sequence[str],
     feature_set_hash: Callable[[Sequence[str]], str],
+    prediction: Outputs | None = None,
 ) -> Check:
-    """Fetch a version, open it for a pipeline's features, try it out in a process of its own, and time it."""
+    """Fetch a version, try it out alone in a process, open it for a pipeline's features and outputs, and time it."""
     try:
         folder = fetch_version(root, name, version)
         try_out(folder)
         model = OnnxModel.load(
-            folder, feature_names=feature_names, feature_set_hash=feature_set_hash, name=name, version=version
-        )
+            folder, feature_names=feature_names, feature_set_hash=feature_set_hash, name=name, version=version,
+            prediction=prediction,
+        )  # fmt: skip
         return Check(None, {rows: us_a_row(model, feature_names, rows) for rows in BATCHES})
     except (ModelRefusedError, ModelMismatchError, ModelUnreachableError, PredictionError) as error:
         return Check(" ".join(str(error).split()), {})

@@ -23,11 +23,9 @@ def manifest_differences(before: Manifest, after: Manifest) -> dict[str, Any]:
         "sha256": (before.sha256, after.sha256),
         "opsets": (dict(before.opsets), dict(after.opsets)),
         "inputs": ([input_text(each) for each in before.inputs], [input_text(each) for each in after.inputs]),
-        "output": (before.output, after.output),
+        "output": (_outputs_document(before), _outputs_document(after)),
     }
     found: dict[str, Any] = {key: list(pair) for key, pair in pairs.items() if pair[0] != pair[1]}
-    if "output" in found:
-        found["output"] = [vars(each) for each in found["output"]]
     features = {
         "added": [each for each in after.features if each not in before.features],
         "removed": [each for each in before.features if each not in after.features],
@@ -44,6 +42,12 @@ def manifest_differences(before: Manifest, after: Manifest) -> dict[str, Any]:
     if metrics:
         found["metrics"] = metrics
     return found
+
+
+def _outputs_document(manifest: Manifest) -> Any:
+    """Where the only number is, or each output."""
+    documents = [vars(each) for each in manifest.outputs]
+    return documents if manifest.outputs[0].field else documents[0]
 
 
 def input_text(binding: InputBinding) -> str:

@@ -33,8 +33,8 @@ def worst_row(scores: Floats, expected: Floats, *, relative: bool = False) -> Wo
     """Where two scores of the same rows differ most; NaN is the same as NaN, infinity as itself.
 
     Args:
-        scores: (n_rows,).
-        expected: (n_rows,).
+        scores: (n_rows,) or (n_rows, width).
+        expected: The same.
         relative: Whether a difference counts relative to an expected score that is over 1: float32 has 7 digits.
     """
     with np.errstate(invalid="ignore"):
@@ -43,6 +43,8 @@ def worst_row(scores: Floats, expected: Floats, *, relative: bool = False) -> Wo
             differences = differences / np.maximum(np.abs(expected), 1.0)
     same = (scores == expected) | (np.isnan(scores) & np.isnan(expected))
     differences = np.where(same, 0.0, np.where(np.isnan(differences), np.inf, differences))
+    if differences.ndim > 1:
+        differences = differences.max(axis=1)
     row = int(np.argmax(differences))
     return Worst(row, float(differences[row]))
 

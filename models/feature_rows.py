@@ -1,6 +1,6 @@
 """Rows of features from a Parquet or CSV file, by the names of its columns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
+
+from models.outputs import Outputs
 
 Floats = npt.NDArray[np.float64]
 pa: Any = pyarrow
@@ -53,9 +55,50 @@ def read_feature_rows(path: Path, names: Sequence[str]) -> Floats:
     return np.stack(columns, axis=1)
 
 
+def read_output_rows(path: Path, outputs: Outputs, names: Mapping[str, str]) -> Floats:
+    """What a file says of each output of predictions.
+
+    Args:
+        path: As of `read_feature_rows`; only Parquet has columns of lists.
+        outputs: Of the predictions.
+        names: Column of each output.
+
+    Returns:
+        (n_rows, *outputs.shape) float64.
+
+    Raises:
+        FeatureRowsError: As of `read_feature_rows`; or a value is none of its output.
+    """
+    if outputs.is_number:
+        return read_feature_rows(path, list(names.values()))[:, 0]
+    if path.suffix == ".csv":
+        raise FeatureRowsError(f"{path.name}: CSV has no columns of several numbers: give a .parquet file")
+    missing = [name for name in names.values() if name not in file_columns(path)]
+    if missing:
+        raise FeatureRowsError(f"{path.name} has no column {', '.join(missing)}")
+    try:
+        columns = [_parquet.read_table(path, columns=[name])[name].to_pylist() for name in names.values()]
+    except (pa.ArrowException, OSError) as error:
+        raise FeatureRowsError(f"{path.name} cannot be read: {' '.join(str(error).split()):.300}") from error
+    found = []
+    for number, row in enumerate(zip(*columns, strict=True)):
+        try:
+            found.append(outputs.numbers(dict(zip(names, row, strict=True))))
+        except ValueError as error:
+            raise FeatureRowsError(f"{path.name}: row {number}: {error}") from error
+    return np.array(found)
+
+
 def file_columns(path: Path) -> list[str]:
-    """Names of a file's columns."""
-    names = _csv.open_csv(path).schema.names if path.suffix == ".csv" else _parquet.read_schema(path).names
+    """Names of a file's columns.
+
+    Raises:
+        FeatureRowsError: It cannot be read.
+    """
+    try:
+        names = _csv.open_csv(path).schema.names if path.suffix == ".csv" else _parquet.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise FeatureRowsError(f"{path.name} cannot be read: {' '.join(str(error).split()):.300}") from error
     return list(names)
 
 

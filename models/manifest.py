@@ -1,7 +1,7 @@
 """What a model folder says about its model: `manifest.json`, read strictly and written stably.
 
-The manifest binds the graph's inputs to features by name and the output to one number a row, and holds the digest
-that `model.onnx` must have. Errors name the file and the key.
+The manifest binds the graph's inputs to features by name and its outputs to what a prediction holds, and holds the
+digest that `model.onnx` must have. Errors name the file and the key.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from models.json_document import JsonObject, read_object
+from models.outputs import Label, Number, Output, Outputs, Vector
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -56,15 +57,19 @@ class InputBinding:
 
 @dataclass(frozen=True)
 class OutputBinding:
-    """Where the prediction is.
+    """Where an output of the prediction is.
 
     Attributes:
         name: The graph output.
         kind: `tensor` ([n], [n, 1] or [n, classes]), `zipmap` (a list of {class: score}) or `sequence` (a list of such
             tensors, one a target, as scikit-learn's multi-output classifiers have it).
-        column: The column of a tensor.
+        column: The column of a tensor; None of a vector, which is the whole row.
         class_key: The key of a ZipMap, an int or a text as in the training labels.
         item: Which tensor of a sequence.
+        field: What the prediction calls it; "" where it is the only number, which every pipeline calls as it likes.
+        size: How many numbers, of a vector.
+        class_keys: The keys of a ZipMap that make a vector, in order.
+        labels: The classes there are, of a label.
     """
 
     name: str
@@ -72,6 +77,17 @@ class OutputBinding:
     column: int | None = None
     class_key: int | str | None = None
     item: int | None = None
+    field: str = ""
+    size: int | None = None
+    class_keys: tuple[int, ...] | tuple[str, ...] = ()
+    labels: tuple[int, ...] | tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Output:
+        """What it is in a prediction."""
+        if self.labels:
+            return Label(self.field, self.labels)
+        return Number(self.field or "score") if self.size is None else Vector(self.field, self.size)
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class Manifest:
         sha256: Hex digest of `model.onnx`.
         inputs: How features become graph inputs.
         feature_set_hash: Hash of the definitions of `features`, from `pipeline.feature_set_hash(features)`.
-        output: Where the prediction is.
+        outputs: Where the prediction is.
         opsets: Operator set versions by domain, as the graph declares them.
         description: One sentence for people.
         metrics: Numbers by name, nested as wanted.
@@ -97,7 +113,7 @@ class Manifest:
     sha256: str
     inputs: tuple[InputBinding, ...]
     feature_set_hash: str
-    output: OutputBinding
+    outputs: tuple[OutputBinding, ...]
     opsets: Mapping[str, int]
     description: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -109,6 +125,11 @@ class Manifest:
         """Names of the features used, in order of first use."""
         return tuple(dict.fromkeys(name for binding in self.inputs for name in binding.features))
 
+    @property
+    def prediction(self) -> Outputs:
+        """What the model gives."""
+        return Outputs(tuple(each.output for each in self.outputs))
+
     def to_json(self) -> str:
         """The manifest as text: the same manifest is always the same bytes."""
         inputs = [
@@ -116,12 +137,9 @@ class Manifest:
             | ({"categories": list(each.categories)} if each.dtype == "string" else {})
             for each in self.inputs
         ]
-        output = self.output
-        selectors: dict[str, dict[str, Any]] = {
-            "tensor": {"column": output.column},
-            "zipmap": {"class": output.class_key},
-            "sequence": {"item": output.item, "column": output.column},
-        }
+        prediction: dict[str, Any] = {"output": output_document(self.outputs[0])}
+        if self.outputs[0].field:
+            prediction = {"outputs": {each.field: output_document(each) for each in self.outputs}}
         document = {
             "format": MANIFEST_FORMAT,
             "name": self.name,
@@ -132,7 +150,7 @@ class Manifest:
             "inputs": inputs,
             "features": list(self.features),
             "feature_set_hash": self.feature_set_hash,
-            "output": {"name": output.name, "kind": output.kind} | selectors[output.kind],
+            **prediction,
             "metrics": dict(self.metrics),
             "training_data_sha256": self.training_data_sha256,
             "example": None if self.example is None else list(self.example),
@@ -179,7 +197,8 @@ class Manifest:
 def _manifest(document: JsonObject) -> Manifest:
     if document.text("format") != MANIFEST_FORMAT:
         document.refuse("format", f'this Millrace reads "{MANIFEST_FORMAT}"')
-    document.only(*_KEYS)
+    several = "outputs" in document.content
+    document.only(*(("outputs" if several and key == "output" else key) for key in _KEYS))
     inputs = tuple(_input(each) for each in document.objects("inputs"))
     if len({each.name for each in inputs}) != len(inputs) or not inputs:
         document.refuse("inputs", "name at least one graph input, each once")
@@ -190,7 +209,7 @@ def _manifest(document: JsonObject) -> Manifest:
         sha256=document.text("sha256", _SHA256),
         inputs=inputs,
         feature_set_hash=document.text("feature_set_hash", _SHA256),
-        output=_output(document.object("output")),
+        outputs=_outputs(document.object("outputs")) if several else (_output(document.object("output"), ""),),
         opsets={domain: opsets.whole(domain, least=1) for domain in opsets.content},
         description=document.text("description"),
         metrics=document.object("metrics").content,
@@ -221,18 +240,61 @@ def _input(document: JsonObject) -> InputBinding:
     return InputBinding(document.text("name"), dtype, features, categories)
 
 
-def _output(document: JsonObject) -> OutputBinding:
+def output_document(output: OutputBinding) -> dict[str, Any]:
+    """Where an output is, as a manifest says it."""
+    place: dict[str, dict[str, Any]] = {
+        "tensor": {"column": output.column},
+        "zipmap": {"class": output.class_key},
+        "sequence": {"item": output.item, "column": output.column},
+    }
+    document = {"name": output.name, "kind": output.kind} | place[output.kind]
+    if output.labels:
+        return document | {"labels": list(output.labels)}
+    if output.size is None:
+        return document
+    if output.kind == "zipmap":
+        return {"name": output.name, "kind": output.kind, "classes": list(output.class_keys)}
+    del document["column"]
+    return document | {"size": output.size}
+
+
+def _outputs(document: JsonObject) -> tuple[OutputBinding, ...]:
+    found = tuple(_output(document.object(field), field) for field in document.content)
+    if not found:
+        document.refuse("outputs", "name at least one output of the prediction")
+    return found
+
+
+def _output(document: JsonObject, field: str) -> OutputBinding:
     name, kind = document.text("name"), document.text("kind")
-    if kind == "tensor":
-        document.only("name", "kind", "column")
-        return OutputBinding(name, kind, column=document.whole("column", least=0))
-    if kind == "sequence":
-        document.only("name", "kind", "item", "column")
-        return OutputBinding(name, kind, column=document.whole("column", least=0), item=document.whole("item", least=0))
-    if kind != "zipmap":
+    if kind not in ("tensor", "zipmap", "sequence"):
         document.refuse("kind", "write tensor, zipmap or sequence")
-    document.only("name", "kind", "class")
-    key = document.value("class")
-    if not isinstance(key, str) and type(key) is not int:
-        document.refuse("class", "must be a class label: a whole number or a text")
-    return OutputBinding(name, kind, class_key=key)
+    if kind == "zipmap":
+        if field and "classes" in document.content:
+            document.only("name", "kind", "classes")
+            keys = _classes(document, "classes")
+            return OutputBinding(name, kind, field=field, size=len(keys), class_keys=keys)
+        document.only("name", "kind", "class")
+        key = document.value("class")
+        if not isinstance(key, str) and type(key) is not int:
+            document.refuse("class", "must be a class label: a whole number or a text")
+        return OutputBinding(name, kind, class_key=key, field=field)
+    item = document.whole("item", least=0) if kind == "sequence" else None
+    known = ("name", "kind", "item") if kind == "sequence" else ("name", "kind")
+    if field and "size" in document.content:
+        document.only(*known, "size")
+        return OutputBinding(name, kind, item=item, field=field, size=document.whole("size", least=1))
+    column = document.whole("column", least=0)
+    if field and kind == "tensor" and "labels" in document.content:
+        document.only(*known, "column", "labels")
+        return OutputBinding(name, kind, column=column, field=field, labels=_classes(document, "labels"))
+    document.only(*known, "column")
+    return OutputBinding(name, kind, column=column, item=item, field=field)
+
+
+def _classes(document: JsonObject, key: str) -> tuple[int, ...] | tuple[str, ...]:
+    found = document.value(key)
+    is_list = isinstance(found, list) and {type(each) for each in found} in ({str}, {int})
+    if not is_list or len(set(found)) < len(found):
+        document.refuse(key, "must be a list of different class labels: whole numbers or texts")
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""A model that scores rows: a folder goes in, one number a row comes out.
+"""A model that scores rows: a folder goes in, a prediction a row comes out.
 
 Nothing parses `model.onnx` before its digest is checked, and onnxruntime sees only what passed `onnx_checks`.
 """
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from models.binding import check_binding
+from models.binding import check_binding, chosen_outputs
+from models.graph_outputs import OutputReader, OutputShapeError
 from models.json_document import ModelRefusedError
 from models.manifest import (
     MANIFEST_FILE,
@@ -23,6 +24,7 @@ from models.manifest import (
     ModelMismatchError,
 )
 from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+from models.outputs import Outputs
 from models.providers import on_providers
 from models.signing import check_signature
 
@@ -52,6 +54,7 @@ class OnnxModel:
 
     Attributes:
         manifest: What the model folder says.
+        prediction: What it is asked for.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class OnnxModel:
         described: ModelDescription,
         feature_names: Sequence[str],
         where: str,
+        prediction: Outputs | None = None,
     ) -> None:
         self.manifest = manifest
         self._where = where
@@ -68,11 +72,10 @@ class OnnxModel:
         graph_inputs = {each.name: each for each in described.inputs}
         self._columns = [_Columns(each, graph_inputs[each.name].shape, feature_names) for each in manifest.inputs]
         self._fixed_rows = next((each.rows for each in described.inputs if each.rows is not None), None)
-        self._output_names = [manifest.output.name]
-        readers: Mapping[str, Callable[[Any, int], Floats]] = {
-            "tensor": self._read_tensor, "zipmap": self._read_zipmap, "sequence": self._read_sequence,
-        }  # fmt: skip
-        self._read = readers[manifest.output.kind]
+        outputs = chosen_outputs(manifest, prediction, where)
+        self.prediction = prediction or manifest.prediction
+        self._output_names = list(dict.fromkeys(each.name for each in outputs))
+        self._readers = [(self._output_names.index(each.name), OutputReader(each, where).read) for each in outputs]
         self._try_out(feature_names)
 
     @classmethod
@@ -84,6 +87,7 @@ class OnnxModel:
         feature_set_hash: Callable[[Sequence[str]], str],
         name: str | None = None,
         version: int | None = None,
+        prediction: Outputs | None = None,
         max_bytes: int = MAX_MODEL_BYTES,
         signed_by: str | None = None,
     ) -> "OnnxModel":
@@ -95,6 +99,7 @@ class OnnxModel:
             feature_set_hash: The pipeline's hash over the definitions of some of its features, by name.
             name: The name the manifest must have; None takes any.
             version: The version the manifest must have; None takes any.
+            prediction: The pipeline's outputs; None takes all that the manifest names.
             max_bytes: Largest `model.onnx` opened.
             signed_by: Public keys, as `check_signature` takes them; None asks for no signature.
 
@@ -122,7 +127,7 @@ class OnnxModel:
         _check_features(manifest, feature_names, feature_set_hash, directory)
         described = describe_bytes(model_bytes, str(path))
         check_binding(manifest, described, str(path))
-        return cls(manifest, model_bytes, described, feature_names, str(path))
+        return cls(manifest, model_bytes, described, feature_names, str(path), prediction)
 
     def predict(self, features: Floats, stop: Any = None) -> Floats:
         """Score rows.
@@ -136,14 +141,14 @@ class OnnxModel:
             stop: `onnxruntime.RunOptions` whose `terminate` another thread may set, to end the call with an error.
 
         Returns:
-            (n_rows,) float64.
+            (n_rows,) float64 of one number a row, else (n_rows, width) as of `models.outputs`.
 
         Raises:
             PredictionError: The model failed, or a value does not fit an input of whole numbers or truth values.
         """
         rows = len(features)
         if rows == 0:
-            return np.empty(0)
+            return self.prediction.nothing(0)
         if self._fixed_rows is None:
             return self._run(features, max(rows, LEAST_ROWS), stop)[:rows]
         # one row a call, repeated: a graph of fixed rows may treat each place in the call differently
@@ -183,7 +188,12 @@ class OnnxModel:
         return found
 
     def _run(self, features: Floats, rows: int, stop: Any) -> Floats:
-        return self._read(self._call(features, rows, self._output_names, stop)[0], rows)
+        outputs = self._call(features, rows, self._output_names, stop)
+        try:
+            parts = [read(outputs[place], rows) for place, read in self._readers]
+        except OutputShapeError as error:
+            raise PredictionError(str(error)) from error
+        return parts[0] if self.prediction.is_number else np.column_stack(parts)
 
     def _call(self, features: Floats, rows: int, names: list[str], stop: Any = None) -> list[Any]:
         """Call the graph with exactly `rows` rows, of which there are at most so many: the last is repeated."""
@@ -196,19 +206,6 @@ class OnnxModel:
             message = f"{self.manifest.name}/{self.manifest.version} failed on {rows} rows: {_one_line(error)}"
             raise PredictionError(message) from error
         return outputs
-
-    def _read_tensor(self, output: npt.NDArray[Any], rows: int) -> Floats:
-        if rows != 1 and (output.ndim == 0 or len(output) != rows):
-            message = f"{self._where}: output {self._output_names[0]!r} has shape {output.shape} for {rows} rows"
-            raise PredictionError(message)
-        return output.reshape(rows, -1)[:, self.manifest.output.column].astype(np.float64)
-
-    def _read_zipmap(self, output: list[dict[Any, float]], rows: int) -> Floats:
-        key = self.manifest.output.class_key
-        return np.fromiter((scores[key] for scores in output), np.float64, rows)
-
-    def _read_sequence(self, output: list[npt.NDArray[Any]], rows: int) -> Floats:
-        return self._read_tensor(output[self.manifest.output.item or 0], rows)
 
     def _try_out(self, feature_names: Sequence[str]) -> None:
         """Score one row, so that a width or an output that no graph declares is refused now and not a batch later."""

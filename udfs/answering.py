@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from udfs.duty_scores import ModelChoice, scores_by_duty
+from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_copies import advance_copies, copies_of
 from udfs.entity_state import ShardState
 from udfs.ladder import Ladder
@@ -64,7 +64,8 @@ class Answerer:
     ) -> None:
         pipeline = plan.pipeline
         assert pipeline.requests is not None
-        self._plan, self._model, self._named, self._clock_ms = plan, model, named, clock_ms
+        self._plan, self._named, self._clock_ms = plan, named, clock_ms
+        self._scores = DutyScores(model, named, choice, pipeline.outputs)
         self._choice, self._ladder, self._pipeline = choice, ladder, pipeline
         self._positions = positions or Positions()
         self._refuses_unknown = pipeline.requests.unknown == "error"
@@ -125,8 +126,7 @@ class Answerer:
         if failed:
             scored = scored.without(failed)
         if len(scored):
-            own = self._model, self._named
-            scores, failed = scores_by_duty(*own, self._choice, scored.features, scored.which, duties, crashed)
+            scores, failed = self._scores.of(scored, duties, crashed)
             scored = replace(scored, scores=scores)
             if failed and self._ladder is not None:
                 scored, failed = self._climb_down(self._ladder, scored, failed, crashed)
@@ -192,7 +192,9 @@ class Answerer:
         """What each request is told, by its row."""
         found = dict[int, Scored]()
         features = scored.features.tolist() if self._pipeline.include_features else None
-        for place, (score, time_ms) in enumerate(zip(scored.scores.tolist(), scored.times_ms.tolist(), strict=True)):
+        outputs = self._pipeline.outputs
+        columns = outputs.columns(scored.scores) if len(scored) else ()
+        for place, (time_ms, *values) in enumerate(zip(scored.times_ms.tolist(), *columns, strict=True)):
             named, role, fallback = self._named, "", ""
             if self._choice is not None and duties is not None:
                 served = duties.known[0 if scored.which is None else scored.which[place]].served
@@ -201,7 +203,7 @@ class Answerer:
             if rung and self._ladder is not None:
                 named, fallback = self._ladder.named(rung, named)
             found[scored.row_of(place)] = Scored(
-                score,
+                dict(zip(outputs.names, values, strict=True)),
                 time_ms,
                 features and features[place],
                 named,

@@ -56,8 +56,13 @@ class LoadedModel:
     def _infer(self, features: npt.NDArray[np.float64]) -> list[Any]:
         if self._outputs is not None:
             return outputs_each(self._model, features, self._outputs)
-        scores, failed = predict_each(self._model, features)
-        found: list[Any] = scores.tolist()
+        prediction = self._model.prediction
+        scores, failed = predict_each(self._model, features, prediction)
+        scores[list(failed)] = 0.0  # of no meaning, and a label's code must be one
+        columns = prediction.columns(scores)
+        found: list[Any] = columns[0]
+        if not prediction.is_number:
+            found = [dict(zip(prediction.names, row, strict=True)) for row in zip(*columns, strict=True)]
         for place, why in failed.items():
             found[place] = why
         return found
@@ -67,9 +72,10 @@ class MillraceModelHandler(ModelHandler[Any, PredictionResult, LoadedModel]):
     """Lets Beam's RunInference score rows of features with the model of a folder.
 
     A row is a dict, named tuple, `beam.Row` or dataclass with the features by name, or a numpy row, list or tuple of
-    them in order. None is a missing value. The result's `inference` is the score, a float; or of chosen outputs
-    {output: value}; or, for a row that cannot be scored, a `udfs.refused.Refused`, whose reason is `missing_field`,
-    `wrong_type` or `model_failed` and whose detail says what was wrong. The other rows of its batch are scored.
+    them in order. None is a missing value. The result's `inference` is the score, a float; of a model with other
+    outputs {output: a number, list of numbers or label}; or of chosen outputs of the graph {output: value}; or, for a
+    row that cannot be scored, a `udfs.refused.Refused`, whose reason is `missing_field`, `wrong_type` or `model_failed`
+    and whose detail says what was wrong. The other rows of its batch are scored.
 
     `model_metadata_pcoll` and `watch_model_pattern` swap models: a `ModelMetadata.model_id` is a reference as below, or
     the path of the `manifest.json` or `model.onnx` in a folder. A model that cannot be opened, or takes other features,

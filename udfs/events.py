@@ -47,6 +47,7 @@ class EventField:
         categories: The values a `Literal[...]` allows, in its order; None for an open type.
         default: What it is in a record that does not have it. Without one that is None, if it is nullable; else such a
             record is no event.
+        size: How many floats it has, of a vector; None of a single value.
     """
 
     name: str
@@ -54,6 +55,7 @@ class EventField:
     nullable: bool
     categories: tuple[str | int | bool, ...] | None
     default: str | int | float | bool | None = None
+    size: int | None = None
 
     @property
     def optional(self) -> bool:

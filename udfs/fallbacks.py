@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from models.outputs import Outputs
 from udfs.durations import parse_duration
 from udfs.errors import DefinitionError
 
@@ -69,16 +70,17 @@ class Default:
 Fallback = OtherModel | LastScore | Default
 
 
-def check_fallbacks(fallbacks: Sequence[Fallback], version: int, where: str) -> None:
+def check_fallbacks(fallbacks: Sequence[Fallback], version: int, outputs: Outputs, where: str) -> None:
     """Refuse a ladder that cannot be climbed down.
 
     Args:
         fallbacks: The ladder.
         version: Of the pipeline's model.
+        outputs: Of the pipeline's predictions.
         where: What errors begin with.
 
     Raises:
-        DefinitionError: A rung is none, or behind one that always has a score, or there twice.
+        DefinitionError: A rung is none, cannot give the outputs, is there twice, or behind one that always has a score.
     """
     for place, rung in enumerate(fallbacks):
         if not isinstance(rung, Fallback):
@@ -87,6 +89,10 @@ def check_fallbacks(fallbacks: Sequence[Fallback], version: int, where: str) -> 
             raise DefinitionError(f"{where}: {rung.label} is there twice")
         if place and isinstance(fallbacks[place - 1], Default):
             raise DefinitionError(f"{where}: {rung.label} stands behind a Default, which always has a score")
+        if not (outputs.is_number or isinstance(rung, OtherModel)):
+            raise DefinitionError(
+                f"{where}: {type(rung).__name__} gives one number, the prediction has {outputs.text}; write OtherModel"
+            )
         _check_rung(rung, version, where)
 
 

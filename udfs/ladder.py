@@ -81,7 +81,7 @@ class Ladder:
                 if other.named.sha256 in crashed:
                     continue
                 self.on_use(f"{other.named.name}/{other.named.version}", other.named.sha256)
-                others, none = predict_batch(other.model, scored.features[places])
+                others, none = predict_batch(other.model, scored.features[places], self._pipeline.outputs)
                 found[list(none)] = False
                 scores[places[found]] = others[found]
             elif isinstance(rung, LastScore):

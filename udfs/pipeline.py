@@ -9,6 +9,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
+from models.outputs import Label, Number, Output, Outputs, Vector
 from udfs.aggregates import (
     Aggregate,
     Count,
@@ -40,9 +41,9 @@ from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
-    "Events", "Ewma", "Json", "JsonSchema", "Last", "LastScore", "Max", "Mean", "Min", "Model", "OneHot", "OtherModel",
-    "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source", "Std", "Sum", "Text", "Value",
-    "field",
+    "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastScore", "Max", "Mean", "Min", "Model", "Number",
+    "OneHot", "OtherModel", "Outputs", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source",
+    "Std", "Sum", "Text", "Value", "Vector", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -96,7 +97,8 @@ class Pipeline:
         events: The event class and its topic.
         features: In the order of the model's inputs.
         model: The model that scores them.
-        prediction: Name of the prediction's value in the output record.
+        prediction: Name of the prediction's value in the output record, where that is a number; or its outputs: names
+            of numbers, Number, Vector and Label, one or several.
         predictions: Topic of the predictions.
         dead_letters: Topic of records that could not be scored; None means `<name>-dead-letters`.
         include: Further event fields copied into the prediction.
@@ -120,7 +122,7 @@ class Pipeline:
     events: Events
     features: Sequence[Feature]
     model: Model
-    prediction: str
+    prediction: str | Output | Sequence[str | Output]
     predictions: str = "predictions"
     dead_letters: str | None = None
     include: tuple[str, ...] = ()
@@ -134,6 +136,7 @@ class Pipeline:
     model_budget_ms: float | None = None
     requests: Requests | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
+    outputs: Outputs = dataclass_field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "Pipeline: name")
@@ -163,8 +166,12 @@ class Pipeline:
         object.__setattr__(self, "include", tuple(self.include))
         for name in self.include:
             self.events.field(name, f"pipeline {self.name}: include")
-        if not isinstance(self.prediction, str) or not self.prediction.isidentifier():
-            raise DefinitionError(f"pipeline {self.name}: prediction is {self.prediction!r}; write a name like 'score'")
+        try:
+            object.__setattr__(self, "outputs", Outputs.of(self.prediction))
+        except ValueError as error:
+            raise DefinitionError(f"pipeline {self.name}: prediction {error}") from error
+        if isinstance(self.prediction, list):
+            object.__setattr__(self, "prediction", tuple(self.prediction))
         if not isinstance(self.include_features, bool):
             raise DefinitionError(
                 f"pipeline {self.name}: include_features is {self.include_features!r}; write True or False"
@@ -177,17 +184,16 @@ class Pipeline:
                     "'features' already takes; leave one of them out"
                 )
             taken.add("features")
-        if self.prediction in taken:
-            raise DefinitionError(
-                f"pipeline {self.name}: prediction {self.prediction!r} is already a field of the output"
-            )
+        for name in self.outputs.names:
+            if name in taken:
+                raise DefinitionError(f"pipeline {self.name}: prediction {name!r} is already a field of the output")
         check_format(self.output_format, f"pipeline {self.name}: output_format")
         _check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
         _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
         if self.lateness is not None:
             parse_duration(self.lateness, f"pipeline {self.name}: lateness")
         object.__setattr__(self, "fallbacks", tuple(self.fallbacks))
-        check_fallbacks(self.fallbacks, self.model.version, f"pipeline {self.name}: fallbacks")
+        check_fallbacks(self.fallbacks, self.model.version, self.outputs, f"pipeline {self.name}: fallbacks")
         _check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
         self._name_features()
         if self.requests is not None:

@@ -41,7 +41,7 @@ def prediction_fields(pipeline: Pipeline) -> tuple[str, ...]:
     """The names of a prediction's fields, in order."""
     events = pipeline.events
     copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
-    return (*copied, pipeline.prediction, "scored_at", *(("features",) if pipeline.include_features else ()))
+    return (*copied, *pipeline.outputs.names, "scored_at", *(("features",) if pipeline.include_features else ()))
 
 
 def prediction_schema(pipeline: Pipeline, previous: str | None = None) -> RegisteredSchema | None:
@@ -174,6 +174,8 @@ def _message_fields(message: Any) -> Fields:
             found[one.name] = None
         elif one.type == FieldDescriptor.TYPE_MESSAGE and one.label != FieldDescriptor.LABEL_REPEATED:
             found[one.name] = _message_fields(getattr(message, one.name))
+        elif one.label == FieldDescriptor.LABEL_REPEATED and one.type != FieldDescriptor.TYPE_MESSAGE:
+            found[one.name] = list(getattr(message, one.name))
         else:
             found[one.name] = getattr(message, one.name)
     return found

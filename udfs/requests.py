@@ -75,10 +75,11 @@ def check_requests(pipeline: "Pipeline", requests: Requests, where: str) -> None
     Raises:
         DefinitionError: Says what to write.
     """
-    if pipeline.prediction in _RESERVED:
-        raise DefinitionError(
-            f"{where}: replies have the fields {', '.join(_RESERVED)}, so prediction cannot be {pipeline.prediction!r}"
-        )
+    for name in pipeline.outputs.names:
+        if name in _RESERVED:
+            raise DefinitionError(
+                f"{where}: replies have the fields {', '.join(_RESERVED)}, so a prediction cannot be called {name!r}"
+            )
     known = [one.name for one in asked_fields(pipeline)]
     for name in requests.required or ():
         if name not in known:

@@ -7,6 +7,7 @@
 | Literal["a", "b"] | enum; string if a value is no Avro name | string | enum |
 | T or None | union with null, default null | optional T | null allowed, not required |
 | T = default | T with the default | optional T | not required |
+| a vector of size d | array of double | repeated double | array of d numbers |
 | time in ms, us, ns (int) | timestamp-millis, -micros, -nanos | int64 | integer |
 
 A schema that follows a registered one is made compatible with it where that is possible (Confluent's BACKWARD: who has
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from models.outputs import Label, Output, Vector
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events
 from udfs.pipeline import Pipeline
@@ -31,7 +33,7 @@ _LOGICAL_TIMES = {"ms": "timestamp-millis", "us": "timestamp-micros", "ns": "tim
 _AVRO = {"str": "string", "int": "long", "float": "double", "bool": "boolean"}
 _PROTOBUF = {"str": "string", "int": "int64", "float": "double", "bool": "bool"}
 _JSON = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
-_PROTOBUF_FIELD = re.compile(r"^  (?:optional )?\w+ (\w+) = (\d+);.*$", re.MULTILINE)
+_PROTOBUF_FIELD = re.compile(r"^  (?:optional |repeated )?\w+ (\w+) = (\d+);.*$", re.MULTILINE)
 _PROTOBUF_MESSAGE = re.compile(r"^message (\w+) {\n.*?^}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -91,7 +93,8 @@ def prediction_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str |
     events = pipeline.events
     copied = dict.fromkeys((events.id, events.entity, *pipeline.include))
     fields = [_Field(pipeline.fields[name], events.time_unit if name == events.time else None) for name in copied]
-    fields += [_number(pipeline.prediction), _Field(EventField("scored_at", "int", False, None), "ms")]
+    fields += [_Field(_output_field(one)) for one in pipeline.outputs.each]
+    fields.append(_Field(EventField("scored_at", "int", False, None), "ms"))
     if pipeline.include_features:
         inner = tuple(_number(name, nullable=True) for name in pipeline.feature_names)
         fields.append(_Field(EventField("features", "float", False, None), inner=inner))
@@ -102,6 +105,12 @@ def prediction_record_name(pipeline: Pipeline) -> str:
     """Name of the record of a pipeline's predictions, e.g. `PurchasePrediction`."""
     words = "".join(word.capitalize() for word in re.split("[-_]", pipeline.name) if word)
     return f"{'' if words[0].isalpha() else 'P'}{words}Prediction"
+
+
+def _output_field(one: Output) -> EventField:
+    if isinstance(one, Label):
+        return EventField(one.name, "str" if isinstance(one.classes[0], str) else "int", False, one.classes)
+    return EventField(one.name, "float", False, None, size=one.size if isinstance(one, Vector) else None)
 
 
 def _number(name: str, *, nullable: bool = False) -> _Field:
@@ -153,6 +162,8 @@ def _avro_field(record: str, one: _Field, before: dict[str, Any] | None) -> dict
         found = _avro_record(f"{record}_{name}", one.inner, inner)
     elif categories is not None and all(isinstance(each, str) and _NAME.fullmatch(each) for each in categories):
         found = {"type": "enum", "name": f"{record}_{name}", "symbols": list(categories)}
+    elif one.field.size is not None:
+        found = {"type": "array", "items": "double"}
     elif one.field.kind == "int" and one.time_unit in _LOGICAL_TIMES:
         found = {"type": "long", "logicalType": _LOGICAL_TIMES[one.time_unit]}
     default = one.field.default
@@ -182,8 +193,11 @@ def _json_record(title: str, fields: Sequence[_Field], previous: Any) -> dict[st
 def _json_field(title: str, one: _Field, previous: Any) -> dict[str, Any]:
     if one.inner:
         return _json_record(f"{title}_{one.field.name}", one.inner, previous)
-    kind = _JSON[one.field.kind]
+    size = one.field.size
+    kind = _JSON[one.field.kind] if size is None else "array"
     found: dict[str, Any] = {"type": [kind, "null"] if one.field.nullable else kind}
+    if size is not None:
+        found |= {"items": {"type": "number"}, "minItems": size, "maxItems": size}
     if one.field.categories is not None:
         found["enum"] = [*one.field.categories, *([None] if one.field.nullable else [])]
     if one.field.default is not None:
@@ -206,7 +220,8 @@ def _protobuf_messages(message: str, fields: Sequence[_Field], previous: str) ->
         kind = f"{message}_{name}" if one.inner else _PROTOBUF[one.field.kind]
         if one.inner:
             inner_messages |= _protobuf_messages(kind, one.inner, previous)
-        lines.append(f"  {'optional ' if one.field.optional else ''}{kind} {name} = {number};{_comment(one)}")
+        label = "repeated " if one.field.size is not None else "optional " if one.field.optional else ""
+        lines.append(f"  {label}{kind} {name} = {number};{_comment(one)}")
     lines += [found[0] for name, found in before.items() if name not in [one.field.name for one in fields]]
     return {message: "\n".join([*lines, "}\n"]), **inner_messages}
 
@@ -214,6 +229,8 @@ def _protobuf_messages(message: str, fields: Sequence[_Field], previous: str) ->
 def _comment(one: _Field) -> str:
     if one.time_unit is not None:
         return f"  // {one.time_unit} since 1970"
+    if one.field.size is not None:
+        return f"  // a vector of {one.field.size}"
     if one.field.categories is not None:
         return f"  // one of {json.dumps(list(one.field.categories))[1:-1]}"
     return ""

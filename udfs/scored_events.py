@@ -32,7 +32,7 @@ class ScoredEvents:
         features: (n, F) float64.
         flags: (n,) uint8, as of `Advanced`.
         warming: As of `Advanced`.
-        scores: (n,) float64; without meaning before the model was asked.
+        scores: (n, *shape) float64, as of `models.outputs`; without meaning before the model was asked.
         which: (n,) whose duty it is to score each, as of `Duties`; None where one model scores all.
         rungs: (n,) which rung of the ladder scored each, 0 for the model whose duty it is; None where that scored all.
         owners: Whose events they are; None where nobody asks.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from udfs.duty_scores import ModelChoice, scores_by_duty
+from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_state import Advanced, ShardState
 from udfs.ladder import Ladder
 from udfs.plan import FeaturePlan
@@ -65,7 +65,8 @@ class Scorer:
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
     ) -> None:
-        self.plan, self._model, self._encoder, self.clock_ms = plan, model, encoder, clock_ms
+        self.plan, self._encoder, self.clock_ms = plan, encoder, clock_ms
+        self._scores = DutyScores(model, encoder.named, choice, plan.pipeline.outputs)
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
         self._decoder = EventDecoder(plan.pipeline, schemas)
         self.passed_over = 0
@@ -97,8 +98,7 @@ class Scorer:
             return outputs
         crashed = crashed or {}
         shadows = self._shadows(records, scored, duties, crashed)
-        own = self._model, self._encoder.named
-        scores, failed = scores_by_duty(*own, self._choice, scored.features, scored.which, duties, crashed)
+        scores, failed = self._scores.of(scored, duties, crashed)
         scored = replace(scored, scores=scores)
         if failed and self._ladder is not None:
             scored, failed = self._ladder.climb_down(scored, failed, crashed)

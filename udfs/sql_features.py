@@ -91,6 +91,8 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
         refused.append(
             f"max_events_per_entity={pipeline.max_events_per_entity}: an OVER window keeps all events of its length"
         )
+    if not pipeline.outputs.is_number:
+        refused.append(f"its statements write one number, and the prediction has {pipeline.outputs.text}")
     for feature in pipeline.features:
         names = feature.names(pipeline.fields)
         try:

@@ -18,7 +18,7 @@ class NamedModel(Protocol):
 
     @property
     def manifest(self) -> Any:
-        """Its manifest: `name`, `version` and `features` are read."""
+        """Its manifest: `features` and `prediction` are read."""
 
     def predict(self, features: Floats) -> Floats:
         """Scores (n,) of features (n, F)."""
@@ -76,6 +76,8 @@ def _split_model(arguments: list[Any], default_model: str) -> tuple[Any, list[An
 
 def _scores(model: NamedModel, reference: str, values: list[Any], length: int, *, keep_missing: bool) -> Floats:
     names = tuple(model.manifest.features)
+    if not model.manifest.prediction.is_number:
+        raise DefinitionError(f"score: {reference} gives {model.manifest.prediction.text}; SQL takes one number only")
     if values and isinstance(values[0], str):
         values = _in_order(names, values, reference)
     if len(values) != len(names):

@@ -72,7 +72,7 @@ class Definition:
             "topic": events.topic,
             "predictions": pipeline.predictions,
             "dead_letters": pipeline.dead_letters,
-            "prediction": pipeline.prediction,
+            "prediction": prediction_document(pipeline),
             "shards": shards,
             "lateness_ms": pipeline.lateness_ms,
             "max_events_per_entity": pipeline.max_events_per_entity,
@@ -85,6 +85,12 @@ class Definition:
             "model": f"{pipeline.model.name}/{pipeline.model.version}",
         }
         return cls(**json.loads(json.dumps(found)))
+
+
+def prediction_document(pipeline: Pipeline) -> str | dict[str, str]:
+    """The prediction as plain data: the name of one number, otherwise its outputs in words by name."""
+    outputs = pipeline.outputs
+    return outputs.names[0] if outputs.is_number else {one.name: one.text for one in outputs.each}
 
 
 def changes_between(before: Definition, pipeline: Pipeline, shards: int) -> list[Change]:

@@ -100,7 +100,9 @@ class PredictionEncoder:
         form = pipeline.output_format
         self._json_head = head_of(_id_of(schema)) if isinstance(form, JsonSchema) and form.framed else None
         copied = tuple(dict.fromkeys((events.id, events.entity, *pipeline.include)))
-        fields: list[Any] = [*((name, Any) for name in copied), (pipeline.prediction, float), ("scored_at", int)]
+        self._outputs = pipeline.outputs
+        fields: list[Any] = [(name, Any) for name in (*copied, *pipeline.outputs.names)]
+        fields.append(("scored_at", int))
         self._features: Any = None
         if pipeline.include_features:
             renamed = {f"feature_{place}": name for place, name in enumerate(pipeline.feature_names)}
@@ -110,7 +112,7 @@ class PredictionEncoder:
         self._copied = [operator.attrgetter(name) for name in copied]
         self._encode_lines = msgspec.json.Encoder().encode_lines
         self._max_bytes = pipeline.max_record_bytes
-        self._most_sent = pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
+        self._most_sent = most_sent(pipeline)
         self.named = model
         self._receipt = Receipt.of(pipeline, model)
         self.dead_letters = DeadLetters(pipeline, events.topic).pack
@@ -134,7 +136,7 @@ class PredictionEncoder:
 
         Args:
             events: n events.
-            scores: (n,) float64, finite.
+            scores: (n, *shape) float64, finite, as of `models.outputs`.
             keys: n keys of their records.
             scored_at_ms: When, in ms since 1970.
             partitions: (n,) int32.
@@ -148,7 +150,7 @@ class PredictionEncoder:
         Raises:
             OutputTooLargeError: A prediction is larger than what is sent to Kafka; the sink would fail on it for ever.
         """
-        columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), scores.tolist()]
+        columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), *self._outputs.columns(scores)]
         columns.append(repeat(scored_at_ms, len(events)))
         if self._values_of is not None:
             values = self._values_of(columns, features)
@@ -172,6 +174,11 @@ class PredictionEncoder:
         if self._json_head is None:
             return values
         return Lines.of([self._json_head + (value or b"") for value in values.tolist()])
+
+
+def most_sent(pipeline: Pipeline) -> int:
+    """Bytes of key and value of a record that Kafka's client of a job still sends."""
+    return pipeline.max_record_bytes + ENVELOPE_BYTES - _HEADERS_BYTES
 
 
 class DeadLetters:

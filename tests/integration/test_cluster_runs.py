@@ -198,4 +198,5 @@ def test_faults_in_a_row_and_every_event_has_one_answer(tmp_path, home):
     assert [each for each in written["problems"] if not each.startswith("recovery took")] == []
     assert (written["lost"], written["duplicated"], written["feature_differences"]) == (0, 0, 0)
     assert {each["kind"] for each in written["faults"]} == set(FAULTS)
-    assert not list((tmp_path / "home").glob("certify-*")), "nothing is left of the broker and the cluster"
+    if written["verdict"] == "passed":  # else its logs are kept
+        assert not list((tmp_path / "home").glob("certify-*")), "nothing is left of the broker and the cluster"

@@ -212,10 +212,11 @@ def assert_in_order(pipeline, events, replies, asked):
     """Each reply has the features of its event on some prefix of the entity's events, no shorter than those before."""
     plan, decode = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode
     lives, requests, read = defaultdict(list), defaultdict(list), RequestReader(pipeline).read
+    now_ms = time.time_ns() // 1_000_000
     for event in events:
         lives[event.key.decode()].append(decode(event.key, event.value))
     for request_id, (key, content) in asked.items():
-        parsed = read(RawRecord(key, content, RecordParts(0, 0, START_MS)), START_MS)
+        parsed = read(RawRecord(key, content, RecordParts(0, 0, now_ms)), now_ms)
         assert isinstance(parsed, Asked), parsed
         told = msgspec.json.decode(replies[request_id].value())
         if key == b"nobody":

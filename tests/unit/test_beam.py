@@ -113,7 +113,7 @@ def test_all_outputs_of_the_graph_come_on_request(root):
 def test_all_outputs_agree_with_the_score():
     model = open_alone("purchase/2")
     rows = np.random.default_rng(4).exponential(20, (50, len(model.manifest.features)))
-    output = model.manifest.output
+    output = model.manifest.outputs[0]
     found = [row[output.name] for row in inferences(MillraceModelHandler("purchase/2", outputs="all"), list(rows))]
     assert [float(value[output.column]) for value in found] == model.predict(rows).tolist()
 

@@ -14,7 +14,7 @@ from flink_jobs.local.flink_lib import BEAM_SERVERS
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text().replace("${MILLRACE_FLINK_OPTIONS:-}", ""))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 FLINK = ("jobmanager", "taskmanager")
 LONG_LIVED = (*FLINK, "kafka", "zookeeper")
@@ -51,6 +51,18 @@ def megabytes(text: str) -> int:
 def flink_options(service: str) -> dict[str, str]:
     found: dict[str, str] = yaml.safe_load(SERVICES[service]["environment"]["FLINK_PROPERTIES"])
     return found
+
+
+def test_the_options_for_https_are_flink_s_and_the_services_that_ask_it_have_the_files():
+    options = yaml.safe_load((DOCKER / "flink-tls.properties").read_text())
+    assert {name.rpartition(".")[0] for name in options} == {"security.ssl.rest"}
+    assert options["security.ssl.rest.authentication-enabled"] is True
+    tls = yaml.safe_load((DOCKER / "compose.tls.yaml").read_text())["services"]
+    assert set(tls) <= set(SERVICES)
+    folders = {each.rpartition(":/")[2].partition(":")[0] for part in tls.values() for each in part["volumes"]}
+    assert folders == {"run/tls"}
+    named = [value for name, value in options.items() if name.endswith("store")]
+    assert all(str(each).startswith("/run/tls/") for each in named)
 
 
 def test_every_base_is_flink_s_image_of_the_version_that_python_has():

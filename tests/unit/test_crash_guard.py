@@ -87,7 +87,7 @@ def worker(folder, model, records, sha256=RECEIPT_MODEL.sha256, later_ms=0, budg
     """What a new worker of the subtask gives for all records in one batch; None if it dies."""
     shard, batch = Shard(TimedModel(model, budget_ms) if budget_ms else model), batch_of(records)
     batch.record_times_ms += later_ms
-    shard.scorer._encoder.named = shard.scorer._encoder.named._replace(sha256=sha256)
+    shard.scorer._encoder.named = shard.scorer._scores._named = RECEIPT_MODEL._replace(sha256=sha256)
     return outputs_of_child(folder, shard.scorer, batch, {0: shard.state}, sha256)
 
 
@@ -219,7 +219,7 @@ class Choosing:
 def choosing_worker(folder, records, served, shadow):
     """As `worker`, where the pipeline's own model scores nothing."""
     shard = Shard(Remembers())
-    shard.scorer._choice = Choosing({NEW: served, SHADOW_REF: shadow})
+    shard.scorer._choice = shard.scorer._scores._choice = Choosing({NEW: served, SHADOW_REF: shadow})
     outputs = outputs_of_child(folder, shard.scorer, batch_of(records), {0: shard.state}, RECEIPT_MODEL.sha256)
     return None if outputs is None else [headers_of(each) for each in outputs]
 

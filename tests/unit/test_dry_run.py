@@ -7,8 +7,11 @@ import pytest
 
 from flink_jobs.dry_run_comparison import Answer, DryRunComparison, answer_of
 from flink_jobs.dry_run_outputs import SUFFIX, KeptOutputs, framed
+from models.outputs import Outputs
 from udfs.byte_lines import Lines
 from udfs.output_batch import OutputGroup
+
+LIKELY = Outputs.of("likely")
 
 
 def scores(*values):
@@ -36,9 +39,9 @@ def test_dead_letters_and_answers_of_one_alone_are_told_apart():
 def test_an_answer_is_read_by_its_receipt():
     value = json.dumps({"visit": "v1", "likely": 0.25}).encode()
     headers = {"partition": "2", "offset": "7", "warming": "count_1h"}
-    assert answer_of(value, headers, "likely", "visit") == ((2, 7), Answer(0.25, "", "v1", "count_1h"))
+    assert answer_of(value, headers, LIKELY, "visit") == ((2, 7), Answer(0.25, "", "v1", "count_1h"))
     dead = {"partition": "2", "offset": "8", "reason": "late"}
-    assert answer_of(None, dead, "likely", "visit") == ((2, 8), Answer(None, "late"))
+    assert answer_of(None, dead, LIKELY, "visit") == ((2, 8), Answer(None, "late"))
 
 
 def test_outputs_are_read_as_far_as_they_are_written(tmp_path):

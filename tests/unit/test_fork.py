@@ -15,6 +15,7 @@ from flink_jobs.served_answers import DEAD_LETTER, PREDICTION, ServedAnswers
 from flink_jobs.settings import Settings
 from flink_jobs.verify_job import VerifyRequest
 from models.onnx_model import PredictionError
+from models.outputs import SCORE
 
 COUNT = 40
 BEGINNING = JobBeginning({0: 0}, frozenset(), "")
@@ -102,7 +103,7 @@ class Fragile:
 
 def test_events_that_the_other_version_fails_on_are_counted_and_not_compared(tmp_path):
     now, model = stretch(), open_shipped(2)
-    target = FileTarget(tmp_path / "fork.parquet", "purchase_probability")
+    target = FileTarget(tmp_path / "fork.parquet", PURCHASE.outputs)
     answers = served(tmp_path, now, model.predict(now.features), model)
     side = SideBySide(request_of(Fragile(model, now.features[11]), target=target), answers, BEGINNING)
     with target:
@@ -122,5 +123,5 @@ def interrupted(target):
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        interrupted(FileTarget(tmp_path / "fork.parquet", "score"))
+        interrupted(FileTarget(tmp_path / "fork.parquet", SCORE))
     assert list(tmp_path.iterdir()) == []

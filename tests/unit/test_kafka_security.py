@@ -138,7 +138,7 @@ def test_files_for_a_registry_are_not_for_a_plain_kafka(tmp_path):
     given = {"tls_ca_file": tmp_path / "ca.pem", "kafka_security_protocol": "PLAINTEXT"}
     settings = load_settings(schema_registry="https://registry:8081", **given)
     assert settings.kafka_properties == {"security.protocol": "PLAINTEXT"}
-    with pytest.raises(SettingsError, match="no schema_registry has https"):
+    with pytest.raises(SettingsError, match="no schema_registry or cluster has https"):
         load_settings(schema_registry="http://registry:8081", **given)
 
 

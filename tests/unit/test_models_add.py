@@ -105,7 +105,7 @@ def test_zipmap_output_is_read_by_its_class(tmp_path):
     model = LogisticRegression().fit(rows, labels_of(rows))
     file = export(tmp_path / "m.onnx", model, [("X", FloatTensorType([None, WIDTH]))])
     opened = added(tmp_path, file)
-    assert (opened.manifest.output.kind, opened.manifest.output.class_key) == ("zipmap", 1)
+    assert (opened.manifest.outputs[0].kind, opened.manifest.outputs[0].class_key) == ("zipmap", 1)
     assert opened.predict(rows) == pytest.approx(model.predict_proba(rows)[:, 1], abs=1e-5)
 
 
@@ -356,7 +356,7 @@ def test_on_a_terminal_what_cannot_be_derived_is_asked_for(tmp_path, monkeypatch
     )  # fmt: skip
     assert asked == ["input features", "output"]
     manifest = Manifest.read(tmp_path / "models" / "purchase" / "1")
-    assert (manifest.features, manifest.output.name) == (TWO, "value")
+    assert (manifest.features, manifest.outputs[0].name) == (TWO, "value")
 
 
 def test_versions_count_on_and_a_taken_one_is_refused(tmp_path):

@@ -164,10 +164,9 @@ def test_models_made_by_others_score_as_in_bare_onnxruntime(tmp_path: Path, file
     repeats = declared.shape[0] if isinstance(declared.shape[0], int) else 2
     expected = []
     for row in features.astype(np.float32):
-        output = session.run([model.manifest.output.name], {declared.name: np.tile(row, (repeats, 1))})[0]
-        key = (
-            model.manifest.output.class_key if model.manifest.output.kind == "zipmap" else model.manifest.output.column
-        )
+        output = session.run([model.manifest.outputs[0].name], {declared.name: np.tile(row, (repeats, 1))})[0]
+        binding = model.manifest.outputs[0]
+        key = binding.class_key if binding.kind == "zipmap" else binding.column
         expected.append(float(output[0][key]))
     found = model.predict(np.column_stack([features[:, ::-1], np.full(25, np.nan)]))
     assert found.tolist() == expected

@@ -26,7 +26,7 @@ from udfs.errors import DefinitionError
 from udfs.fallbacks import Default, LastScore
 from udfs.ladder import Ladder
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Count, Events, Mean, Model, Pipeline, Requests
+from udfs.pipeline import Count, Events, Label, Mean, Model, Pipeline, Requests, Vector
 from udfs.plan import FeaturePlan
 from udfs.positions import EventPlace, Positions
 from udfs.record_batch import REQUESTS, RecordBatch, pack_records
@@ -59,7 +59,8 @@ class Shop:
     def __init__(self, pipeline=ASKED, model=None, ladder=None, events=300):
         plan, self.model = FeaturePlan.build(pipeline), model or Dwell()
         self.records, self.state, self.ladder = shopper_records(events), ShardState(plan), ladder
-        Scorer(plan, Dwell(), encoder_of(pipeline), lambda: NOW_MS, ladder=ladder).score(
+        scores = self.model if pipeline.prediction != PURCHASE.prediction else Dwell()
+        Scorer(plan, scores, encoder_of(pipeline), lambda: NOW_MS, ladder=ladder).score(
             batch_of(self.records), {0: self.state}
         )
         self.answerer = Answerer(plan, self.model, RECEIPT_MODEL, lambda: NOW_MS, ladder=ladder)
@@ -222,6 +223,27 @@ def test_a_request_goes_down_the_ladder_and_is_nobodys_last_score():
     assert value_of(second)["purchase_probability"] == last.score
     assert headers_of(second)["fallback"] == "last-score"
     assert ladder.last_scores[0].get(shop.entity) == last
+
+
+def test_a_prediction_of_several_outputs_is_whole_unless_it_is_too_large_to_be_sent():
+    outputs = (Vector("taste", 3), Label("segment", ("few", "many")))
+
+    class Both:
+        def predict(self, features):
+            return np.tile([0.5, 0.25, 1.0, 1.0], (len(features), 1))
+
+    pipeline = dataclasses.replace(ASKED, prediction=outputs, model=Model("both", 1))
+    shop = Shop(pipeline, Both())
+    value = value_of(shop.one(shop.entity, FIELDS))
+    assert (value["taste"], value["segment"]) == ([0.5, 0.25, 1.0], "many")
+
+    class Huge:
+        def predict(self, features):
+            return np.full((len(features), 60_000), 1 / 3)
+
+    huge = dataclasses.replace(pipeline, prediction=Vector("taste", 60_000), max_record_bytes=100_000)
+    shop = Shop(huge, Huge())
+    assert reason_of(shop.one(shop.entity, FIELDS)) == "output_too_large"
 
 
 def test_a_model_over_its_budget_is_told(shop):

@@ -10,6 +10,7 @@ from wire_records import PURCHASE, shopper_records
 
 from models.json_document import ModelRefusedError
 from models.opened import SHIPPED, find_model, open_alone
+from models.outputs import SCORE
 from udfs.errors import DefinitionError
 from udfs.event_texts import schema_text, texts_of
 from udfs.naive_features import aggregate_of
@@ -99,6 +100,7 @@ class Adds:
 
     class manifest:
         features = ("a", "b")
+        prediction = SCORE
 
     def predict(self, features):
         if (features < 0).any():

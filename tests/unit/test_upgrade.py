@@ -10,7 +10,7 @@ from flink_jobs import first_checkpoint, upgrade
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.first_checkpoint import wait_until_it_works
 from flink_jobs.job_run import JobFailedError
-from flink_jobs.rest_client import RestError
+from flink_jobs.rest_client import ClusterRest, RestError
 from flink_jobs.resubmit import Resubmission, ResubmitError
 from flink_jobs.settings import Settings
 from flink_jobs.upgrade import UpgradeFailedError, definition_of_job, upgrade_job
@@ -75,7 +75,7 @@ def world(monkeypatch, tmp_path):
     monkeypatch.setattr(upgrade, "find_job", lambda *_: world.found)
     monkeypatch.setattr(first_checkpoint, "POLL_S", 0.001)
     monkeypatch.setattr(upgrade, "prepare_process", lambda _: None)
-    monkeypatch.setattr(upgrade, "cluster_address", lambda _: "http://there")
+    monkeypatch.setattr(upgrade, "cluster_rest", lambda _: ClusterRest("http://there"))
     monkeypatch.setattr(upgrade, "JobRun", lambda *_: Job(settings, "back", world.back, why="not this time"))
     return world
 
