@@ -25,7 +25,7 @@ def request_batches(
     """The records of the topic of requests as batches of REQUESTS.
 
     The operators of its SQL have names of their own, and those behind them the numbers that they have without it: a
-    pipeline may begin to answer requests, or stop it, and go on from the same savepoint.
+    pipeline may begin to answer requests and go on from the savepoint of one that did not.
 
     Args:
         tables: Of the job.
