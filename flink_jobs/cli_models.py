@@ -122,8 +122,8 @@ def models_add(
         run_models_add_command,
     )
     from flink_jobs.pipelines import load_pipeline
-    from models.adapting import Choices
     from models.adding import Facts
+    from models.choices import Choices
 
     choices = Choices(
         inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"),
@@ -154,7 +154,7 @@ def models_probe(
     """
     from flink_jobs.models_adding import parse_lists, run_models_probe_command
     from flink_jobs.pipelines import load_pipeline
-    from models.adapting import Choices
+    from models.choices import Choices
 
     choices = Choices(inputs=parse_lists(inputs, "--input", ""), categories=parse_lists(categories, "--categories"))
     run_models_probe_command(

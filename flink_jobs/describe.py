@@ -1,5 +1,6 @@
 """A pipeline in words: features in order, windows, model, topics, and what is kept for an entity."""
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Group
@@ -11,6 +12,7 @@ from flink_jobs.topics import group_id
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MANIFEST_FILE, Manifest
 from udfs.durations import duration_text
+from udfs.events import split_element
 from udfs.pipeline import Pipeline
 from udfs.state_changes import prediction_document
 
@@ -55,14 +57,31 @@ def description_view(document: dict[str, Any]) -> Group:
     features = Table(title="features, in the order of the model's inputs", title_justify="left", box=None)
     for heading in ("#", "name", "window", "tile", "meaning"):
         features.add_column(heading, overflow="fold", no_wrap=heading == "name")
-    for number, row in enumerate(document["features"], start=1):
-        features.add_row(str(number), row["name"], row["window"] or "", row["tile"] or "", row["meaning"])
+    for number, row in _listed(document):
+        features.add_row(number, row["name"], row["window"] or "", row["tile"] or "", row["meaning"])
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for name, text in (*_topic_facts(document), *_model_facts(document["model"]), *_state_facts(document)):
         facts.add_row(name, Text(text))
     return Group(Text(f"pipeline {document['name']}", "bold"), Text(), features, Text(), facts)
+
+
+def _listed(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The features with their numbers; those of a vector in one row."""
+    sizes = {f"{name}_0": (name, size) for name, size in document["vectors"].items()}
+    found, number = list[tuple[str, dict[str, Any]]](), 1
+    while number <= len(document["features"]):
+        row = document["features"][number - 1]
+        name, size = sizes.get(row["name"], (row["name"], 1))
+        if size == 1:
+            found.append((str(number), row))
+        else:
+            meaning = row["meaning"].replace("[0]", "", 1)
+            together = {"name": f"{name}_0 … {size - 1}", "meaning": meaning}
+            found.append((f"{number}-{number + size - 1}", {**row, **together}))
+        number += size
+    return found
 
 
 def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -112,7 +131,7 @@ def _state_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if state["bytes_per_event"]:
         lines.append(
             f"{state['bytes_per_event']} bytes for each of its events in an exact window, "
-            f"{state['most_events']:,} events at most (kept: {', '.join(state['kept_columns']) or 'event times only'})"
+            f"{state['most_events']:,} events at most (kept: {_kept_text(state['kept_columns'])})"
         )
     lines += [
         f"{tiles['bytes_per_tile']} bytes for each tile of {duration_text(tiles['tile_ms'])}, "
@@ -125,6 +144,13 @@ def _state_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if document["lateness"]:
         facts.append(("lateness", f"an event up to {document['lateness']} late still sees its whole window"))
     return facts
+
+
+def _kept_text(columns: list[str]) -> str:
+    """Columns that are kept; those of a vector by its name."""
+    counts = Counter(split_element(name)[0] for name in columns)
+    listed = [name if count == 1 else f"{count} numbers of {name}" for name, count in counts.items()]
+    return ", ".join(listed) or "event times only"
 
 
 def _is_number(value: object) -> bool:

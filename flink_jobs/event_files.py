@@ -157,7 +157,8 @@ def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
             is_time = field.name == pipeline.events.time
             event[field.name] = _time(cell, field, pipeline.events.time_unit) if is_time else _converted(cell, field)
         except (ValueError, TypeError, OverflowError):
-            event[field.name] = None if _is_missing(cell) else cell if isinstance(cell, str | int) else str(cell)
+            kept = isinstance(cell, str | int | list)
+            event[field.name] = None if _is_missing(cell) else cell if kept else str(cell)
             converted = False
     return event, converted
 
@@ -183,6 +184,17 @@ def _converted(cell: Any, field: EventField) -> Any:
             if word not in TRUE_WORDS | FALSE_WORDS:
                 raise ValueError("neither true nor false")
             return word in TRUE_WORDS
+        case "vector":
+            return _vector(cell)
+
+
+def _vector(cell: Any) -> list[float]:
+    """The numbers of a list, or of the JSON text of one, as a CSV file has it; how many is for the decoder to say."""
+    if isinstance(cell, str):
+        cell = _decode_json(cell.encode())
+    if not isinstance(cell, list) or not all(isinstance(each, int | float) for each in cell):
+        raise ValueError("no list of numbers")
+    return [float(each) for each in cell]
 
 
 def _is_missing(cell: Any) -> bool:

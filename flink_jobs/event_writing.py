@@ -107,4 +107,6 @@ class CheckedWriter:
 
 def _expected(one: EventField, row: Row) -> Any:
     value = row.get(one.name, one.default)
+    if one.kind == "vector":
+        return value
     return msgspec.convert(value, float) if one.kind == "float" and isinstance(value, int) else value

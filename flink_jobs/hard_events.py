@@ -207,6 +207,12 @@ class _Generator:
                 return TEXTS[int(random.integers(len(TEXTS)))] if random.random() < 0.7 else f"t{random.integers(40)}"
             case "int":
                 return int(random.choice(INTS)) if random.random() < 0.2 else int(random.integers(-9, 10))
+            case "vector":
+                return [self._float() for _ in range(field.size or 0)]
+        return self._float()
+
+    def _float(self) -> float:
+        random = self._random
         chance = random.random()
         if chance < 0.15:
             return float(random.choice(FLOATS))

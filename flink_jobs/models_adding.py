@@ -11,16 +11,10 @@ import typer
 from flink_jobs.console import CommandError, next_steps, say, show, show_json
 from flink_jobs.models_listing import output_documents, output_texts
 from flink_jobs.pipelines import model_root, writable_root
-from models.adapting import (
-    Adaptation,
-    Choices,
-    MissingChoiceError,
-    OutputChoice,
-    adapt,
-    adapt_inputs,
-    value_text,
-)
+from models.adapting import adapt, adapt_inputs
 from models.adding import Expected, Facts, add_version, read_model
+from models.choices import Adaptation, Choices, MissingChoiceError, OutputChoice, value_text
+from models.comparing import features_text
 from models.feature_rows import file_columns, read_feature_rows, read_output_rows, write_feature_rows
 from models.fetching import fetch_version
 from models.manifest import InputBinding, Manifest, OutputBinding
@@ -76,7 +70,8 @@ def run_models_add_command(
         _show_model(file, described)
     adaptation = _asked(
         lambda said: adapt(
-            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.outputs, said, str(file)
+            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.blocks,
+            pipeline.outputs, said, str(file),
         ),
         _named(choices, described),
         as_json=as_json,
@@ -101,7 +96,7 @@ def run_models_add_command(
         show_json({**found, "inputs": inputs, **output_documents(manifest), "conversion": compared})
         return
     for each in manifest.inputs:
-        show(f"  {each.name} gets {', '.join(each.features)}")
+        show(f"  {each.name} gets {features_text(each.features)}")
     for text in output_texts(manifest):
         show(f"  the prediction is {text}" if len(manifest.outputs) == 1 else f"  the prediction has {text}")
     show(f"added {manifest.name}/{manifest.version}: {folder}; it was tried out and scores")
@@ -130,7 +125,9 @@ def run_models_probe_command(
         raise CommandError(f"{target} is there already: name another file, or say --replace")
     model_bytes, described = read_model(file)
     bound, _ = _asked(
-        lambda said: adapt_inputs(described, pipeline.feature_names, one_hot_texts(pipeline), said, str(file)),
+        lambda said: adapt_inputs(
+            described, pipeline.feature_names, one_hot_texts(pipeline), pipeline.blocks, said, str(file)
+        ),
         _named(choices, described),
         as_json=as_json,
     )

@@ -18,6 +18,7 @@ from flink_jobs.decoding import event_decoder
 from flink_jobs.parity_engines import Said
 from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, spooled
 from udfs.aggregates import Aggregate, Custom, Ewma, Mean, Ratio, Std, Sum
+from udfs.events import value_getter
 from udfs.features import Feature
 from udfs.naive_features import NaiveFeatures
 from udfs.wire_formats import Refused
@@ -243,5 +244,5 @@ def size_of(feature: Feature, oracle: NaiveFeatures, entity: Any) -> float:
     if is_exact(feature):
         return abs(oracle.values(feature, entity)[0])
     assert isinstance(feature, Aggregate)
-    values = [abs(float(getattr(row.event, feature.input or ""))) for row in oracle.window(feature, entity)]
+    values = [abs(float(value_getter(feature.input or "")(row.event))) for row in oracle.window(feature, entity)]
     return sum(values) if isinstance(feature, Sum | Custom) else max(values, default=0.0)

@@ -229,6 +229,7 @@ def job_pipeline(given: ParityInput, engine: str, pipeline: Pipeline | None = No
         predictions=f"{engine}-predictions",
         dead_letters=f"{engine}-dead-letters",
         include_features=True,
+        prediction=own.outputs.names[0],
         model=constant_model(own, given.folder / f"{engine}-models"),
     )
 

@@ -39,7 +39,8 @@ def refused_by_sql(pipeline: Pipeline) -> dict[str, str]:
     for feature in pipeline.features:
         names = feature.names(pipeline.fields)
         try:
-            compile_features(dataclasses.replace(pipeline, features=[feature]))
+            # of the prediction nothing is compared
+            compile_features(dataclasses.replace(pipeline, features=[feature], prediction=pipeline.outputs.names[0]))
         except SqlRefusedError as error:
             why = str(error).partition(" cannot be run by SQL: ")[2].removeprefix(f"{', '.join(names)}: ")
             refused |= dict.fromkeys(names, why)

@@ -36,6 +36,9 @@ def parquet_fields(batch: Any, pipeline: Pipeline, wanted: Collection[str], marg
     columns: dict[str, FieldColumn] = {}
     ids: Any = None
     for one in pipeline.events.schema:
+        if one.size is not None:  # read row by row
+            plain[:] = False
+            continue
         if one.name not in batch.schema.names:
             column: FieldColumn = repeated(one, one.default, count)
         else:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.adapting import Adaptation, MissingChoiceError
 from models.binding import manifest_for_model
+from models.choices import Adaptation, MissingChoiceError
 from models.conversion import LARGEST_DIFFERENCE, refuse_difference, worst_row
 from models.json_document import ModelRefusedError
 from models.manifest import MODEL_FILE, Manifest, ModelMismatchError

@@ -10,6 +10,7 @@ from models.conversion import worst_row
 from models.manifest import InputBinding, Manifest
 
 Floats = npt.NDArray[np.float64]
+_FEWEST_FOLDED = 4
 
 
 def manifest_differences(before: Manifest, after: Manifest) -> dict[str, Any]:
@@ -52,7 +53,20 @@ def _outputs_document(manifest: Manifest) -> Any:
 
 def input_text(binding: InputBinding) -> str:
     """An input in words."""
-    return f"{binding.name} ({binding.dtype}): {', '.join(binding.features)}"
+    return f"{binding.name} ({binding.dtype}): {features_text(binding.features)}"
+
+
+def features_text(names: Sequence[str]) -> str:
+    """Names in order; of those that count up from 0, as the numbers of a vector do, the first and the last."""
+    parts, place = [], 0
+    while place < len(names):
+        base, end = names[place].removesuffix("_0"), place + 1
+        if names[place] != base:
+            while end < len(names) and names[end] == f"{base}_{end - place}":
+                end += 1
+        parts += list(names[place:end]) if end - place < _FEWEST_FOLDED else [f"{names[place]} … {end - place - 1}"]
+        place = end
+    return ", ".join(parts)
 
 
 def flat_metrics(metrics: Mapping[str, Any], above: str = "") -> list[tuple[str, object]]:

@@ -21,7 +21,8 @@ from udfs.text_scan import (
 )
 
 TEXT, WHOLE, REAL, TRUTH = range(4)
-_KINDS = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": TRUTH}
+_KINDS = {"str": TEXT, "int": WHOLE, "float": REAL, "bool": TRUTH, "vector": TEXT}
+"""Records with vectors are read by the stream's decoder, whatever a scanner makes of them."""
 _LAST_US_IN_NS = 2**63 // 1_000 - 1
 
 

@@ -39,6 +39,12 @@ def numbers(values: Sequence[Any]) -> npt.NDArray[np.float64]:
         return np.array([_number(value) for value in values])
 
 
+def vectors(values: Sequence[Any], size: int) -> npt.NDArray[np.float64]:
+    """(n, size) float64 of n vectors; those of None are NaN."""
+    nothing = [float("nan")] * size
+    return np.array([nothing if value is None else value for value in values], np.float64).reshape(len(values), size)
+
+
 @dataclass(frozen=True)
 class Column:
     """A field as aggregates read it: numbers as float64 (ints exact up to 2**53), texts by `hash_text`, null as NaN."""

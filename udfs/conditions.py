@@ -39,6 +39,11 @@ def name_part(value: object) -> str:
     return re.sub(r"\W+", "_", text).strip("_") or "empty"
 
 
+def _field_part(field: str) -> str:
+    """A field as part of a name; of a number of a vector, `shape[3]` is `shape_3`."""
+    return field if field.isidentifier() else name_part(field)
+
+
 class Condition:
     """A test on one event; made by `field(...)`, compared by its structure."""
 
@@ -51,10 +56,6 @@ class Condition:
     def fields(self) -> tuple[str, ...]:
         """The event fields it reads, without repeats."""
         raise NotImplementedError
-
-    def matches(self, event: object) -> bool:
-        """Whether one event (an object with the fields as attributes) passes."""
-        return self.passes({name: [getattr(event, name)] for name in self.fields})[0]
 
     def passes(self, columns: Mapping[str, Sequence[Any]]) -> list[bool]:
         """Whether each of n events passes, from one sequence of n values a field."""
@@ -119,7 +120,7 @@ class Comparison(Condition):
     @property
     @override
     def name(self) -> str:
-        return f"{self.field}_{_WORDS[self.operator]}_{name_part(self.value)}"
+        return f"{_field_part(self.field)}_{_WORDS[self.operator]}_{name_part(self.value)}"
 
     @property
     @override
@@ -159,7 +160,7 @@ class IsIn(Condition):
     @property
     @override
     def name(self) -> str:
-        return "_".join([self.field, "in", *map(name_part, self.values)])
+        return "_".join([_field_part(self.field), "in", *map(name_part, self.values)])
 
     @property
     @override
@@ -189,7 +190,7 @@ class IsNull(Condition):
     @property
     @override
     def name(self) -> str:
-        return f"{self.field}_is_null"
+        return f"{_field_part(self.field)}_is_null"
 
     @property
     @override

@@ -96,7 +96,7 @@ def fields_of_cells(plan: FeaturePlan, schema: ScanSchema, cells: Cells, data: B
                 ids = _text_array(data, begins, lengths)
             if one.name != events.id or one.name in needed:
                 columns[one.name] = _texts(data, begins, lengths, there)
-        else:
+        elif one.size is None:
             columns[one.name] = _numbers(one, slot, cells, data, there, plain)
         absent = cells.states[slot] == ABSENT
         if one.default is not None and one.name in columns and absent.any():
@@ -210,6 +210,8 @@ def decode_block(
         order_by: A number field to give back as `order`.
     """
     events = plan.pipeline.events
+    if events.vectors:  # the scanners know single values
+        return _decoded_slowly(plan, np.arange(len(fields.plain)), slow, fields.ids.type, order_by)
     _check_values(events, fields)
     rows = np.flatnonzero(fields.plain)
     columns, ids = fields.columns, fields.ids

@@ -39,6 +39,8 @@ def event_class_text(record: WrittenRecord, kind: str, *, topic: str, source: st
     roles = _checked_roles(roles or Roles(), read)
     # only the event's time is converted from Protobuf's own timestamps; nothing else can be done with one
     read = [one for one in read if one.time_unit != "timestamp" or one.name == roles.time]
+    # of how many numbers a vector is, only JSON Schema says
+    read = [one for one in read if one.kind != "vector" or one.size]
     left_out = [one for one in record.fields if one not in read]
     name = _class_name(record.name)
     class_lines = [f"class {name}:", *(_field_line(one, roles) for one in read)]
@@ -47,7 +49,9 @@ def event_class_text(record: WrittenRecord, kind: str, *, topic: str, source: st
     class_lines += [f"    # not read: {_comment(one)}" for one in left_out]
     events = _events_lines(name, kind, topic, format_text, roles, read)
     needed = ", ".join(sorted({"Events", (format_text or _FORMATS[kind]).partition("(")[0]}))
-    standard = ["from typing import Literal"] * any(_has_literal(one) for one in read)
+    typed = ["Annotated"] * any(one.kind == "vector" for one in read)
+    typed += ["Literal"] * any(_has_literal(one) for one in read)
+    standard = [f"from typing import {', '.join(typed)}"] if typed else []
     ours = [f"from udfs.pipeline import {needed}"]
     paths = ["from pathlib import Path"] * ("Path(" in (format_text or ""))
     if None in roles:
@@ -77,7 +81,7 @@ def _checked_roles(roles: Roles, read: list[WrittenField]) -> Roles:
 
 
 def _field_line(one: WrittenField, roles: Roles) -> str:
-    kind: str = str(one.kind)
+    kind: str = str(one.kind) if one.kind != "vector" else f"Annotated[list[float], {one.size}]"
     if _has_literal(one):
         kind = f"Literal[{', '.join(map(_literal, one.categories or ()))}]"
     has_role = one.name in roles

@@ -1,18 +1,29 @@
 """Decoded events -> the arrays kernels take: field by field, not event by event."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from udfs.columns import Column, ValueTable, look_up, numbers
+from udfs.columns import Column, ValueTable, look_up, numbers, vectors
 from udfs.conditions import Condition
+from udfs.events import split_element, value_getter
 from udfs.pipeline import Pipeline
 
 OneHotPlace = tuple[int, str, dict[Any, int] | None]
 """First direct value, field, and the place of each category; None for the field's own number."""
+
+
+class _Vector(NamedTuple):
+    """A vector that is read: its size, and which of its numbers go into which columns."""
+
+    name: str
+    size: int
+    get: Callable[[Any], Any]
+    columns: list[tuple[int, int]]
+    direct: list[tuple[int, int]]
 
 
 class EventReader:
@@ -62,10 +73,24 @@ class EventReader:
         for at, name, places in direct:
             if places is None:
                 self._numbers.setdefault(name, ([], []))[1].append(at)
-        fields = {self._time, *self._numbers, *(name for name, *_ in self._tables)}
-        fields.update(name for _, condition in self._conditions for name in condition.fields)
-        self.fields = tuple(sorted(fields))
-        self._getters = {name: attrgetter(name) for name in self.fields}
+        compared = {name for _, condition in self._conditions for name in condition.fields}
+        self._vectors = self._take_vectors({one.name: one.size or 0 for one in pipeline.events.vectors})
+        names = {self._time, *self._numbers, *compared, *(name for name, *_ in self._tables)}
+        whole = {split_element(name)[0] for name in names}
+        self.fields = tuple(sorted({*whole, *(each.name for each in self._vectors)}))
+        self._getters = {name: value_getter(name) for name in sorted(names)}
+
+    def _take_vectors(self, sizes: dict[str, int]) -> list["_Vector"]:
+        """The numbers of vectors, each vector's together: one array a vector, not one a number."""
+        found: dict[str, _Vector] = {}
+        for name in list(self._numbers):
+            vector, place = split_element(name)
+            if place is not None:
+                columns, direct = self._numbers.pop(name)
+                read = found.setdefault(vector, _Vector(vector, sizes[vector], attrgetter(vector), [], []))
+                read.columns.extend((place, column) for column in columns)
+                read.direct.extend((place, column) for column in direct)
+        return list(found.values())
 
     def read(
         self, events: Sequence[Any]
@@ -81,6 +106,12 @@ class EventReader:
                 columns[:, place] = read
             for place in into_direct:
                 direct[:, place] = read
+        for vector in self._vectors:
+            whole = vectors(list(map(vector.get, events)), vector.size)
+            for pairs, into in ((vector.columns, columns), (vector.direct, direct)):
+                if pairs:
+                    places, to = zip(*pairs, strict=True)
+                    into[:, to] = whole[:, places]
         for name, column, first_direct, table in self._tables:
             rows = table.rows_of(values[name])
             look_up(table.rows, rows, column, first_direct, columns, masks, direct)

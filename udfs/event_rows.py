@@ -1,5 +1,6 @@
 """Events from rows: what a decoder of schemas gives, checked and converted like JSON by the event class."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -58,10 +59,14 @@ class RowEvents:
     def __init__(self, events: Events, event_class: type, reader: RecordReader) -> None:
         names: Sequence[str] = event_class.__struct_fields__  # type: ignore[attr-defined]
         self._event_class, self._reader = event_class, reader
+        self._vectors = [(one, (one.name,)) for one in events.vectors if one.name in names]
         self._schema, self._packed = scan_schema(events, names, from_file=False), PackedEvents(events, event_class)
 
     def together(self, values: Lines) -> list[Any] | None:
         """The events of n records; None if one of them is none."""
+        if self._vectors:  # the compiled loops know single values
+            alone = [self.one(value or b"") for value in values.tolist()]
+            return None if any(isinstance(event, Refused) for event in alone) else alone
         ends = values.ends() - 1
         cells = new_cells(self._schema, len(values))
         content = np.frombuffer(values.content, np.uint8)
@@ -92,9 +97,22 @@ class RowEvents:
         if isinstance(row, Refused):
             return row
         try:
-            return msgspec.convert(row, self._event_class)
+            event: Any = msgspec.convert(row, self._event_class)
         except msgspec.ValidationError as error:
-            return refused_value(error)
+            refused = refused_value(error)
+            return (self._problem(row) if refused.reason == "wrong_type" else None) or refused
+        for one, _ in self._vectors:
+            numbers = getattr(event, one.name)
+            # NaN and infinity are numbers to these formats
+            if numbers is not None and not math.isfinite(sum(numbers)):
+                return self._problem(row) or event
+        return event
+
+    def _problem(self, row: Row) -> Refused | None:
+        """Which vector is none, if that is what is wrong."""
+        from udfs.vector_values import vector_problem
+
+        return vector_problem(row, self._vectors)
 
 
 def refused_value(error: msgspec.ValidationError) -> Refused:

@@ -4,9 +4,10 @@ import dataclasses
 import inspect
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +18,17 @@ from udfs.formats import Format, Json, KeyFormat, Text, check_format, check_key_
 if TYPE_CHECKING:
     from udfs.sources import Source
 
-Kind = Literal["str", "int", "float", "bool"]
+Kind = Literal["str", "int", "float", "bool", "vector"]
 _KINDS: dict[type, Kind] = {str: "str", int: "int", float: "float", bool: "bool"}
 TIME_UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 UNITS_PER_S = {unit: TIME_UNITS_NS["s"] // ns for unit, ns in TIME_UNITS_NS.items()}
 Tombstones = Literal["dead-letter", "ignore"]
 """What becomes of a record without a value: a dead letter, or nothing, which is counted (`recordsPassedOver`)."""
-_KIND_TYPES: dict[Kind, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+_KIND_TYPES: dict[Kind, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "vector": (),
+}  # fmt: skip
+MOST_ELEMENTS = 65_536
+"""Of a vector."""
 _WHOLE = range(-(2**63), 2**63)
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
@@ -42,7 +47,7 @@ class EventField:
 
     Attributes:
         name: As in the event class and on the wire.
-        kind: Its type.
+        kind: Its type; "vector" is a list of floats.
         nullable: Whether None is allowed.
         categories: The values a `Literal[...]` allows, in its order; None for an open type.
         default: What it is in a record that does not have it. Without one that is None, if it is nullable; else such a
@@ -73,7 +78,40 @@ class EventField:
 
     def definition(self) -> list[Any]:
         """The type as plain data."""
-        return [self.name, self.kind, self.nullable, None if self.categories is None else list(self.categories)]
+        found = [self.name, self.kind, self.nullable, None if self.categories is None else list(self.categories)]
+        return found if self.size is None else [*found, self.size]
+
+    @property
+    def elements(self) -> "tuple[EventField, ...]":
+        """The numbers of a vector, each as a field of its own; none of anything else."""
+        return tuple(
+            EventField(element_name(self.name, place), "float", self.nullable, None) for place in range(self.size or 0)
+        )
+
+
+def element_name(vector: str, place: int) -> str:
+    """What a number of a vector is called, like `embedding[3]`."""
+    return f"{vector}[{place}]"
+
+
+def split_element(name: str) -> tuple[str, int | None]:
+    """The field that a name is of, and which of its numbers; None where it is the field itself."""
+    vector, bracket, place = name.partition("[")
+    return (vector, int(place[:-1])) if bracket else (name, None)
+
+
+def value_getter(name: str) -> Callable[[Any], Any]:
+    """Reads a field, or a number of a vector, of an event; None where the vector is null."""
+    vector, place = split_element(name)
+    get = attrgetter(vector)
+    if place is None:
+        return get
+
+    def element(event: Any) -> Any:
+        values = get(event)
+        return None if values is None else values[place]
+
+    return element
 
 
 def _parse_field(owner: type, name: str, annotation: Any) -> EventField:
@@ -83,7 +121,10 @@ def _parse_field(owner: type, name: str, annotation: Any) -> EventField:
         nullable = len(options) < len(get_args(annotation))
         annotation = options[0] if len(options) == 1 else annotation
     categories = get_args(annotation) if get_origin(annotation) is Literal else None
-    if categories is not None:
+    size = _vector_size(owner, name, annotation)
+    if size is not None:
+        kind: Kind | None = "vector"
+    elif categories is not None:
         nullable = nullable or None in categories
         categories = tuple(value for value in categories if value is not None)
         kinds = {_KINDS.get(type(value)) for value in categories}
@@ -93,15 +134,29 @@ def _parse_field(owner: type, name: str, annotation: Any) -> EventField:
     if kind is None:
         raise DefinitionError(
             f"{owner.__name__}.{name} is {annotation!r}; write str, int, float, bool, Literal[...] of one of them, "
-            "or one of these with | None"
+            "Annotated[list[float], 16] for a vector of 16 numbers, or one of these with | None"
         )
-    found = EventField(name, kind, nullable, categories)
+    found = EventField(name, kind, nullable, categories, size=size)
     default = _default(owner, name)
     if not (default is None or found.takes(default)):
         raise DefinitionError(f"{owner.__name__}.{name} has the default {default!r}, which that field cannot have")
     if kind == "float" and default is not None:
         default = float(default)
     return dataclasses.replace(found, default=default)
+
+
+def _vector_size(owner: type, name: str, annotation: Any) -> int | None:
+    """The size that `Annotated[list[float], size]` says; None of another type."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    of, *said = get_args(annotation)
+    size = said[0] if len(said) == 1 else None
+    if of != list[float] or isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_ELEMENTS:
+        raise DefinitionError(
+            f"{owner.__name__}.{name} is {annotation!r}; a vector of 16 numbers is Annotated[list[float], 16], of at "
+            f"most {MOST_ELEMENTS:,}"
+        )
+    return size
 
 
 def _default(owner: type, name: str) -> Any:
@@ -125,7 +180,8 @@ class Events:
     """The events of a topic.
 
     Attributes:
-        type: A class with annotations: str, int, float, bool, Literal[...], and any of them | None.
+        type: A class with annotations: str, int, float, bool, Literal[...], Annotated[list[float], 16] for a vector of
+            16 numbers, and any of them | None.
         topic: Kafka topic they come from.
         partitions: How many partitions the topic is created with.
         entity: Field whose value is the Kafka key: features are kept per entity.
@@ -163,7 +219,7 @@ class Events:
         if not isinstance(self.type, type):
             raise DefinitionError(f"Events: {self.type!r} is not a class; give the class that describes an event")
         try:
-            hints = get_type_hints(self.type)
+            hints = get_type_hints(self.type, include_extras=True)
         except NameError as error:
             raise DefinitionError(f"{self.type.__name__}: an annotation cannot be resolved ({error})") from error
         hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
@@ -239,8 +295,18 @@ class Events:
 
     @property
     def new_names(self) -> dict[str, str]:
-        """New name by old name, of fields that were renamed."""
-        return {old: new for new, old in self.renamed.items()}
+        """New name by old name, of fields that were renamed, numbers of vectors included."""
+        found = {old: new for new, old in self.renamed.items()}
+        for one in self.schema:
+            if one.name in self.renamed:
+                old = self.renamed[one.name]
+                found |= {element_name(old, place): each.name for place, each in enumerate(one.elements)}
+        return found
+
+    @property
+    def vectors(self) -> "tuple[EventField, ...]":
+        """The fields that are vectors."""
+        return tuple(one for one in self.schema if one.size is not None)
 
     def field(self, name: str, where: str) -> EventField:
         """The field of that name.

@@ -5,15 +5,15 @@ The aggregates built on `Aggregate` are in aggregates.py.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 from typing_extensions import override
 
 from udfs.conditions import Comparison, Condition, IsIn
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
-from udfs.events import EventField
+from udfs.events import EventField, element_name, split_element
 
 Fields = Mapping[str, EventField]
 NUMERIC = ("int", "float", "bool")
@@ -30,11 +30,47 @@ def fill_definition(fill: float) -> float | None:
     return None if math.isnan(fill) else float(fill)
 
 
+class InBlock(NamedTuple):
+    """A column of a vector.
+
+    Attributes:
+        name: What all of them are called together.
+        place: Which of them it is.
+        size: How many they are.
+    """
+
+    name: str
+    place: int
+    size: int
+
+
 def _require(name: str, feature: str, schema: Fields, kinds: tuple[str, ...], advice: str) -> None:
     if name not in schema:
         raise DefinitionError(f"feature {feature}: the event has no field {name!r}; it has {', '.join(schema)}")
+    if schema[name].kind == "vector":
+        advice = f"take Value, Mean, Last, Ewma and others of numbers, or one of them, like {element_name(name, 0)!r}"
     if schema[name].kind not in kinds:
         raise DefinitionError(f"feature {feature}: field {name!r} is {schema[name].kind}; {advice}")
+
+
+def _each_element(feature: "Value | Aggregate", name: str | None, schema: Fields) -> "tuple[Feature, ...]":
+    if name is None or name not in schema or schema[name].kind != "vector":
+        return (feature,)
+    made: Any = replace
+    return tuple(made(feature, field=each.name) for each in schema[name].elements)
+
+
+def _in_block(feature: "Value | Aggregate", name: str | None, schema: Fields) -> InBlock | None:
+    vector, place = split_element(name or "")
+    if place is None:
+        return None
+    return InBlock(feature.name.removesuffix(f"_{place}"), place, schema[vector].size or 0)
+
+
+def _behind(field: str | None) -> tuple[str, str]:
+    """A field in a name, and what comes last in the name where it is a number of a vector."""
+    vector, place = split_element(field or "")
+    return vector, "" if place is None else f"_{place}"
 
 
 def check_condition(condition: Condition, feature: str, schema: Fields) -> None:
@@ -62,6 +98,14 @@ class Feature:
     def names(self, schema: Fields) -> tuple[str, ...]:
         """The names of the features it makes, in order."""
         return (self.name,)
+
+    def elements(self, schema: Fields) -> "tuple[Feature, ...]":
+        """Of a vector, the same of each of its numbers, in order; itself of anything else."""
+        return (self,)
+
+    def block(self, schema: Fields) -> "InBlock | None":
+        """Which neighbouring columns it is one of; None where it is a column by itself."""
+        return None
 
     @property
     def name(self) -> str:
@@ -100,7 +144,15 @@ class Value(Feature):
     @property
     @override
     def name(self) -> str:
-        return self.field
+        return "".join(_behind(self.field))
+
+    @override
+    def elements(self, schema: Fields) -> tuple[Feature, ...]:
+        return _each_element(self, self.field, schema)
+
+    @override
+    def block(self, schema: Fields) -> InBlock | None:
+        return _in_block(self, self.field, schema)
 
     @property
     @override
@@ -213,9 +265,18 @@ class Aggregate(Feature):
     @property
     @override
     def name(self) -> str:
-        parts = [self.where.name if self.where is not None else "", self.input or "", self._label()]
+        of, place = _behind(self.input)
+        parts = [self.where.name if self.where is not None else "", of, self._label()]
         window = f"_tile_{duration_text(self.tile_ms)}" if self.tile_ms is not None else ""
-        return "_".join(part for part in parts if part) + window
+        return "_".join(part for part in parts if part) + window + place
+
+    @override
+    def elements(self, schema: Fields) -> tuple[Feature, ...]:
+        return _each_element(self, self.input, schema) if self._kinds() == NUMERIC else (self,)
+
+    @override
+    def block(self, schema: Fields) -> InBlock | None:
+        return _in_block(self, self.input, schema)
 
     def _label(self) -> str:
         return f"{self.suffix}_{duration_text(self.window_ms)}"

@@ -1,6 +1,7 @@
 """JSON objects to events, alone or many at once."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -8,8 +9,10 @@ import numpy as np
 
 from udfs.byte_lines import Lines
 from udfs.confluent_wire import HEAD_BYTES, schema_id_of
-from udfs.event_rows import refused_value
+from udfs.event_rows import Names, refused_value
+from udfs.events import EventField
 from udfs.refused import Refused
+from udfs.vector_values import vector_problem
 
 _OPEN, _CLOSE = ord("{"), ord("}")
 
@@ -20,11 +23,14 @@ class JsonEvents:
     Args:
         event_class: The event, a msgspec struct.
         framed: Whether the id of a schema comes first. The schema itself is not needed.
+        vectors: The event's vectors, and where they are in an object.
     """
 
-    def __init__(self, event_class: type, *, framed: bool = False) -> None:
+    def __init__(
+        self, event_class: type, *, framed: bool = False, vectors: Sequence[tuple[EventField, Names]] = ()
+    ) -> None:
         decoder: Any = msgspec.json.Decoder(event_class)
-        self._framed = framed
+        self._framed, self._vectors = framed, vectors
         self._decode: Callable[[bytes], Any] = decoder.decode
         self._decode_lines: Callable[[bytes], list[Any]] = decoder.decode_lines
 
@@ -59,7 +65,18 @@ class JsonEvents:
             if isinstance(schema_id, Refused):
                 return schema_id
             value = value[HEAD_BYTES:]
-        return decoded_json(value, self._decode)
+        found = decoded_json(value, self._decode)
+        if self._vectors and isinstance(found, Refused) and found.reason == "wrong_type":
+            return self._problem(value) or found
+        return found
+
+    def _problem(self, value: bytes) -> Refused | None:
+        """Which vector of a record is none, if that is what is wrong with it."""
+        try:
+            row = json.loads(value)  # msgspec says which field, and not which number of it
+        except (ValueError, RecursionError):
+            return None
+        return vector_problem(row, self._vectors) if isinstance(row, dict) else None
 
 
 def decoded_json(value: bytes, decode: Callable[[bytes], Any]) -> Any:

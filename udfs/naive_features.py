@@ -51,6 +51,15 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
+def _value(event: Any, name: str) -> Any:
+    """A field of an event, or like `embedding[3]` a number of a vector, which null has not."""
+    if not name.endswith("]"):
+        return getattr(event, name)
+    vector, place = name[:-1].split("[")
+    values = getattr(event, vector)
+    return None if values is None else values[int(place)]
+
+
 def _passes(condition: Sequence[Any], event: Any) -> bool:
     """A condition's definition (nested lists) on one event."""
     word, *rest = condition
@@ -60,7 +69,7 @@ def _passes(condition: Sequence[Any], event: Any) -> bool:
         return _passes(rest[0], event) and _passes(rest[1], event)
     if word == "or":
         return _passes(rest[0], event) or _passes(rest[1], event)
-    value = getattr(event, rest[0])
+    value = _value(event, rest[0])
     if word == "null":
         return _missing(value)
     if _missing(value):
@@ -172,7 +181,7 @@ class NaiveFeatures:
             categories = self.pipeline.fields[feature.field].categories or ()
             return [float(getattr(event, feature.field) == category) for category in categories]
         if isinstance(feature, Value):
-            value = getattr(event, feature.field)
+            value = _value(event, feature.field)
             result, fill = (math.nan if _missing(value) else float(value)), feature.fill
         elif isinstance(feature, Ratio):
             above, below = (self._values(part, life, newest)[0] for part in (feature.numerator, feature.denominator))
@@ -186,7 +195,7 @@ class NaiveFeatures:
     def _aggregate(self, feature: Aggregate, life: list[Arrived], newest: int) -> float:
         definition, name = self.definition(feature), feature.input
         inside = self._inside(feature, life, newest)
-        rows = [(row.time_ms, getattr(row.event, name) if name else None) for row in inside]
+        rows = [(row.time_ms, _value(row.event, name) if name else None) for row in inside]
         if isinstance(feature, Custom):
             return _custom_of(feature, rows)
         return aggregate_of(definition, life[-1].time_ms, rows)
@@ -205,7 +214,7 @@ class NaiveFeatures:
                 inside = t // tile - window // tile < time // tile <= t // tile and time // tile > oldest
             if not inside or (where is not None and not _passes(where, row.event)):
                 continue
-            if name and _missing(getattr(row.event, name)):
+            if name and _missing(_value(row.event, name)):
                 continue
             rows.append(row)
         rows.sort(key=lambda row: row.time_ms)  # stable: equal times stay in order of arrival

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -33,7 +33,7 @@ from udfs.aggregates import (
 from udfs.conditions import Condition, field
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
-from udfs.events import EventField, Events, check_topic
+from udfs.events import EventField, Events, check_topic, split_element
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
 from udfs.requests import Requests, check_requests, describe_requests
@@ -42,8 +42,8 @@ from udfs.sources import Debezium, Source
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastScore", "Max", "Mean", "Min", "Model", "Number",
-    "OneHot", "OtherModel", "Outputs", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source",
-    "Std", "Sum", "Text", "Value", "Vector", "field",
+    "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source", "Std",
+    "Sum", "Text", "Value", "Vector", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -95,7 +95,7 @@ class Pipeline:
     Attributes:
         name: Lower-case name; part of receipts, transaction prefixes and default topics.
         events: The event class and its topic.
-        features: In the order of the model's inputs.
+        features: In the order of the model's inputs. One of a vector is one of each of its numbers.
         model: The model that scores them.
         prediction: Name of the prediction's value in the output record, where that is a number; or its outputs: names
             of numbers, Number, Vector and Label, one or several.
@@ -116,6 +116,9 @@ class Pipeline:
             means that it is a dead letter.
         model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
         requests: A topic in which scores may be asked for, without an event; None means that there is none.
+        feature_names: The features in order (derived).
+        outputs: Of the prediction (derived).
+        fields: The event's fields by name, and behind them the numbers of its vectors, like `embedding[3]` (derived).
     """
 
     name: str
@@ -137,6 +140,7 @@ class Pipeline:
     requests: Requests | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
     outputs: Outputs = dataclass_field(init=False, compare=False)
+    fields: Mapping[str, EventField] = dataclass_field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "Pipeline: name")
@@ -195,12 +199,16 @@ class Pipeline:
         object.__setattr__(self, "fallbacks", tuple(self.fallbacks))
         check_fallbacks(self.fallbacks, self.model.version, self.outputs, f"pipeline {self.name}: fallbacks")
         _check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
+        whole = self.events.schema
+        fields = {found.name: found for found in (*whole, *(each for found in whole for each in found.elements))}
+        object.__setattr__(self, "fields", fields)
         self._name_features()
         if self.requests is not None:
             check_requests(self, self.requests, f"pipeline {self.name}: requests")
 
     def _name_features(self) -> None:
-        object.__setattr__(self, "features", tuple(self.features))
+        features = [each.elements(self.fields) if isinstance(each, Feature) else (each,) for each in self.features]
+        object.__setattr__(self, "features", tuple(one for each in features for one in each))
         if not self.features:
             raise DefinitionError(
                 f"pipeline {self.name}: features is empty; write at least one, like Count(window='1h')"
@@ -221,11 +229,6 @@ class Pipeline:
                     )
                 owners[name] = feature
         object.__setattr__(self, "feature_names", tuple(owners))
-
-    @property
-    def fields(self) -> dict[str, EventField]:
-        """The event's fields by name."""
-        return {found.name: found for found in self.events.schema}
 
     @property
     def models_status_topic(self) -> str | None:
@@ -254,7 +257,22 @@ class Pipeline:
         """The event fields anything reads, in the event's order."""
         used = {self.events.entity, self.events.time, self.events.id, *self.include}
         used.update(name for feature in self.features for name in feature.reads)
-        return tuple(name for name in self.fields if name in used)
+        used = {split_element(name)[0] for name in used}
+        return tuple(one.name for one in self.events.schema if one.name in used)
+
+    @property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """Features that are the numbers of one vector, by what they are called together: neighbours, in order."""
+        found, run, of = dict[str, tuple[str, ...]](), list[str](), ""
+        for feature in self.features:
+            part = feature.block(self.fields)
+            if part is None or (part.name, part.place) != (of, len(run)):
+                run, of = [], "" if part is None else part.name
+            if part is not None and part.place == len(run):
+                run.append(feature.name)
+                if len(run) == part.size:
+                    found[part.name] = tuple(run)
+        return found
 
     @property
     def longest_window_ms(self) -> int:
@@ -331,6 +349,7 @@ class Pipeline:
             },
             "entity": self.events.entity,
             "features": features,
+            "vectors": {name: len(names) for name, names in self.blocks.items()},
             "feature_set_hash": self.feature_set_hash(),
             "lateness": duration_text(self.lateness_ms) if self.lateness_ms else None,
             "retention": duration_text(self.retention_ms) if self.retention_ms else None,

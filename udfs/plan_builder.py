@@ -263,7 +263,7 @@ class PlanBuilder:
     def _fields_read(self) -> dict[str, list[Any]]:
         """What the fields were that columns, conditions and tiles are made of."""
         read = {name for aggregate in aggregates_of(tuple(self.pipeline.features)) for name in aggregate.reads}
-        return {each.name: each.definition()[1:] for each in self.pipeline.events.schema if each.name in read}
+        return {name: each.definition()[1:] for name, each in self.pipeline.fields.items() if name in read}
 
     def _mask_place(self) -> tuple[int, int]:
         """How many bits beside an event's time hold its conditions, and how many words of their own."""

@@ -52,6 +52,7 @@ class MessagePlan(NamedTuple):
         names: Fields of the event that are always there.
         values: Their values of a message; None if there are none.
         present: (field of the event, where the message has it) of those that may be missing.
+        lists: Fields of the event that are repeated.
         converters: (field of the event, what turns its value into the event's).
         program: For `scan_protobuf`; None where no record is plain.
     """
@@ -60,6 +61,7 @@ class MessagePlan(NamedTuple):
     names: tuple[str, ...]
     values: Any
     present: tuple[tuple[str, Names], ...]
+    lists: tuple[str, ...]
     converters: tuple[tuple[str, Converter], ...]
     program: ProtobufProgram | None
 
@@ -104,6 +106,9 @@ class ProtobufRows:
                 inside = getattr(inside, name)  # of one that is not there, nothing is
             if inside.HasField(names[-1]):
                 row[field] = getattr(inside, names[-1])
+        for field in plan.lists:
+            if not row[field]:  # what is not there and what is empty have the same bytes
+                del row[field]
         for field, convert in plan.converters:
             if field in row:
                 row[field] = convert(row[field])
@@ -204,7 +209,7 @@ def _message_at(messages: Sequence[Descriptor], indexes: Sequence[int]) -> Descr
 
 
 def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan:
-    always, present, converters = [], [], []
+    always, present, lists, converters = [], [], [], []
     for wanted in source.value_fields(events.schema):
         field = wanted.name
         found = next(filter(None, (_found(message, path) for path in paths_of(events, source, field))), None)
@@ -215,6 +220,8 @@ def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan
             present.append((field, names))
         else:
             always.append((field, names))
+        if one.label == FieldDescriptor.LABEL_REPEATED and wanted.size is not None:
+            lists.append(field)
         convert = _converter(events, source, field, one)
         if convert is not None:
             converters.append((field, convert))
@@ -233,6 +240,7 @@ def _plan_of(events: Events, source: Source, message: Descriptor) -> MessagePlan
         tuple(field for field, _ in always),
         _getter([".".join(names) for _, names in always]),
         tuple(present),
+        tuple(lists),
         tuple(converters),
         program,
     )
@@ -260,7 +268,7 @@ def _getter(names: Sequence[str]) -> Any:
 
 def _converter(events: Events, source: Source, field: str, one: FieldDescriptor) -> Converter | None:
     if one.label == FieldDescriptor.LABEL_REPEATED:
-        return None
+        return list if one.type != FieldDescriptor.TYPE_MESSAGE else None
     if one.type == FieldDescriptor.TYPE_ENUM:
         symbols = {value.number: value.name for value in one.enum_type.values}
         return partial(_symbol, symbols)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -25,7 +25,10 @@ def flat_type(fields: Sequence[EventField], names: Sequence[str]) -> Any:
 
 def struct_field(one: EventField) -> tuple[Any, ...]:
     """A field of an event as one of a struct: name, type, and the default where it may be absent."""
-    kinds: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool}
+    kinds: dict[str, Any] = {
+        "str": str, "int": int, "float": float, "bool": bool,
+        "vector": Annotated[list[float], msgspec.Meta(min_length=one.size, max_length=one.size)],
+    }  # fmt: skip
     kind = kinds[one.kind] if one.categories is None else Literal[one.categories]
     if one.nullable:
         kind = kind | None

@@ -54,7 +54,7 @@ class RecordReader:
         events = pipeline.events
         self._max_bytes, self._source = pipeline.max_record_bytes, source
         self._time, self._last_time = events.time, last_time(events.time_unit)
-        self._time_of = attrgetter(events.time)
+        self._time_of, self._has_vectors = attrgetter(events.time), bool(events.vectors)
         value_fields = source.value_fields(events.schema)
         record_type, getters, nested = _record_type(events, source, value_fields)
         self._changes: ChangeReader | None = None
@@ -104,7 +104,7 @@ class RecordReader:
 
         See `RowEvents.scan`; a record that is too large, or has no value, is for the caller to leave out.
         """
-        if self._columns is not None or not isinstance(self._values, RowEvents):
+        if self._columns is not None or not isinstance(self._values, RowEvents) or self._has_vectors:
             return None
         return self._values.scan(content, begins, ends, schema, cells)
 
@@ -202,7 +202,9 @@ def _value_reader(events: Events, source: Source, record_type: Any, schemas: Sch
         from udfs.protobuf_events import ProtobufRows
 
         return RowEvents(events, record_type, ProtobufRows(events, source, schemas))
-    return JsonEvents(record_type, framed=isinstance(form, JsonSchema) and form.framed)
+    given = [one for one in source.value_fields(events.schema) if one.size is not None]
+    vectors = [(one, tuple(source.path_of(one.name).split("."))) for one in given]
+    return JsonEvents(record_type, framed=isinstance(form, JsonSchema) and form.framed, vectors=vectors)
 
 
 def _change_reader(events: Events, source: Source, row_type: Any, schemas: SchemaSource) -> ChangeReader:

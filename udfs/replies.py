@@ -97,7 +97,8 @@ class ReplyEncoder:
         if len(value) <= self._most_sent:
             return reply, value
         why = Refused("output_too_large", f"the reply has {len(value)} bytes; the limit is {self._most_sent}")
-        reply = reply._replace(says=why)
+        # so may be the name of an entity that nobody knows
+        reply = reply._replace(says=why, entity=None)
         return reply, self._value(reply, scored_at_ms)
 
 

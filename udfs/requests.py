@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from udfs.aggregates import Feature, OneHot, Ratio, Value
 from udfs.durations import parse_duration
 from udfs.errors import DefinitionError
-from udfs.events import EventField, check_topic
+from udfs.events import EventField, check_topic, split_element
 
 if TYPE_CHECKING:
     from udfs.pipeline import Pipeline
 
 STAGE = "request"
 """Of dead letters that are requests to which no reply could be addressed."""
-MOST_REQUEST_BYTES = 16_384
+MOST_REQUEST_BYTES = 65_536
 """A larger request is a dead letter."""
 _RESERVED = ("request_id", "entity", "as_of", "scored_at", "error", "features")
 
@@ -118,4 +118,4 @@ def _read_directly(feature: Feature) -> list[str]:
     """Fields of the event itself that a feature reads."""
     if isinstance(feature, Ratio):
         return [name for part in (feature.numerator, feature.denominator) for name in _read_directly(part)]
-    return [feature.field] if isinstance(feature, Value | OneHot) else []
+    return [split_element(feature.field)[0]] if isinstance(feature, Value | OneHot) else []

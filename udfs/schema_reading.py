@@ -7,7 +7,9 @@ from udfs.event_rows import paths_of
 from udfs.events import EventField, Events, Kind
 from udfs.written_fields import WrittenField
 
-READS: dict[Kind, tuple[Kind, ...]] = {"str": ("str",), "int": ("int",), "float": ("int", "float"), "bool": ("bool",)}
+READS: dict[Kind, tuple[Kind, ...]] = {
+    "str": ("str",), "int": ("int",), "float": ("int", "float"), "bool": ("bool",), "vector": ("vector",),
+}  # fmt: skip
 """Kinds of values that a field of the event takes: whole numbers where numbers are wanted, and no other conversion."""
 
 
@@ -62,6 +64,8 @@ def _problem(field: EventField, found: WrittenField | None, *, is_time: bool) ->
         return True, f"is written as {found.what}, and {field.kind} in the event class"
     if timestamp and not is_time:
         return True, f"is written as {found.what}, which is read as the event's time only"
+    if field.size is not None and found.size not in (None, field.size):
+        return True, f"has {found.size} numbers, and {field.size} in the event class"
     reasons = []
     if found.nullable and not field.optional:
         reasons.append("may be null or missing, and is not optional in the event class")

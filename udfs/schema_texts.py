@@ -110,7 +110,9 @@ def prediction_record_name(pipeline: Pipeline) -> str:
 def _output_field(one: Output) -> EventField:
     if isinstance(one, Label):
         return EventField(one.name, "str" if isinstance(one.classes[0], str) else "int", False, one.classes)
-    return EventField(one.name, "float", False, None, size=one.size if isinstance(one, Vector) else None)
+    if isinstance(one, Vector):
+        return EventField(one.name, "vector", False, None, size=one.size)
+    return EventField(one.name, "float", False, None)
 
 
 def _number(name: str, *, nullable: bool = False) -> _Field:
@@ -156,7 +158,7 @@ def _avro_field(record: str, one: _Field, before: dict[str, Any] | None) -> dict
     name, categories = one.field.name, one.field.categories
     options = before.get(name) if before is not None else None
     options = options if isinstance(options, list) else [options]
-    found: Any = _AVRO[one.field.kind]
+    found: Any = _AVRO.get(one.field.kind)
     if one.inner:
         inner = next((each for each in options if isinstance(each, dict)), None)
         found = _avro_record(f"{record}_{name}", one.inner, inner)
@@ -217,7 +219,7 @@ def _protobuf_messages(message: str, fields: Sequence[_Field], previous: str) ->
         name = one.field.name
         number = int(before[name][2]) if name in before else next_number
         next_number += name not in before
-        kind = f"{message}_{name}" if one.inner else _PROTOBUF[one.field.kind]
+        kind = f"{message}_{name}" if one.inner else _PROTOBUF.get(one.field.kind, "double")
         if one.inner:
             inner_messages |= _protobuf_messages(kind, one.inner, previous)
         label = "repeated " if one.field.size is not None else "optional " if one.field.optional else ""

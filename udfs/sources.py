@@ -165,6 +165,8 @@ def check_places(source: Source, schema: Sequence[EventField], where: str) -> No
 def _check_path(where: str, one: EventField, path: str, is_change: bool) -> None:
     if not isinstance(path, str) or not all(path.split(".")):
         raise DefinitionError(f"{where}: {one.name} is read from {path!r}; write the name of a field in the record")
+    if path.startswith("@") and one.kind == "vector":
+        raise DefinitionError(f"{where}: {one.name} is a vector, which no part of a record but the value holds")
     if not path.startswith("@") or path.removeprefix(HEADER_PART) not in (path, ""):
         return
     parts = {**RECORD_PARTS, **(CHANGE_PARTS if is_change else {})}

@@ -93,7 +93,10 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
         )
     if not pipeline.outputs.is_number:
         refused.append(f"its statements write one number, and the prediction has {pipeline.outputs.text}")
-    for feature in pipeline.features:
+    if pipeline.events.vectors:
+        listed = ", ".join(one.name for one in pipeline.events.vectors)
+        refused.append(f"its statements read single values, and {listed} is a vector of them")
+    for feature in () if pipeline.events.vectors else pipeline.features:
         names = feature.names(pipeline.fields)
         try:
             expressions |= zip(names, compiler.expressions(feature), strict=True)

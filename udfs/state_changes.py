@@ -9,7 +9,7 @@ blocked    nothing of the state can be used
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,13 +137,21 @@ class _FeatureChanges:
         self._pipeline, self._plan = pipeline, FeaturePlan.build(pipeline)
         self._sources = Sources(renamed(before.layout, names), self._plan.layout)
         self._before = {name: _renamed_definition(definition, names) for name, definition in before.features}
-        own = [_plain(feature) for feature in pipeline.features]
-        self._gone = {name: each for name, each in self._before.items() if each not in own}
+        # by what and of which field they are: vectors make many features, and each would be compared with all
+        self._alike = _grouped(self._before.items())
+        self._own = _grouped((feature.name, _plain(feature)) for feature in pipeline.features)
+        self._gone = {
+            name: each
+            for name, each in self._before.items()
+            if all(each != own for _, own in self._own.get(_group(each), ()))
+        }
+        self._gone_alike = _grouped(self._gone.items())
 
     def change_of(self, feature: Feature, name: str) -> Change:
         aggregates = aggregates_of((feature,))
         lacks_ms = max((each.window_ms - self._kept_ms(each) for each in aggregates), default=0)
-        same = [known for known, definition in self._before.items() if definition == _plain(feature)]
+        plain = _plain(feature)
+        same = [known for known, definition in self._alike.get(_group(plain), ()) if definition == plain]
         if same and lacks_ms <= 0:
             was = "" if name in same or not aggregates else f", called {same[0]} before"
             return Change(KEPT, name, f"as it was{was}")
@@ -152,7 +160,8 @@ class _FeatureChanges:
         if same:
             why = "its field has another type now"
             return Change(LOST, name, f"{why}; it would begin anew: {_warms(lacks_ms)}", lacks_ms)
-        earlier = [each for each in self._gone.items() if _family(each[1]) == _family_of(feature)]
+        gone = self._gone_alike.get(_group(plain), ())
+        earlier = [each for each in gone if _family(each[1]) == _family(plain)]
         lost = self._lost(aggregates, earlier, lacks_ms)
         if lost is not None:
             return Change(LOST, name, f"{lost}; it would begin anew: {_warms(lacks_ms)}", lacks_ms)
@@ -181,11 +190,10 @@ class _FeatureChanges:
         return min(self._sources.of(need).kept_ms for need in needs_of(self._plan, aggregate))
 
     def removed(self) -> list[Change]:
-        families = [_family_of(feature) for feature in self._pipeline.features]
         return [
             Change(REMOVED, name, "what only it needs is dropped")
             for name, definition in self._gone.items()
-            if _family(definition) not in families
+            if all(_family(definition) != _family(own) for _, own in self._own.get(_group(definition), ()))
         ]
 
 
@@ -206,8 +214,16 @@ def _family(definition: Mapping[str, Any]) -> Any:
     return {name: value for name, value in definition.items() if name not in ("window_ms", "tile_ms", "fill")}
 
 
-def _family_of(feature: Feature) -> Any:
-    return _family(_plain(feature))
+def _group(definition: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What features of one family have in common at least."""
+    return definition["feature"], definition.get("field")
+
+
+def _grouped(definitions: Iterable[tuple[str, dict[str, Any]]]) -> dict[Any, list[tuple[str, dict[str, Any]]]]:
+    found: dict[Any, list[tuple[str, dict[str, Any]]]] = {}
+    for name, definition in definitions:
+        found.setdefault(_group(definition), []).append((name, definition))
+    return found
 
 
 def _plain(feature: Feature) -> dict[str, Any]:

@@ -43,12 +43,13 @@ class WrittenField(NamedTuple):
     Attributes:
         name: On the wire.
         what: Its type in the writer's words, for people.
-        kind: Of the values; None for what an event class has no word for, like lists and nested records.
+        kind: Of the values; None for what an event class has no word for, like lists of texts and nested records.
         nullable: Whether it may be null or missing.
         categories: The only values there are, if the schema lists them.
         time_unit: For a timestamp, the unit since 1970: "ms", "us", "ns", "days", or "timestamp" where it becomes
             whatever the event class says.
         other_names: By which a reader may know it too.
+        size: Of a vector, if the schema says it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class WrittenField(NamedTuple):
     categories: tuple[str | int | bool, ...] | None = None
     time_unit: str | None = None
     other_names: tuple[str, ...] = ()
+    size: int | None = None
 
 
 class WrittenRecord(NamedTuple):
@@ -124,6 +126,8 @@ def _avro_part(option: Any) -> _Part:
         return logical, "float" if option.get("scale") else "int", None, None
     if kind == "enum":
         return "enum", "str", tuple(option["symbols"]), None
+    if kind == "array" and option["items"] in ("int", "long", "float", "double"):
+        return f"array of {option['items']}", "vector", None, None
     return str(logical or kind), _AVRO_KINDS.get(kind), None, None
 
 
@@ -171,8 +175,7 @@ def _json_field(name: str, one: Any, required: bool, document: Any, places: dict
     categories = tuple(one["enum"]) if "enum" in one else (one["const"],) if "const" in one else None
     types: list[str] = []
     for option in options:
-        found = option.get("type") if isinstance(option, dict) else None
-        types += found if isinstance(found, list) else [found] if found else []
+        types += _types(option)
         if isinstance(option, dict) and "enum" in option and len(options) <= 2:
             categories = tuple(option["enum"])
     if not types and categories is not None:
@@ -183,7 +186,24 @@ def _json_field(name: str, one: Any, required: bool, document: Any, places: dict
     nullable = not required or "null" in types or (categories is not None and None in categories)
     values = None if categories is None else tuple(value for value in categories if value is not None)
     what = "enum" if values is not None else " or ".join(there) or "anything"
+    if there == ["array"]:
+        return _json_list(name, next(each for each in options if "array" in _types(each)), nullable)
     return WrittenField(name, what, kind, nullable, values)
+
+
+def _types(option: Any) -> list[str]:
+    found = option.get("type") if isinstance(option, dict) else None
+    return found if isinstance(found, list) else [found] if isinstance(found, str) else []
+
+
+def _json_list(name: str, option: dict[str, Any], nullable: bool) -> WrittenField:
+    of = _types(option.get("items"))
+    if not of or not set(of) <= {"number", "integer"}:
+        return WrittenField(name, "array", None, nullable)
+    least, most = option.get("minItems"), option.get("maxItems")
+    size = least if isinstance(least, int) and least == most else None
+    what = f"array of {' or '.join(of)}" + (f", {size} of them" if size is not None else "")
+    return WrittenField(name, what, "vector", nullable, size=size)
 
 
 def _json_type(value: object) -> str:
@@ -201,6 +221,9 @@ def _protobuf_record(schema: RegisteredSchema, message: str | None) -> WrittenRe
 
 def _protobuf_field(one: FieldDescriptor) -> WrittenField:
     if one.label == FieldDescriptor.LABEL_REPEATED:
+        of = _PROTOBUF_KINDS.get(one.cpp_type)
+        if of in ("int", "float"):
+            return WrittenField(one.name, f"repeated {of}", "vector", False)
         is_map = one.message_type is not None and one.message_type.GetOptions().map_entry
         return WrittenField(one.name, "map" if is_map else "repeated", None, False)
     nullable = one.has_presence and one.label != FieldDescriptor.LABEL_REQUIRED

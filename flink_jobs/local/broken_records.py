@@ -99,6 +99,12 @@ def _wrong_fields(
                 found.append(BrokenRecord(f"invalid UTF-8 in {field.name}", "not_json", key, value))
         elif field.kind in ("int", "float") and field.categories is None:
             found.append(changed(f"a text for a number in {field.name}", "wrong_type", **{field.name: "long"}))
+        elif field.size is not None:
+            ones = [1.0] * field.size
+            found.append(changed(f"a number for a vector in {field.name}", "wrong_type", **{field.name: 1.0}))
+            found.append(changed(f"a vector too long in {field.name}", "wrong_type", **{field.name: [*ones, 1.0]}))
+            found.append(changed(f"a text in the vector {field.name}", "wrong_type", **{field.name: [*ones[1:], "1"]}))
+            found.append(changed(f"null in the vector {field.name}", "wrong_type", **{field.name: [*ones[1:], None]}))
         if field.kind == "int" and field.categories is None:
             found.append(changed(f"half a number in {field.name}", "wrong_type", **{field.name: 2.5}))
         if not field.nullable:

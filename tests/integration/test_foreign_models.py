@@ -5,22 +5,26 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
-from answers import Answer, LiveReader, feature_matrix, read_events
+from answers import Answer, LiveReader, assert_as_uninterrupted, feature_matrix, read_answers, read_events
 from jobs import JobProcess
+from look_events import Look, write_encoder
 from workloads import PURCHASE, START_MS, make_topics, named, settings_of
 
 from flink_jobs.events_producer import produce_events
+from flink_jobs.local.broken_records import broken_variants
 from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.pipeline_model import named_model, open_model
+from flink_jobs.verify_job import VerifyRequest, verify
 from models.binding import manifest_for_model
 from models.json_document import ModelRefusedError
-from models.manifest import MODEL_FILE
+from models.manifest import MODEL_FILE, OutputBinding
 from udfs.entity_state import ShardState
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Count, Min, Model
+from udfs.pipeline import Count, Events, Label, Last, Mean, Min, Model, Pipeline, Value, Vector
 from udfs.plan import FeaturePlan
 from udfs.record_batch import RecordBatch, pack_records
 from udfs.scoring import Scorer
@@ -130,3 +134,76 @@ def test_model_scores_a_topic_in_a_job(broker, tmp_path):
         answers = reader.answers()
     assert answers.predictions.keys() == {event.place for event in read_events(broker, pipeline)}
     assert_scored_as_by_onnxruntime(IN_A_JOB, pipeline, list(answers.predictions.values()))
+
+
+def looks_pipeline(root):
+    """Vectors in and out: a model of three outputs that takes a vector of the event, with its own features beside."""
+    folder = root / "looks" / "1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(write_encoder(root, 3), folder / MODEL_FILE)
+    pipeline = Pipeline(
+        "looks",
+        Events(Look, "looks-events", partitions=2, entity="user", time="at", id="id"),
+        [Value("taste"), Value("shape", fill=0.5), Mean("shape", window="1h"), Last("taste", window="10m")],
+        Model("looks", 1, root=root),
+        ("total", Label("named", ("low", "high")), Vector("vectors", 3)),
+        "looks-predictions",
+        include_features=True,
+    )
+    manifest_for_model(
+        folder / MODEL_FILE,
+        name="looks",
+        version=1,
+        features=pipeline.blocks["shape"],
+        feature_set_hash=pipeline.feature_set_hash(pipeline.blocks["shape"]),
+        outputs=[
+            OutputBinding("total", "tensor", column=0, field="total"),
+            OutputBinding("named", "tensor", column=0, field="named", labels=("low", "high")),
+            OutputBinding("vectors", "tensor", field="vectors", size=3),
+        ],
+    ).write(folder)
+    return pipeline, folder
+
+
+def looks(pipeline, count, seed=7):
+    """Records of looks, every hundredth broken in a way that a vector may be."""
+    rng, records = np.random.default_rng(seed), []
+    for number in range(count):
+        shape = None if number % 7 == 0 else rng.uniform(0.1, 6.0, 3).tolist()
+        row = {"id": f"e{number}", "user": f"u{number % 40}", "page": "home", "shape": shape,
+               "taste": rng.normal(size=2).tolist(), "at": START_MS + 1_000 * number}  # fmt: skip
+        records.append((row["user"].encode(), msgspec.json.encode(row)))
+        if number % 100 == 99:
+            broken = [each for each in broken_variants(pipeline, row, max_record_bytes=100) if "vector" in each.kind]
+            records.append((broken[number // 100 % len(broken)].key, broken[number // 100 % len(broken)].value))
+    return records
+
+
+def test_vectors_in_and_several_outputs_out_survive_a_killed_worker(broker, tmp_path):
+    pipeline, folder = looks_pipeline(tmp_path / "models")
+    settings = settings_of(broker, tmp_path / "home", restart_attempts=3, restart_delay_ms=200)
+    make_topics(broker, pipeline)
+    records = looks(pipeline, 2_000)
+    with LiveReader(broker, pipeline) as reader, JobProcess(pipeline, settings, tmp_path / "job") as job:
+        produce_events(broker.bootstrap, pipeline.events.topic, records[:1_000])
+        job.wait_for("running")
+        reader.wait_for(200, job=job)
+        job.kill_workers(settings.parallelism)
+        produce_events(broker.bootstrap, pipeline.events.topic, records[1_000:])
+        job.catch_up()
+        job.stop()
+        during = reader.answers()
+    after, came = read_answers(broker, pipeline), read_events(broker, pipeline)
+    assert during == after
+    assert {*after.predictions, *after.dead_letters} == {event.place for event in came}
+    assert len(after.dead_letters) == 20
+    reasons = {answer.headers["reason"] for answer in after.dead_letters.values()}
+    assert reasons == {"wrong_type"}
+    assert "taste[1] is None, not a number" in {answer.headers["exception"] for answer in after.dead_letters.values()}
+    assert_as_uninterrupted(pipeline, came, after.predictions)
+    answers = list(after.predictions.values())
+    scores = open_model(pipeline, folder).predict(feature_matrix(pipeline, answers))
+    assert [pipeline.outputs.numbers(answer.body) for answer in answers] == scores.tolist()
+    assert {answer.body["named"] for answer in answers} == {"low", "high"}
+    findings = verify(VerifyRequest(pipeline, settings)).findings
+    assert (findings.holds, findings.equal) == (True, len(came)), findings

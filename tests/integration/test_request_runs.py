@@ -160,7 +160,7 @@ def assert_http(pipeline_file, pipeline, broker, folder, entity):
             ({"entity": entity, "fields": {"page_id": "home"}}, 422, "missing_field"),
             ({"entity": entity, "fields": FIELDS, "as_of": -1}, 422, "invalid_time"),
             ({"entity": entity, "fields": FIELDS, "timeout_ms": 1}, 504, "timeout"),
-            ({"entity": "x" * 20_000}, 413, "too_large"),
+            ({"entity": "x" * 70_000}, 413, "too_large"),
         ]
         for body, status, reason in wrong:
             answer = http.post(f"{url}/score", json=body, timeout=60)

@@ -347,8 +347,8 @@ def test_on_a_terminal_what_cannot_be_derived_is_asked_for(tmp_path, monkeypatch
     monkeypatch.setattr("flink_jobs.models_adding.sys.stdin", Terminal())
     monkeypatch.setattr("flink_jobs.models_adding.typer.prompt", lambda text: asked.append(text) or next(answers))
     from flink_jobs.models_adding import Expectation, run_models_add_command
-    from models.adapting import Choices
     from models.adding import Facts
+    from models.choices import Choices
 
     run_models_add_command(
         PURCHASE, "purchase", file, Choices(), Facts(), Expectation(None, None, 1e-5), version=None,

@@ -12,11 +12,12 @@ import skl2onnx
 from google.protobuf import message_factory
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx_graphs import edit_manifest, write_encoder
+from look_events import write_encoder
+from onnx_graphs import edit_manifest
 from properties import examples
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
-from wire_records import PURCHASE, RECEIPT_MODEL, Shard, headers_of, shopper_records, value_of
+from wire_records import PURCHASE, RECEIPT_MODEL, Shard, batch_of, headers_of, shopper_records, value_of
 
 from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.console import CommandError
@@ -37,24 +38,28 @@ from flink_jobs.training import TrainingError, check_prediction
 from flink_jobs.verify_job import VerifyRequest
 from flink_jobs.watch import value_text
 from models import adding, checking
-from models.adapting import Choices, MissingChoiceError
 from models.adding import Facts
+from models.choices import Choices, MissingChoiceError
 from models.feature_rows import write_feature_rows
 from models.json_document import ModelRefusedError
 from models.manifest import Manifest, ModelMismatchError
 from models.opened import open_alone
 from models.output_comparison import compare_outputs
+from models.outputs import Outputs
 from udfs.beam import LoadedModel
 from udfs.byte_lines import Lines
 from udfs.formats import Avro, Json, JsonSchema, Protobuf
+from udfs.ladder import Ladder, OpenedRung
 from udfs.model_guard import ModelWatch
 from udfs.model_schedule import Guard, ModelRef
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Number, OtherModel, Outputs, Vector
+from udfs.pipeline import Default, DefinitionError, Label, LastScore, Model, Number, OtherModel, Vector
 from udfs.predicting import predict_each
 from udfs.prediction_values import prediction_reader, prediction_schema
 from udfs.proto_text import compile_proto, messages_of
+from udfs.receipts import NamedModel, Receipt
 from udfs.refused import Refused
+from udfs.served_models import SHADOW, Duties, Duty, Role
 from udfs.sql_features import SqlRefusedError, compile_features
 from udfs.sql_scoring import score_columns
 from udfs.state_changes import Definition, changes_between
@@ -308,6 +313,77 @@ def test_an_element_that_is_no_number_and_a_label_that_is_no_class_are_dead_lett
     long = json.dumps({**body, "dwell_time_sec": 400.0}).encode()
     predictions, letters = scored(fewer, open_model(fewer, tmp_path / "models" / "encoder" / "1"), [(key, long)])
     assert letters[0]["exception"] == "the model's named is none of 'low'"
+
+
+class Constant:
+    """Gives the same outputs to every row."""
+
+    def __init__(self, *numbers):
+        self._numbers = numbers
+
+    def predict(self, features):
+        return np.tile(self._numbers, (len(features), 1))
+
+
+def test_another_model_stands_in_with_all_outputs(tmp_path):
+    wanted, model = opened(tmp_path, THREE, fallbacks=[OtherModel(2)])
+    other = OpenedRung(Constant(1.0, 0.0, 4.0, 5.0, 6.0), NamedModel("encoder", "2", "2" * 64, "c" * 64))
+    key, value = shopper_records(1)[0]
+    body = json.loads(value)
+    records = [(key, json.dumps({**body, "dwell_time_sec": dwell}).encode()) for dwell in (2.0, 0.0, 3.0)]
+    shard = Shard(model, wanted)
+    shard.scorer._ladder = Ladder(wanted, {2: other})
+    found = {int(headers_of(one)["offset"]): one for one in shard.score(records)}
+    assert [headers_of(one).get("fallback") for _, one in sorted(found.items())] == [None, "model 2", None]
+    assert {name: value_of(found[1])[name] for name in wanted.outputs.names} == {
+        "total": 1.0, "named": "low", "vectors": [4.0, 5.0, 6.0],
+    }  # fmt: skip
+    crashed = Shard(Constant(0.0, 0.0, 0.0, 0.0, 0.0), wanted)
+    crashed.scorer._ladder = Ladder(wanted, {2: other})
+    outputs = crashed.scorer.score(
+        batch_of(records), {0: crashed.state}, crashed={RECEIPT_MODEL.sha256: "SIGSEGV"}
+    )
+    assert [value_of(one)["vectors"] for one in read_outputs(outputs)] == [[4.0, 5.0, 6.0]] * 3
+
+
+class Halves:
+    """Two models score by turns, and a third one beside them."""
+
+    def __init__(self, wanted, models):
+        self._wanted, self._models = wanted, models
+        first, second, beside = models
+        shadow = (Role(beside, SHADOW),)
+        self._known = [Duty(Role(first, "champion"), shadow), Duty(Role(second, "challenger"), shadow)]
+
+    def duties(self, shards, ends, times_ms, entities):
+        return Duties(self._known, np.arange(len(times_ms)) % 2)
+
+    def predict(self, role, features):
+        return predict_each(self._models[role.model], features, self._wanted.outputs)
+
+    def receipt(self, role):
+        topic = "beside" if role.name == SHADOW else None
+        return Receipt.of(self._wanted, self.named(role), role=role.name, topic=topic)
+
+    def named(self, role):
+        return NamedModel(role.model.name, str(role.model.version), role.model.sha256, "0" * 64)
+
+
+def test_challengers_and_shadows_give_all_outputs(tmp_path):
+    wanted, model = opened(tmp_path, THREE)
+    refs = [ModelRef("encoder", version, str(version) * 64, "b" * 64) for version in (1, 2, 3)]
+    others = Constant(1.0, 1.0, 2.0, 3.0, 4.0), Constant(5.0, 0.0, 6.0, 7.0, np.nan)
+    models = dict(zip(refs, (model, *others), strict=True))
+    shard = Shard(model, wanted)
+    shard.scorer._choice = Halves(wanted, models)
+    records = shopper_records(8)
+    outputs = read_outputs(shard.scorer.score(batch_of(records), {0: shard.state}))
+    by_version = {}
+    for one in outputs:
+        by_version.setdefault(headers_of(one)["model-version"], []).append(wanted.outputs.numbers(value_of(one)))
+    assert by_version["2"] == [[1.0, 1.0, 2.0, 3.0, 4.0]] * 4
+    assert [numbers[1] for numbers in by_version["1"]] == [float(numbers[0] > 10) for numbers in by_version["1"]]
+    assert shard.scorer.shadow_failures == 8  # its last number is none
 
 
 class Fails:

@@ -1,7 +1,7 @@
 """Requests of a batch are answered once each: with a score and a receipt, with an error, or by a dead letter."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ from udfs.errors import DefinitionError
 from udfs.fallbacks import Default, LastScore
 from udfs.ladder import Ladder
 from udfs.output_batch import read_outputs
-from udfs.pipeline import Count, Events, Label, Mean, Model, Pipeline, Requests, Vector
+from udfs.pipeline import Count, Events, Label, Mean, Model, Pipeline, Requests, Value, Vector
 from udfs.plan import FeaturePlan
 from udfs.positions import EventPlace, Positions
 from udfs.record_batch import REQUESTS, RecordBatch, pack_records
@@ -342,3 +342,38 @@ def test_settings_of_requests_are_checked(settings, told):
 def test_a_prediction_cannot_be_called_like_a_field_of_replies():
     with pytest.raises(DefinitionError, match="as_of"):
         dataclasses.replace(pipeline_of(), prediction="as_of")
+
+
+class Look:
+    id: str
+    user: str
+    at: int
+    taste: Annotated[list[float], 2]
+
+
+def test_a_request_gives_a_vector_whole_or_not_at_all():
+    events = Events(Look, topic="looks", entity="user", time="at", id="id")
+    features = [Value("taste"), Mean("taste", window="1h")]
+    pipeline = Pipeline(
+        name="v", events=events, features=features, model=Model("m", 1), prediction="score", include_features=True,
+        requests=Requests(unknown="score"),
+    )  # fmt: skip
+    assert required_fields(pipeline) == ["taste"]
+
+    class Sum:
+        def predict(self, features):
+            return features.sum(axis=1)
+
+    def ask(pipeline, fields):
+        answerer = Answerer(FeaturePlan.build(pipeline), Sum(), RECEIPT_MODEL, lambda: NOW_MS)
+        key, value = request_bytes("r1", "u", fields)
+        packed = pack_records([key], [value], [0], [0], [NOW_MS], command=REQUESTS)
+        (reply,) = read_outputs(answerer.score(RecordBatch(packed), {0: ShardState(answerer._plan)}))
+        return value_of(reply)
+
+    assert ask(pipeline, {"taste": [1.0, 2.0]})["score"] == 6.0
+    for taste in ([1.0], [1.0, "x"], 1.0):
+        assert ask(pipeline, {"taste": taste})["error"]["reason"] == "wrong_type"
+    assert ask(pipeline, {})["error"]["reason"] == "missing_field"
+    free = dataclasses.replace(pipeline, requests=Requests(required=(), unknown="score"))
+    assert ask(free, {})["error"]["reason"] == "model_failed"  # its features are missing, and so is their sum

@@ -57,7 +57,7 @@ def call(app, method, path, *parts):
         (b'{"entity": "u", "timeout_ms": 0}', 422, "wrong_request"),
         (b'{"entity": "u", "timeout_ms": 60001}', 422, "wrong_request"),
         (b'{"entity": "u", "reply_to": "predictions"}', 422, "wrong_request"),
-        (b'{"entity": "%s"}' % (b"u" * 16_384), 413, "too_large"),
+        (b'{"entity": "%s"}' % (b"u" * 65_536), 413, "too_large"),
     ],
 )
 def test_a_wrong_body_is_told_what_is_wrong(app, body, status, reason):
