@@ -70,7 +70,7 @@ sbom: $(VENV)/.ready ## Write build/sbom.json: every locked package and jar with
 
 lock: ## Resolve pyproject.toml again into requirements.lock, and the image's part of it (needs uv)
 	@uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra dev pyproject.toml --output-file requirements.lock
+		--extra dev --extra serve pyproject.toml --output-file requirements.lock
 	@# the image has Flink's jars already, and builds what is published as source only with a locked setuptools
 	@echo setuptools | uv pip compile --quiet --generate-hashes --python-version 3.11 --no-header --no-annotate \
 		--no-emit-index-url --constraint requirements.lock --no-emit-package apache-flink-libraries \

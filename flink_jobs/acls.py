@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flink_jobs.topics import STREAM, Engine, group_id, route_id, routed_topics
+from flink_jobs.topics import STREAM, Engine, group_id, requests_id, route_id, routed_topics
 from udfs.pipeline import Pipeline
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
@@ -37,6 +37,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         pipeline: Names topics.
         engine: What runs it.
     """
+    asked = pipeline.requests_topic
     events, predictions, dead_letters = pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)
     sources = routed_topics(pipeline, engine)
     routed = [
@@ -60,10 +61,11 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *(Acl("run", "topic", name, "Write") for name in features),
         *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
         *(Acl("run", "topic", name, "Write") for name in of_models),
+        *_request_acls(pipeline, engine),
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (*sources, events, *outputs, *features, *of_models)
+        for name in (*sources, events, *outputs, *features, *of_models, *_request_topics(pipeline))
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {
@@ -77,6 +79,8 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
     return [
         *run,
         *create,
+        *([Acl("serve", "topic", asked, "Write")] if asked is not None else []),
+        *([Acl("serve", "topic", pipeline.reply_topics[0], "Read")] if asked is not None else []),
         *(Acl("produce", "topic", name, "Write") for name in sources or [events]),
         *_replay_acls(events, dead_letters, f"{own}-replay"),
         *(Acl(command, "topic", name, "Read") for command, names in reads.items() for name in names),
@@ -84,6 +88,21 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         # each store's group has a name of its own
         *(Acl("features sync", "group", f"{group_id(pipeline)}.store-", "Read", prefixed=True) for _ in features),
         Acl("transactions", "transactional-id", own, "Describe", prefixed=True),
+    ]
+
+
+def _request_topics(pipeline: Pipeline) -> list[str]:
+    return [each for each in (pipeline.requests_topic, *pipeline.reply_topics) if each]
+
+
+def _request_acls(pipeline: Pipeline, engine: Engine) -> list[Acl]:
+    """What a job needs that answers requests."""
+    if pipeline.requests_topic is None or engine != STREAM:
+        return []
+    return [
+        Acl("run", "topic", pipeline.requests_topic, "Read"),
+        Acl("run", "group", requests_id(pipeline), "Read"),
+        *(Acl("run", "topic", name, "Write") for name in pipeline.reply_topics),
     ]
 
 

@@ -17,6 +17,7 @@ from flink_jobs.cli_options import AcceptLoss, AsJson, PipelineName
 from flink_jobs.cli_options import resolved_settings as _settings
 from flink_jobs.cli_proofs import certify, doctor, explain, fork, parity, verify
 from flink_jobs.cli_schema import registry_app, schema_app
+from flink_jobs.cli_serve import serve
 from flink_jobs.cli_state import state_app, transactions
 from flink_jobs.cli_upgrade import upgrade
 from flink_jobs.console import command, out, say, show, show_json
@@ -294,7 +295,9 @@ def backfill(
     )  # fmt: skip
 
 
-for each in (submit, upgrade, status, logs, stop, cancel, verify, explain, fork, parity, certify, transactions, doctor):
+for each in (
+    submit, upgrade, status, logs, stop, cancel, verify, explain, fork, parity, certify, transactions, doctor, serve,
+):  # fmt: skip
     app.command()(each)
 
 

@@ -22,7 +22,7 @@ dead_letters_app = typer.Typer(
 _FILTERS: dict[str, Any] = {
     "reason": Annotated[list[str] | None, typer.Option(help="Only this reason, like wrong_type; repeatable.")],
     "stage": Annotated[
-        list[str] | None, typer.Option(help="Only this stage: route, decode, features, model or encode.")
+        list[str] | None, typer.Option(help="Only this stage: route, request, decode, features, model or encode.")
     ],
     "partition": Annotated[
         list[int] | None, typer.Option(help="Only records of this partition of the events topic; repeatable.")

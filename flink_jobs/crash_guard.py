@@ -17,25 +17,29 @@ import logging
 import mmap
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from flink_jobs.settings import Settings
 from flink_jobs.topics import run_name
 from models.budget import answer_calls
+from udfs.answering import Answerer
 from udfs.entity_state import ShardState
 from udfs.pipeline import Pipeline
 from udfs.predicting import predict_each
 from udfs.raw_record import RawRecord
-from udfs.record_batch import RecordBatch, pack_records
+from udfs.record_batch import REQUESTS, RecordBatch, pack_records
+from udfs.routing import SOURCE_STEP
 from udfs.scoring import Scorer
 
 Place = tuple[int, int, int]
-"""Partition, offset, and Kafka's timestamp: in a topic that was made anew other records have the same offsets."""
+"""Partition (of requests `SOURCE_STEP` more), offset, and Kafka's timestamp: in a topic that was made anew other
+records have the same offsets."""
 
 MOST_PLACES = 4_096
 """Of a batch: the JVM gathers fewer."""
@@ -103,14 +107,16 @@ def unread_crashes(pipeline: Pipeline, settings: Settings) -> list[str]:
 
 
 def spans_text(places: Iterable[Place]) -> str:
-    """Places in words: partition 0 offsets 12-40, partition 1 offset 7."""
+    """Places in words: partition 0 offsets 12-40, requests' partition 1 offset 7."""
     offsets: dict[int, list[int]] = {}
     for partition, offset, _ in places:
         offsets.setdefault(partition, []).append(offset)
     parts = []
     for partition, found in sorted(offsets.items()):
         first, last = min(found), max(found)
-        parts.append(f"partition {partition} offset{f' {first}' if first == last else f's {first}-{last}'}")
+        span = f" {first}" if first == last else f"s {first}-{last}"
+        of_requests = "requests' " if partition >= SOURCE_STEP else ""
+        parts.append(f"{of_requests}partition {partition % SOURCE_STEP} offset{span}")
     return ", ".join(parts[:_NAMED]) + (f" and {len(parts) - _NAMED} partitions" if len(parts) > _NAMED else "")
 
 
@@ -155,21 +161,21 @@ class CrashGuard:
         """Another model than the pipeline's own scores from now on, in this batch."""
         self._mark[_PLACES_BYTES:_MARK_BYTES] = _packed_model(model, sha256)
 
-    def score(self, scorer: Scorer, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
+    def score(self, scorer: Scorer | Answerer, records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
         """As `Scorer.score`; what the batch is cut into changes nothing in what comes out."""
         if not self._suspects or self._suspects.isdisjoint(_places(records)):
             return self._marked(scorer, records, shards, None)
         outputs, begin, raw = [], 0, records.raw()
         for shard, end in zip(records.shards, records.shard_ends, strict=True):
             for row in range(begin, end):
-                alone = _alone(raw[row], records.names, shard)
+                alone = _alone(raw[row], records, shard)
                 outputs.append(self._marked(scorer, alone, shards, self._culprits.get(_places(alone)[0])))
             begin = end
         return b"".join(outputs)
 
     def _marked(
         self,
-        scorer: Scorer,
+        scorer: Scorer | Answerer,
         records: RecordBatch,
         shards: Mapping[int, ShardState],
         crashed: Mapping[str, str] | None,
@@ -177,7 +183,7 @@ class CrashGuard:
         self._mark[_PLACES_BYTES:_MARK_BYTES] = self._own
         count = min(len(records), MOST_PLACES)
         begin = _COUNT.size
-        for column in (records.offsets, records.record_times_ms, records.partitions):
+        for column in (records.offsets, records.record_times_ms, _partitions(records)):
             content = column[:count].tobytes()
             self._mark[begin : begin + len(content)] = content
             begin += len(content)
@@ -189,16 +195,23 @@ class CrashGuard:
 
 
 def _places(records: RecordBatch) -> list[Place]:
-    columns = records.partitions, records.offsets, records.record_times_ms
+    columns = _partitions(records), records.offsets, records.record_times_ms
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _alone(record: RawRecord, names: Sequence[str], shard: int) -> RecordBatch:
-    parts, sizes = record.parts, {0: record.size} if record.size else None
+def _partitions(records: RecordBatch) -> npt.NDArray[np.int32]:
+    """(n,) int32; those of requests are told from those of events."""
+    partitions: npt.NDArray[np.int32] = records.partitions
+    return partitions if records.command != REQUESTS else partitions + np.int32(SOURCE_STEP)
+
+
+def _alone(record: RawRecord, batch: RecordBatch, shard: int) -> RecordBatch:
+    parts, sizes, names = record.parts, {0: record.size} if record.size else None, batch.names
     numbers = [parts.partition], [parts.offset], [parts.time_ms]
     packed = pack_records(
-        [record.key], [record.value], *numbers, shard=shard, headers=[parts.headers], names=names, sizes=sizes
-    )
+        [record.key], [record.value], *numbers, shard=shard, headers=[parts.headers], names=names, sizes=sizes,
+        command=batch.command,
+    )  # fmt: skip
     return RecordBatch(packed, names)
 
 

@@ -11,6 +11,7 @@ from flink_jobs.console import CommandError
 from udfs.events import Events
 from udfs.pipeline import Pipeline
 from udfs.raw_record import RecordParts
+from udfs.requests import STAGE as REQUEST
 from udfs.scoring import STAGES
 from udfs.wire_formats import AFTER_DECODING, HEADER, REASONS, Refused
 
@@ -182,7 +183,7 @@ def wanted_of(
     Raises:
         CommandError: One of them is none; names it.
     """
-    for given, known, option in ((reasons, REASONS, "--reason"), (stages, ("route", *STAGES), "--stage")):
+    for given, known, option in ((reasons, REASONS, "--reason"), (stages, ("route", REQUEST, *STAGES), "--stage")):
         for each in given or ():
             if each not in known:
                 raise CommandError(f"{option} is {each!r}: it is one of {', '.join(known)}")

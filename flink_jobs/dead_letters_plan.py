@@ -11,6 +11,7 @@ from confluent_kafka import Message
 from flink_jobs.dead_letters import DeadLetter, Origin, Place, Wanted
 from flink_jobs.dead_letters_reading import LetterBox, Looked
 from flink_jobs.decoding import parts_of
+from udfs.requests import STAGE as REQUEST
 from udfs.wire_formats import Refused
 
 REPLAYED = "replayed before"
@@ -18,6 +19,7 @@ COUNTED = "in the state already: fed again, later events would count them twice"
 REFUSED = "refused by today's decoder, too"
 GONE = "cut or without their headers, and their records are no longer in their topic"
 IGNORED = "without a value, and ignored by now"
+ASKED = "requests: whoever asked waits no more"
 _BLOCK = 1_000
 
 
@@ -92,6 +94,8 @@ def _left_out(
 ) -> str | None:
     if letter.place in box.marks.by_letter:
         return REPLAYED
+    if letter.stage == REQUEST:
+        return ASKED
     if letter.is_counted and not also_counted:
         return COUNTED
     events = box.pipeline.events

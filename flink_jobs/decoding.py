@@ -17,6 +17,7 @@ from udfs.pipeline import Pipeline
 from udfs.raw_record import RawRecord, RecordParts
 from udfs.record_reader import RecordReader
 from udfs.registered_schema import RegisteredSchema, SchemaSource, SchemaUnknownError, no_schemas
+from udfs.request_reader import Asked, RequestReader
 from udfs.wire_formats import EventDecoder
 
 ValueReader = Callable[[bytes], dict[str, Any]]
@@ -63,14 +64,18 @@ def decode_message(decoder: EventDecoder, message: Message) -> Any:
 
 
 def letter_decoder(pipeline: Pipeline, settings: Settings) -> Callable[..., Any]:
-    """Today's decoder of a pipeline's dead letters, those of its sources among them; see `DecodeNow`."""
+    """Today's decoder of a pipeline's dead letters, of its sources and requests among them; see `DecodeNow`."""
     events, own = pipeline.events, event_decoder(pipeline, settings)
+    requests = None if pipeline.requests is None else RequestReader(pipeline)
     sources = {
         source.topic: RecordReader(pipeline, source, schema_source(settings, source.format)).read
         for source in events.sources
     }
 
     def decode(topic: str, key: bytes | None, value: bytes | None, parts: RecordParts) -> Any:
+        if requests is not None and topic == pipeline.requests_topic:
+            found = requests.read(RawRecord(key, value, parts), parts.time_ms)
+            return found.event if isinstance(found, Asked) else found.why
         read = sources.get(topic)
         return own.decode(key, value, parts) if read is None else read(RawRecord(key, value, parts))
 

@@ -93,8 +93,17 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("predictions", f"topic {topics['predictions']}, {_prediction_text(document['prediction'])}"),
         ("dead letters", f"topic {topics['dead_letters']}"),
         *([("feature vectors", f"topic {topics['features']}, by {entity}")] if topics["features"] else []),
+        *_request_facts(document["requests"]),
         ("consumer group", document["consumer_group"]),
     ]
+
+
+def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if requests is None:
+        return []
+    needed = ", ".join(requests["required"]) or "no fields"
+    told = f"topic {requests['topic']}, with {needed}; answered in {', '.join(requests['replies'])}"
+    return [("requests", told)]
 
 
 def _prediction_text(prediction: str | dict[str, str]) -> str:

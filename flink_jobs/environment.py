@@ -20,7 +20,10 @@ from flink_jobs.tls_files import flink_client_options
 if TYPE_CHECKING:
     from pyflink.common import Configuration
     from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.table import StreamTableEnvironment
 
+_UID_FORMAT = "<id>_<transformation>"
+"""Flink's default."""
 MAX_PARALLELISM = 128
 """Flink's key groups. Fixed for the life of a savepoint."""
 
@@ -183,8 +186,8 @@ def configuration_of(options: Mapping[str, str]) -> "Configuration":
     return configuration
 
 
-def _number_operators_anew() -> None:
-    """Have the planner number the operators of its SQL from one, as in a process that plans its first job.
+def _planner_class() -> Any:
+    """The Java class by which the planner numbers the operators of its SQL.
 
     Their uids are these numbers, and a savepoint is gone on from only by the same uids.
     """
@@ -194,10 +197,35 @@ def _number_operators_anew() -> None:
     module = gateway.jvm.org.apache.flink.table.planner.loader.PlannerModule.getInstance()
     field = module.getClass().getDeclaredField("submoduleClassLoader")
     field.setAccessible(True)
-    context = field.get(module).loadClass("org.apache.flink.table.planner.plan.nodes.exec.ExecNodeContext")
-    reset = context.getDeclaredMethod("resetIdCounter", gateway.new_array(gateway.jvm.java.lang.Class, 0))
-    reset.setAccessible(True)
-    reset.invoke(None, gateway.new_array(gateway.jvm.java.lang.Object, 0))
+    return field.get(module).loadClass("org.apache.flink.table.planner.plan.nodes.exec.ExecNodeContext")
+
+
+def _number_operators_after(last: int) -> None:
+    """Have the planner go on after a number; 0 is as in a process that plans its first job."""
+    from pyflink.java_gateway import get_gateway
+
+    gateway: Any = get_gateway()
+    planner = _planner_class()
+    nothing = gateway.new_array(gateway.jvm.Object, 0)
+    for name in ("resetIdCounter", *["newNodeId"] * last):  # py4j makes an int of the counter itself
+        method = planner.getDeclaredMethod(name, gateway.new_array(gateway.jvm.java.lang.Class, 0))
+        method.setAccessible(True)
+        method.invoke(None, nothing)
+
+
+@contextlib.contextmanager
+def planned_apart(tables: "StreamTableEnvironment", name: str) -> Iterator[None]:
+    """Operators of SQL that is planned meanwhile are named by `name`, and later ones numbered as if they were not."""
+    counter = _planner_class().getDeclaredField("idCounter")
+    counter.setAccessible(True)
+    config, last = tables.get_config(), int(counter.get(None))
+    form = config.get("table.exec.uid.format", _UID_FORMAT)
+    config.set("table.exec.uid.format", f"{name}_<transformation>")
+    try:
+        yield
+    finally:
+        config.set("table.exec.uid.format", form)
+        _number_operators_after(last)
 
 
 def allow_token_urls(settings: Settings) -> None:
@@ -210,7 +238,7 @@ def allow_token_urls(settings: Settings) -> None:
 
 
 def _prepared(environment: "StreamExecutionEnvironment", settings: Settings) -> "StreamExecutionEnvironment":
-    _number_operators_anew()
+    _number_operators_after(0)
     allow_token_urls(settings)
     environment.set_parallelism(settings.parallelism)
     environment.set_max_parallelism(MAX_PARALLELISM)

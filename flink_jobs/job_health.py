@@ -85,7 +85,8 @@ def health_of(job: JobRun) -> JobHealth:
     rest, now_ms = job.rest, time.time() * 1_000
     state, stats, restarts, refused = rest.status(), rest.checkpoints(), rest.restarts(), rest.total(COUNTER)
     try:
-        lag = [each for topic in (*job.sources, None) for each in _lag(job, topic)]
+        requests = [job.pipeline.requests_topic] if job.pipeline.requests_topic is not None else []
+        lag = [each for topic in (*job.sources, *requests, None) for each in _lag(job, topic)]
     except KafkaAdminError:
         lag = None
     lost = _lost(job, refused, restarts)

@@ -31,6 +31,7 @@ from flink_jobs.topics import (
     is_offsets,
     job_name,
     parse_offsets,
+    requests_id,
     route_id,
     routed_topics,
     run_name,
@@ -104,7 +105,7 @@ class JobRun:
         """By partition, up to where a completed checkpoint has come, and where the topic ends.
 
         Args:
-            topic: One of `sources`; None means that of the events.
+            topic: One of `sources`, or that of requests; None means that of the events.
         """
         return self._committed(topic), self._ends(topic)
 
@@ -118,7 +119,9 @@ class JobRun:
 
     def _committed(self, topic: str | None = None) -> dict[int, int]:
         settings = self.settings
-        group = group_id(self.pipeline, self.engine) if topic is None else route_id(self.pipeline)
+        group = group_id(self.pipeline, self.engine)
+        if topic is not None:
+            group = requests_id(self.pipeline) if topic == self.pipeline.requests_topic else route_id(self.pipeline)
         topic = topic or self.pipeline.events.topic
         return committed_offsets(settings.bootstrap, group, topic, settings.kafka_properties)
 

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
+from udfs.record_batch import RECORDS
 
 if TYPE_CHECKING:
     from pyflink.datastream import DataStream
     from pyflink.table import StreamTableEnvironment
 
+AS_TEXT = (0, 0)
+"""The form of keys that are the entity and nothing else; of others see `udfs.event_keys.key_form`."""
 JVM_SOURCES = Path(__file__).resolve().parent / "jvm"
 
 
@@ -29,6 +32,7 @@ def gathered_batches(
     key_form: tuple[int, int],
     headers: Sequence[str],
     max_record_bytes: int,
+    command: int = RECORDS,
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
@@ -42,6 +46,7 @@ def gathered_batches(
         key_form: How keys are read, from `udfs.event_keys.key_form`.
         headers: Names of those that go with the records.
         max_record_bytes: Of a larger value only the beginning goes on, and its size.
+        command: What is to be done with them: RECORDS or REQUESTS.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -56,17 +61,19 @@ def gathered_batches(
     raw = tables._j_tenv.toDataStream(records._j_table, internal)
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
     references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form, object_array(*headers)
-    return add_operator(raw, name, "SubtaskBatches", keyed_batch.get_java_type_info(), *references, max_record_bytes)
+    kind = keyed_batch.get_java_type_info()
+    return add_operator(raw, name, "SubtaskBatches", kind, *references, max_record_bytes, command)
 
 
-def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int, str]:
+def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int, str, str]:
     """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them.
 
-    Last comes the topic of features, or nothing: a vector is written beside an answer, and only answers count.
+    Then come the topics of features and of requests, or nothing: a vector is written beside an answer, and what comes
+    of requests is no event's; only answers to events count.
     """
     last = settings.dead_letter_limit_records
     most = int(settings.dead_letter_limit_share * last)
-    return str(pipeline.dead_letters), last, most, pipeline.features_topic or ""
+    return str(pipeline.dead_letters), last, most, pipeline.features_topic or "", pipeline.requests_topic or ""
 
 
 def output_rows(
@@ -75,7 +82,7 @@ def output_rows(
     name: str,
     sink: str,
     view: str,
-    limit: tuple[str, int, int, str],
+    limit: tuple[str, int, int, str, str],
 ) -> None:
     """Batches of output records -> rows for a sink, as a view.
 

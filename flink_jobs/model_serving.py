@@ -79,7 +79,7 @@ def model_ref(folder: Path) -> ModelRef:
 
 
 class ModelServing:
-    """Chooses the models of a subtask's events, as of `udfs.scoring.ModelChoice`, and takes changes of them.
+    """Chooses the models of a subtask's events, as of `udfs.duty_scores.ModelChoice`, and takes changes of them.
 
     Args:
         pipeline: Has a `models_topic`.
@@ -92,6 +92,7 @@ class ModelServing:
         limit_ms: A model that takes longer for `ROWS` rows is refused.
 
     Attributes:
+        served: The schedules of the shards.
         on_use: Told name/version and sha256 of each model before it scores.
     """
 
@@ -112,7 +113,7 @@ class ModelServing:
         self._base = model_ref(folder)
         self._shelf = ModelShelf[ModelRef, WarmModel](self._opened)
         self._shelf.put(self._base, WarmModel(model, named, 0.0, 0.0))
-        self._served = ServedModels(self._shelf)
+        self.served = ServedModels(self._shelf)
         self._receipts: dict[Role, Receipt] = {}
         self._group = OutputGroup(str(pipeline.models_status_topic), {}, [])
         self._control = OutputGroup(str(pipeline.models_topic), {}, [])
@@ -127,7 +128,7 @@ class ModelServing:
 
     def knows(self, shard: int) -> bool:
         """Whether a shard has its schedule."""
-        return self._served.knows(shard)
+        return self.served.knows(shard)
 
     def begin(self, shard: int, stored: bytes | None) -> bytes:
         """Take in the schedule of a shard.
@@ -145,11 +146,11 @@ class ModelServing:
         elif Schedule.from_bytes(stored).base == self._base:
             schedule = Schedule.from_bytes(stored)
         # else the pipeline was deployed with another model: that is a change, too, and the newest
-        self._served.change(shard, schedule)
+        self.served.change(shard, schedule)
         newest = schedule.periods[-1].serving
         for each in newest.models:
             self._shelf.prepare(each)
-        self._served.use(newest)
+        self.served.use(newest)
         self._watch_over(schedule)
         return schedule.to_bytes()
 
@@ -164,13 +165,13 @@ class ModelServing:
             return None
         is_new = change.id not in self._decided
         if is_new:
-            self._decided[change.id] = self._decision(change, self._served.of_shard(shard))
+            self._decided[change.id] = self._decision(change, self.served.of_shard(shard))
             self._decided = dict(list(self._decided.items())[-_ANSWERS_KEPT:])
-        before = self._served.of_shard(shard)
+        before = self.served.of_shard(shard)
         schedule = before if self._decided[change.id] else before.after(change)
         if schedule is before:
             return None
-        self._served.change(shard, schedule)
+        self.served.change(shard, schedule)
         self._watch_over(schedule)
         return schedule.to_bytes()
 
@@ -182,12 +183,12 @@ class ModelServing:
             return why
         if change.kind == "release":
             self._preparing.clear()
-            self._served.prepare(None)
+            self.served.prepare(None)
             self._answer(change, "released")
             return ""
         if change.kind == "rollback" and schedule.after(change) is schedule:
             return "the newest change is another one"
-        self._served.prepare(change.serving)
+        self.served.prepare(change.serving)
         for each in change.serving.models:
             self._shelf.prepare(each)
         if change.kind == "prepare":
@@ -195,7 +196,7 @@ class ModelServing:
             return ""
         why = self._problem(change.serving)
         if why:
-            self._served.prepare(None)
+            self.served.prepare(None)
             self._answer(change, "refused", why)
             return why
         self._preparing = {id_: each for id_, each in self._preparing.items() if each.serving != change.serving}
@@ -209,7 +210,7 @@ class ModelServing:
                 del self._preparing[id_]
                 why = self._problem(change.serving)
                 if why:
-                    self._served.prepare(None)
+                    self.served.prepare(None)
                 self._decided[id_] = why
                 self._answer(change, "refused" if why else "ready", why)
         answers, self._answers = self._answers, []
@@ -287,10 +288,10 @@ class ModelServing:
     ) -> Duties:
         """See `udfs.served_models.ServedModels.duties`."""
         self._newest_ms = max(self._newest_ms, int(times_ms.max()))
-        return self._served.duties(shards, ends, times_ms, entities)
+        return self.served.duties(shards, ends, times_ms, entities)
 
     def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
-        """See `udfs.scoring.ModelChoice`; a model that is watched over is looked at.
+        """See `udfs.duty_scores.ModelChoice`; a model that is watched over is looked at.
 
         Raises:
             ModelNotSwappedError: As of `model`.

@@ -10,7 +10,9 @@ from pathlib import Path
 from pyflink.common import Row, Types
 from pyflink.datastream import KeyedProcessFunction, ProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapState, MapStateDescriptor, ValueStateDescriptor
+from pyflink.metrics import MetricGroup
 
+from flink_jobs.asked_models import AskedModels
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.crash_guard import CrashGuard, crash_folder
 from flink_jobs.decoding import schema_source
@@ -24,13 +26,17 @@ from flink_jobs.worker_end import end_with_taskmanager
 from models.budget import TimedModel
 from models.manifest import Manifest
 from models.providers import use_providers
+from udfs.answering import Answerer
 from udfs.entity_state import ShardState
 from udfs.feature_records import FeatureEncoder
 from udfs.kernel_warm_up import warm_up
 from udfs.ladder import Ladder
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
-from udfs.record_batch import MODELS, RECORDS, WRITE, RecordBatch
+from udfs.positions import Positions
+from udfs.predicting import Model
+from udfs.receipts import NamedModel
+from udfs.record_batch import MODELS, RECORDS, REQUESTS, WRITE, RecordBatch
 from udfs.registered_schema import RegisteredSchema
 from udfs.routing import Router
 from udfs.scoring import Scorer
@@ -41,8 +47,11 @@ MODEL_SCHEDULE = "model-schedule"
 SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
 LAST_SCORES = "last-scores"
+EVENTS_READ = "events-read"
 CIRCUIT = "modelCircuit"
 """Gauge: the worst circuit of the models that are open, 0 closed, 1 half-open, 2 open; with a `model_budget_ms`."""
+REQUESTS_ANSWERED, REQUESTS_REFUSED = "requestsAnswered", "requestsRefused"
+"""Gauges: requests that were answered with a score, and with an error or by a dead letter."""
 PASSED_OVER = "recordsPassedOver"
 """Counts records that are neither events nor dead letters."""
 
@@ -128,7 +137,16 @@ class ScoreBatches(KeyedProcessFunction):
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
         self._passed_over = metrics.counter(PASSED_OVER)
-        self._score = functools.partial(self._guard(runtime_context, manifest), self._scorer)
+        scores = self._guard(runtime_context, manifest)
+        self._score, self._answer = functools.partial(scores, self._scorer), self._scorer.score
+        self._positions: Positions | None = None
+        if self._pipeline.requests is not None:
+            self._positions = Positions()
+            self._read_to = runtime_context.get_state(
+                ValueStateDescriptor(EVENTS_READ, Types.PRIMITIVE_ARRAY(Types.BYTE()))
+            )
+            answerer = self._open_answerer(metrics, model, named_model(manifest))
+            self._answer = functools.partial(scores, answerer)
 
     def _open_ladder(self, runtime_context: RuntimeContext) -> Ladder | None:
         """The pipeline's fallbacks, if it has some, each with a gauge of how many events it scored."""
@@ -144,16 +162,25 @@ class ScoreBatches(KeyedProcessFunction):
             runtime_context.get_metrics_group().gauge(fallback_metric(label), count)
         return ladder
 
+    def _open_answerer(self, metrics: MetricGroup, model: Model, named: NamedModel) -> Answerer:
+        """What answers requests, with a gauge of how many it scored and how many not."""
+        choice = None if self._serving is None else AskedModels(self._serving, self._pipeline.outputs)
+        clock_ms = self._scorer.clock_ms
+        answerer = Answerer(self._scorer.plan, model, named, clock_ms, choice, self._ladder, self._positions)
+        metrics.gauge(REQUESTS_ANSWERED, lambda: answerer.answered)
+        metrics.gauge(REQUESTS_REFUSED, lambda: answerer.refused)
+        return answerer
+
     def _guard(self, runtime_context: RuntimeContext, manifest: Manifest) -> Callable[..., bytes]:
         """What scores batches, and tells the next worker if this one is killed by it; see `CrashGuard`."""
         if self._crashes is None:
-            return Scorer.score
+            return _unguarded
         subtask, name = runtime_context.get_index_of_this_subtask(), f"{manifest.name}/{manifest.version}"
         try:
             guard = CrashGuard(self._crashes, subtask, name, manifest.sha256)
         except OSError as error:
             logging.getLogger(__name__).warning("crashes of the model are not told: %s", error)
-            return Scorer.score
+            return _unguarded
         if self._serving is not None:
             self._serving.on_use = guard.scores_with
         if self._ladder is not None:
@@ -163,8 +190,13 @@ class ScoreBatches(KeyedProcessFunction):
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
         """Score a batch of records, or read or write the state of the shard whose key this came under."""
         records = RecordBatch(value, self._headers)
+        if records.command == REQUESTS:
+            yield self._answer(records, self._shards)
+            return
         if records.command == RECORDS:
             outputs = self._score(records, self._shards)
+            if self._positions is not None:
+                self._positions.note(records)
             if self._scorer.passed_over:
                 self._passed_over.inc(self._scorer.passed_over)
             if self._serving is not None and self._serving.has_answers:
@@ -180,6 +212,8 @@ class ScoreBatches(KeyedProcessFunction):
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
             self._read_schedule(shard)
+            if self._positions is not None and (read_to := self._read_to.value()) is not None:
+                self._positions.restore(shard, bytes(read_to))
             if self._ladder is not None and self._ladder.remembers:
                 entries = {number: bytes(entry) for number, entry in self._last_scores.items()}
                 self._ladder.last_scores[shard] = self._ladder.restored(entries)
@@ -214,6 +248,8 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _write(self, shard: int) -> None:
         _put(self._log, self._shards[shard].take_changes())
+        if self._positions is not None:
+            self._read_to.update(self._positions.packed(shard))
         if self._ladder is not None and self._ladder.remembers:
             _put(self._last_scores, self._ladder.last_scores[shard].take_changes())
 
@@ -248,6 +284,10 @@ class RouteRecords(ProcessFunction):
         self._passed_over.inc(routed.passed_over)
         if routed.outputs:
             yield routed.outputs
+
+
+def _unguarded(scores: "Scorer | Answerer", records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:
+    return scores.score(records, shards)
 
 
 def fallback_metric(label: str) -> str:

@@ -10,7 +10,7 @@ What it writes is seen, by the scoring too, with the next checkpoint. It has no 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flink_jobs.jvm_operators import gathered_batches
+from flink_jobs.jvm_operators import AS_TEXT, gathered_batches
 from flink_jobs.kafka_admin import committed_offsets, reset_committed_offsets, topic_ends, topic_starts
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 ROUTE_UID = "route-v1"
 _SOURCES = "millrace_sources"
-AS_TEXT = (0, 0)
 STEP_OFFSETS = 1_000
 Place = tuple[str, int]
 """Topic and partition."""

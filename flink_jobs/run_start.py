@@ -105,6 +105,7 @@ def _settle_sql_start(
             "--bootstrap-from builds the state of the DataStream job: leave out --engine sql, or begin earlier with "
             "--from"
         )
+    refuse_requests(pipeline)
     compile_features(pipeline)  # refuses what SQL cannot express, before anything is started
     restore_point = latest_restore_point(pipeline, settings, SQL)
     start = choose_start(start_from, fresh, restore_point, pipeline.events.topic)
@@ -112,6 +113,19 @@ def _settle_sql_start(
     folder = pipeline_checkpoints(pipeline, settings, SQL)
     check_same_windows(pipeline, settings, folder, goes_on=start.restore_from is not None)
     return start
+
+
+def refuse_requests(pipeline: Pipeline) -> None:
+    """Refuse to run a pipeline by the Table job whose requests would find nobody to answer them.
+
+    Raises:
+        CommandError: It has requests.
+    """
+    if pipeline.requests is not None:
+        raise CommandError(
+            f"pipeline {pipeline.name} answers requests, which the SQL engine cannot: leave out --engine sql, or "
+            "requests=Requests() in the pipeline"
+        )
 
 
 def bootstrap_as_json(start: RunStart) -> dict[str, Any] | None:

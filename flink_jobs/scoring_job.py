@@ -16,6 +16,7 @@ from flink_jobs.decoding import registered_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
 from flink_jobs.model_topic import model_commands, read_changes
+from flink_jobs.request_topic import request_batches
 from flink_jobs.route_job import events_start, routed_batches
 from flink_jobs.settings import Settings
 from flink_jobs.shards import shard_keys
@@ -103,7 +104,7 @@ def _gather(
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
     they take one way. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
-    shard. What a control topic says of models is for every shard, and joins the batches here.
+    shard. What a control topic says of models is for every shard, and joins the batches here, and so do requests.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream
@@ -118,12 +119,17 @@ def _gather(
     spread = settings.batch_ms, settings.parallelism
     form, most = key_form(pipeline.events), pipeline.max_record_bytes
     gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, form, headers, most)
+    others = []
     if pipeline.models_topic is not None:
         environment = gathered.getExecutionEnvironment()
-        commands = model_commands(environment, pipeline, settings, shard_keys, changes_end, gathered.getType())
-        others = gateway.new_array(jvm.org.apache.flink.streaming.api.datastream.DataStream, 1)
-        others[0] = commands
-        gathered = gathered.union(others)
+        others.append(model_commands(environment, pipeline, settings, shard_keys, changes_end, gathered.getType()))
+    if pipeline.requests is not None:
+        others.append(request_batches(tables, pipeline, settings, shard_keys))
+    if others:
+        streams = gateway.new_array(jvm.org.apache.flink.streaming.api.datastream.DataStream, len(others))
+        for place, other in enumerate(others):
+            streams[place] = other
+        gathered = gathered.union(streams)
     # The rows already are (key, value) pairs. PyFlink's key_by would send each batch through Python once more, only to
     # compute the key; this is what it does afterwards.
     keyed = gathered.keyBy(jvm.KeyByKeySelector(), Types.ROW([Types.INT()]).get_java_type_info())

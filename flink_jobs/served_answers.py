@@ -211,7 +211,8 @@ class ServedAnswers:
         seen[at] += 1
         headers: Any = message.headers() or ()
         told = dict(headers)
-        if told.get(_PIPELINE) == self._pipeline.name.encode():
+        ours = self._pipeline.name.encode(), self._pipeline.events.topic.encode()
+        if (told.get(_PIPELINE), told.get(_TOPIC)) == ours:
             partition, offset = int(told[_PARTITION]), int(told[_OFFSET])
             self.kept_from[partition] = max(self.kept_from.get(partition, 0), offset)
 

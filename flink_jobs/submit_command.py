@@ -10,7 +10,7 @@ from flink_jobs.console import CommandError, fetch_jars, next_steps, quiet_outpu
 from flink_jobs.first_checkpoint import START_S, RestartsError, wait_until_it_works
 from flink_jobs.job_run import JobFailedError, JobRun
 from flink_jobs.python_archive import make_archive
-from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, settle_start
+from flink_jobs.run_start import RunStart, bootstrap_as_json, note_checkpoint, refuse_requests, settle_start
 from flink_jobs.settings import Settings
 from flink_jobs.start_position import StartPosition
 from flink_jobs.submission import cluster_address, cluster_rest, find_job, submit_job
@@ -128,5 +128,7 @@ def _start(
         )  # fmt: skip
     if fresh or start_from is not None or bootstrap_from:
         raise CommandError("--from-savepoint says where the job begins: leave out --fresh, --from and --bootstrap-from")
+    if engine == SQL:
+        refuse_requests(pipeline)
     changes = None if engine == SQL else checked_changes(pipeline, name, settings, from_savepoint, accept_loss)
     return RunStart(StartPosition(EARLIEST, from_savepoint, f"going on from {from_savepoint}"), None, changes)

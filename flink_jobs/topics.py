@@ -70,6 +70,11 @@ def store_group_id(pipeline: Pipeline, url: str) -> str:
     return f"{group_id(pipeline)}.store-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
+def requests_id(pipeline: Pipeline) -> str:
+    """The consumer group of the job for the topic of requests."""
+    return f"{group_id(pipeline)}.requests"
+
+
 def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
     """The sources whose records a job takes to the events' topic: one job of a pipeline does, that of DataStream."""
     return pipeline.events.source_topics if engine == STREAM else []
@@ -96,6 +101,8 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
         specs.append(TopicSpec(pipeline.models_topic, 1, -1))
         specs.append(TopicSpec(str(pipeline.models_status_topic), 1, retention_ms))
         specs.append(TopicSpec(str(pipeline.shadow_topic), pipeline.events.partitions, retention_ms))
+    about_requests = [each for each in (pipeline.requests_topic, *pipeline.reply_topics) if each]
+    specs += [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in about_requests]
     return specs
 
 
@@ -194,6 +201,17 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
 )"""
 
 
+def requests_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
+    """The table of the raw records of a pipeline's requests, from the first that was never read by a checkpoint."""
+    assert pipeline.requests_topic is not None
+    options = _source_options([pipeline.requests_topic], requests_id(pipeline), settings, COMMITTED, "key")
+    return f"""CREATE TABLE {table} (
+    {_RAW_RECORD}
+) WITH (
+    {with_options(options)}
+)"""
+
+
 def routed_sources_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: str) -> str:
     """The table of the raw records of a pipeline's sources.
 
@@ -222,7 +240,8 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine 
     routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
     # its own control topic too: a guard of a model writes a rollback there
     about_models = (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic)
-    more = [each for each in (pipeline.features_topic, *about_models) if each and engine == STREAM]
+    others = (pipeline.features_topic, *about_models, *pipeline.reply_topics)
+    more = [each for each in others if each and engine == STREAM]
     options = {
         "connector": "kafka",
         "topic": ";".join([pipeline.predictions, str(pipeline.dead_letters), *routed, *more]),

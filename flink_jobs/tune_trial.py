@@ -77,6 +77,8 @@ class Laboratory:
             events=dataclasses.replace(written.events, topic=f"{name}-events"),
             predictions=f"{name}-predictions",
             dead_letters=f"{name}-dead-letters",
+            features_topic=None,
+            requests=None,
         )
         own = {
             "bootstrap": self._bootstrap, **OPEN, "home": self._folder / name, "restart_attempts": 0,

@@ -56,20 +56,24 @@ class ShardState:
         plan: What to compute.
         log_changes: Whether `take_changes` will be called; without it (a backfill) nothing is logged.
         compact_after: Fewest events logged before the log is rewritten.
+
+    Attributes:
+        plan: As it was given.
+        memory: The shard's arrays.
     """
 
     def __init__(self, plan: FeaturePlan, *, log_changes: bool = True, compact_after: int = 1024) -> None:
         self.plan = plan
         self._n_features, self._event_words = len(plan.feature_names), COLUMNS + len(plan.columns)
-        self._memory = ShardMemory(plan.operations)
+        self.memory = ShardMemory(plan.operations)
         self._log_changes = log_changes
         self._layout = json.dumps(plan.layout).encode()
-        self._log = ShardLog(self._memory, self._layout, compact_after)
+        self._log = ShardLog(self.memory, self._layout, compact_after)
         self._warming: Warming | None = None
 
     def __len__(self) -> int:
         """How many entities are known."""
-        return int(self._memory.shard.counts[ENTITIES])
+        return int(self.memory.shard.counts[ENTITIES])
 
     def advance(
         self,
@@ -104,12 +108,16 @@ class ShardState:
         failed = self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
         if self._log_changes:
             self._log.add(keys, events)
-        if self._warming is not None:
-            warming = self._warming.names_of(events[:, TIME], partitions)
-            if warming is not None:
-                flags[np.array([text != "" for text in warming])] |= WARMING
-                return Advanced(features, flags, warming, failed)
-        return Advanced(features, flags, None, failed)
+        return Advanced(features, flags, self.mark_warming(events[:, TIME], partitions, flags), failed)
+
+    def mark_warming(
+        self, times_ms: npt.NDArray[np.int64], partitions: npt.NDArray[np.int32], flags: npt.NDArray[np.uint8]
+    ) -> list[str] | None:
+        """Set the flags of events with features that are not complete, and name these; None if all are complete."""
+        warming = None if self._warming is None else self._warming.names_of(times_ms, partitions)
+        if warming is not None:
+            flags[np.array([text != "" for text in warming])] |= WARMING
+        return warming
 
     def take_in(
         self,
@@ -128,7 +136,7 @@ class ShardState:
 
     def entries(self) -> Iterator[tuple[int, bytes]]:
         """The whole state as a log of its own, for `restore`: numbered entries, one even where no entity is known."""
-        writer, number = EntityWriter(self._memory, self._layout), 0
+        writer, number = EntityWriter(self.memory, self._layout), 0
         while number == 0 or not writer.done:
             yield number, writer.next_entry(ENTRY_ROWS)[0]
             number += 1
@@ -139,7 +147,7 @@ class ShardState:
         Returns:
             Entries to put, and numbers of entries to remove.
         """
-        if self._warming is not None and self._warming.is_over(self._memory):
+        if self._warming is not None and self._warming.is_over(self.memory):
             self._warming = None
         return self._log.take_changes()
 
@@ -184,9 +192,9 @@ class ShardState:
         wanted, last = self.plan.layout, layout_of(self.plan, written[-1])
         gaps = gaps_in(last)
         if not is_alike(last, wanted):
-            gaps = gaps_after_change(self.plan, last, latest_times(self._memory))
+            gaps = gaps_after_change(self.plan, last, latest_times(self.memory))
         self._warming = Warming.of(self.plan, gaps)
-        if self._warming is None or self._warming.is_over(self._memory):
+        if self._warming is None or self._warming.is_over(self.memory):
             self._warming, gaps = None, list[Gap]()
         self._layout = json.dumps(with_gaps(wanted, gaps)).encode()
         self._log.layout = self._layout
@@ -199,11 +207,11 @@ class ShardState:
 
         Each batch does so for a few slots; this does it for all at once.
         """
-        sweep(self._memory.address, int(self._memory.shard.counts[SLOTS_USED]))
+        sweep(self.memory.address, int(self.memory.shard.counts[SLOTS_USED]))
 
     def memory_bytes(self) -> int:
         """Bytes of all arrays."""
-        return self._memory.nbytes()
+        return self.memory.nbytes()
 
     def _as_words(
         self,
@@ -231,7 +239,7 @@ class ShardState:
         flags: npt.NDArray[np.uint8],
     ) -> dict[int, str]:
         """What an aggregate of the user's own raised, by event."""
-        slots, count, failed = self._slots_of(keys, len(events)), len(events), dict[int, str]()
+        slots, count, failed = self.slots_of(keys, len(events)), len(events), dict[int, str]()
         if not self.plan.customs or not len(features):
             self._run(0, count, slots, events, direct, features, flags)
             return failed
@@ -247,12 +255,13 @@ class ShardState:
                 features[event, custom.output] = value
         return failed
 
-    def _slots_of(self, keys: bytes, count: int) -> npt.NDArray[np.int64]:
+    def slots_of(self, keys: bytes, count: int) -> npt.NDArray[np.int64]:
+        """The slots of entities, by their joined keys; unknown ones get one."""
         slots, event, begin = np.empty(count, np.int64), 0, 0
         while event < count:
-            event, begin, full = find_slots(self._memory.address, event, begin, keys, slots)
+            event, begin, full = find_slots(self.memory.address, event, begin, keys, slots)
             if full != DONE:
-                self._memory.grow(full)
+                self.memory.grow(full)
         return slots
 
     def _run(
@@ -267,16 +276,16 @@ class ShardState:
     ) -> None:
         while begin < end:
             begin, full = kernels.advance_batch(
-                self._memory.address, begin, end, slots, events, direct, features, flags
+                self.memory.address, begin, end, slots, events, direct, features, flags
             )
             if full != DONE:
-                self._memory.grow(full)
+                self.memory.grow(full)
 
     def _fold(self, custom: CustomOperation, slot: int, time_ms: int) -> float:
         """A user's own aggregate as of the event just taken in."""
         aggregate, limits = custom.aggregate, self.plan.operations.limits
-        rows = self._memory.events_of(slot)
-        cut_ms = self._memory.max_time_ms(slot) - limits.exact_retention_ms
+        rows = self.memory.events_of(slot)
+        cut_ms = self.memory.max_time_ms(slot) - limits.exact_retention_ms
         after_ms = max(time_ms - aggregate.window_ms, cut_ms)
         times_ms = rows[:, 0] >> limits.mask_bits
         low, high = np.searchsorted(times_ms, [after_ms, time_ms], side="right")
@@ -300,8 +309,8 @@ class ShardState:
         """Take in a snapshot's entities and clocks; what was known of these entities is replaced."""
         heads, rows = entities_for(self.plan, entry)
         partitions = int(heads[:, 2].max(initial=-1)) + 1
-        self._memory.know_partitions(max(partitions, len(entry.clocks)))
-        clocks_ms = self._memory.shard.clocks_ms[: len(entry.clocks)]
+        self.memory.know_partitions(max(partitions, len(entry.clocks)))
+        clocks_ms = self.memory.shard.clocks_ms[: len(entry.clocks)]
         np.maximum(clocks_ms, entry.clocks, out=clocks_ms)
         if entry.count:
-            load_entities(self._memory, self._slots_of(entry.keys, entry.count), heads, rows)
+            load_entities(self.memory, self.slots_of(entry.keys, entry.count), heads, rows)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from udfs.entity_copies import advance_copies, copies_of
 from udfs.entity_state import ShardState
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
 from udfs.plan import FeaturePlan
@@ -44,4 +45,6 @@ def warm_up() -> None:
             del stored[number]
     restored = ShardState.restore(plan, stored.items())
     restored.forget_expired()
-    restored._memory.pack()
+    copies = [copies_of(restored, ["2000-1"])]
+    advance_copies(plan, copies, times_ms[:1], columns[:1], masks[:1], direct[:1])
+    restored.memory.pack()

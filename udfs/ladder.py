@@ -144,7 +144,11 @@ class Ladder:
         """
         key = rung, served, role
         if key not in self._receipts:
-            fallback = self._rungs[rung - 1]
-            named = self._others[fallback.version].named if isinstance(fallback, OtherModel) else served
-            self._receipts[key] = Receipt.of(self._pipeline, named, role=role, fallback=fallback.label)
+            named, label = self.named(rung, served)
+            self._receipts[key] = Receipt.of(self._pipeline, named, role=role, fallback=label)
         return self._receipts[key]
+
+    def named(self, rung: int, served: NamedModel) -> tuple[NamedModel, str]:
+        """Which model receipts name for a rung, and its label; arguments as of `receipt`."""
+        fallback = self._rungs[rung - 1]
+        return self._others[fallback.version].named if isinstance(fallback, OtherModel) else served, fallback.label

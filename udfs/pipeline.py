@@ -36,13 +36,14 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic, split_element
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
+from udfs.requests import Requests, check_requests, describe_requests
 from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastScore", "Max", "Mean", "Min", "Model", "Number",
-    "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "SinceLast", "Source", "Std", "Sum",
-    "Text", "Value", "Vector", "field",
+    "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source", "Std",
+    "Sum", "Text", "Value", "Vector", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -117,6 +118,7 @@ class Pipeline:
         fallbacks: What scores an event that the model fails on or is too slow for, the first that has a score; none
             means that it is a dead letter.
         model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
+        requests: A topic in which scores may be asked for, without an event; None means that there is none.
         feature_names: The features in order (derived).
         outputs: Of the prediction (derived).
         fields: The event's fields by name, and behind them the numbers of its vectors, like `embedding[3]` (derived).
@@ -140,12 +142,15 @@ class Pipeline:
     models_topic: str | None = None
     fallbacks: Sequence[Fallback] = ()
     model_budget_ms: float | None = None
+    requests: Requests | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
     outputs: Outputs = dataclass_field(init=False, compare=False)
     fields: Mapping[str, EventField] = dataclass_field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_name(self.name, "Pipeline: name")
+        if not isinstance(self.requests, Requests | None):
+            raise DefinitionError(f"pipeline {self.name}: requests is {self.requests!r}; write requests=Requests()")
         for value, kind, setting in ((self.events, Events, "events"), (self.model, Model, "model")):
             if not isinstance(value, kind):
                 raise DefinitionError(
@@ -160,7 +165,7 @@ class Pipeline:
                 check_topic(topic, f"pipeline {self.name}: {setting}")
         topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
         further = self.features_topic, self.models_topic, self.models_status_topic, self.shadow_topic
-        topics += [each for each in further if each]
+        topics += [each for each in (*further, self.requests_topic, *self.reply_topics) if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
@@ -205,6 +210,8 @@ class Pipeline:
         fields = {found.name: found for found in (*whole, *(each for found in whole for each in found.elements))}
         object.__setattr__(self, "fields", fields)
         self._name_features()
+        if self.requests is not None:
+            check_requests(self, self.requests, f"pipeline {self.name}: requests")
 
     def _check_features_topic(self) -> None:
         """Say how feature vectors are written, where there is a topic of them."""
@@ -263,6 +270,18 @@ class Pipeline:
     def identity_fields(self) -> tuple[str, ...]:
         """The fields that say which event something is of: id, entity and time."""
         return tuple(dict.fromkeys((self.events.id, self.events.entity, self.events.time)))
+
+    @property
+    def requests_topic(self) -> str | None:
+        """Where scores are asked for; None where nobody can."""
+        return None if self.requests is None else self.requests.topic or f"{self.name}-requests"
+
+    @property
+    def reply_topics(self) -> list[str]:
+        """Where requests are answered: the topic of those that name none, and those that they may name."""
+        if self.requests is None:
+            return []
+        return [self.requests.replies or f"{self.name}-replies", *self.requests.reply_topics]
 
     @property
     def columns_used(self) -> tuple[str, ...]:
@@ -358,6 +377,7 @@ class Pipeline:
                 "features": self.features_topic,
             },
             "sources": self.events.source_topics,
+            "requests": describe_requests(self),
             "formats": {
                 "events": describe_format(self.events.format),
                 "keys": describe_format(self.events.key_format),

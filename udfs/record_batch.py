@@ -15,9 +15,10 @@ import numpy as np
 from udfs.byte_lines import Lines
 from udfs.raw_record import RawRecord, RecordParts
 
-RECORDS, READ, WRITE, MODELS = 0, 1, 2, 3
+RECORDS, READ, WRITE, MODELS, REQUESTS = range(5)
 """What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
-record of the control topic says that follows, or do what is due if there is none."""
+record of the control topic says that follows, or do what is due if there is none; answer the records, which are
+requests. Those have no headers."""
 _HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
@@ -29,7 +30,7 @@ class RecordBatch:
         headers: Names of the headers in it.
 
     Attributes:
-        command: RECORDS, READ, WRITE or MODELS.
+        command: RECORDS, READ, WRITE, MODELS or REQUESTS.
         offsets: (n,) int64.
         record_times_ms: (n,) int64, Kafka's timestamps.
         partitions: (n,) int32.
@@ -72,12 +73,13 @@ class RecordBatch:
         end = len(data) if self.command == MODELS else begin + keys_size + int((value_lengths + 1).sum())
         self.values = Lines(value_lengths, data[begin + keys_size : end])
         self.sizes: dict[int, int] = {}
-        if self.command == RECORDS:
+        if self.command in (RECORDS, REQUESTS):
             (cuts,) = _LENGTH.unpack_from(data, end)
             end += _LENGTH.size
             self.sizes = dict(np.frombuffer(data, "<i4", 2 * cuts, end).reshape(-1, 2).tolist())
             end += 8 * cuts
-        self.names, self._headers = headers, data[end:] if headers else b""
+        self.names = headers if self.command == RECORDS else ()
+        self._headers = data[end:] if headers else b""
         self.change = data[_HEAD.size :] if self.command == MODELS else b""
 
     def __len__(self) -> int:
@@ -116,6 +118,7 @@ def pack_records(
     headers: Sequence[Mapping[str, bytes | None]] = (),
     names: Sequence[str] = (),
     sizes: Mapping[int, int] | None = None,
+    command: int = RECORDS,
 ) -> bytes:
     """The bytes of n records of one shard as the JVM writes them, for whatever scores without a job.
 
@@ -123,7 +126,7 @@ def pack_records(
     """
     key_lines, value_lines = Lines.of(keys), Lines.of(values)
     parts = [
-        _HEAD.pack(RECORDS, 1, len(keys), len(key_lines.content)),
+        _HEAD.pack(command, 1, len(keys), len(key_lines.content)),
         np.array([offsets, record_times_ms], "<i8").tobytes(),
         np.array([shard, len(keys), *partitions], "<i4").tobytes(),
         key_lines.lengths.tobytes(),

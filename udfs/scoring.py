@@ -10,22 +10,23 @@ Where features have a topic of their own, they are written before the model is a
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_state import Advanced, ShardState
 from udfs.feature_records import FeatureEncoder
 from udfs.ladder import Ladder
 from udfs.plan import FeaturePlan
-from udfs.predicting import Features, Model, predict_batch
+from udfs.predicting import Model
 from udfs.predicting import predict_each as predict_each
-from udfs.receipts import NamedModel, Receipt
+from udfs.receipts import Receipt
 from udfs.record_batch import RecordBatch
 from udfs.registered_schema import SchemaSource, no_schemas
 from udfs.scored_events import Owners, ScoredEvents, joined
-from udfs.served_models import Duties, Role, by_role, by_shadow, runs_of
+from udfs.served_models import Duties, Role, by_shadow, runs_of
 from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
 
 DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
@@ -36,24 +37,6 @@ FLAG_NAMES = (
     "", "late", "truncated", "late,truncated", "warming", "late,warming", "truncated,warming", "late,truncated,warming",
 )  # fmt: skip
 """What the receipt says for the flags of `ShardState.advance`."""
-
-
-class ModelChoice(Protocol):
-    """Which model scores which event, where it may be another than the pipeline's own."""
-
-    def duties(
-        self, shards: Sequence[int], ends: Sequence[int], times_ms: npt.NDArray[np.int64], entities: Sequence[str]
-    ) -> Duties:
-        """Who scores each event; see `ServedModels.duties`."""
-
-    def predict(self, role: Role, features: Features) -> tuple[Features, dict[int, Refused]]:
-        """What `predict_batch` gives for a role's model."""
-
-    def receipt(self, role: Role) -> Receipt:
-        """The receipt of its predictions."""
-
-    def named(self, role: Role) -> NamedModel:
-        """What receipts say of it."""
 
 
 class Scorer:
@@ -71,6 +54,7 @@ class Scorer:
 
     Attributes:
         plan: As it was given.
+        clock_ms: As it was given.
         passed_over: How many records of the last batch were neither events nor dead letters.
         shadow_failures: Scores of shadows that could not be had or written so far; nobody was to be served with them.
     """
@@ -87,9 +71,10 @@ class Scorer:
         vectors: FeatureEncoder | None = None,
     ) -> None:
         self._vectors = vectors
-        self.plan, self._model, self._encoder, self._clock_ms = plan, model, encoder, clock_ms
+        self.plan, self._encoder, self.clock_ms = plan, encoder, clock_ms
+        self._scores = DutyScores(model, encoder.named, choice, plan.pipeline.outputs)
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
-        self._decoder, self._outputs = EventDecoder(plan.pipeline, schemas), plan.pipeline.outputs
+        self._decoder = EventDecoder(plan.pipeline, schemas)
         self.passed_over = 0
 
     def score(
@@ -127,7 +112,7 @@ class Scorer:
                 return outputs
         crashed = crashed or {}
         shadows = self._shadows(records, scored, duties, crashed)
-        scores, failed = self._scores(scored, duties, crashed)
+        scores, failed = self._scores.of(scored, duties, crashed)
         scored = replace(scored, scores=scores)
         if failed and self._ladder is not None:
             scored, failed = self._ladder.climb_down(scored, failed, crashed)
@@ -184,29 +169,6 @@ class Scorer:
             scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
         return scored, failed, duties
 
-    def _scores(
-        self, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
-    ) -> tuple[Features, dict[int, Refused]]:
-        """What `predict_each` gives, of the models whose duty it is; one that kills its process fails on all."""
-        if self._choice is None or duties is None:
-            own = self._encoder.named.sha256
-            if own in crashed:
-                return self._crashed(crashed[own], len(scored))
-            return predict_batch(self._model, scored.features, self._outputs)
-        scores, failed = self._outputs.nothing(len(scored)), dict[int, Refused]()
-        for role, places in by_role(duties.known, scored.which, len(scored)).items():
-            features = scored.features if len(places) == len(scored) else scored.features[places]
-            if role.model.sha256 in crashed:
-                part, part_failed = self._crashed(crashed[role.model.sha256], len(places))
-            else:
-                part, part_failed = self._choice.predict(role, features)
-            scores[places] = part
-            failed |= {int(places[place]): why for place, why in part_failed.items()}
-        return scores, failed
-
-    def _crashed(self, how: str, count: int) -> tuple[Features, dict[int, Refused]]:
-        return self._outputs.nothing(count), dict.fromkeys(range(count), Refused("model_crashed", how))
-
     def _shadows(
         self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None, crashed: Mapping[str, str]
     ) -> bytes:
@@ -223,7 +185,7 @@ class Scorer:
             part = replace(part, scores=scores).without(failed)
             written, unwritten = b"", dict[int, Refused]()
             if len(part):
-                write = partial(self._write_predictions, records, self._clock_ms(), self._choice.receipt(role))
+                write = partial(self._write_predictions, records, self.clock_ms(), self._choice.receipt(role))
                 written, unwritten = self._written(part, write)
             outputs += written
             self.shadow_failures += len(failed) + len(unwritten)
@@ -233,7 +195,7 @@ class Scorer:
         self, records: RecordBatch, scored: ScoredEvents, duties: Duties | None
     ) -> tuple[bytes, dict[int, Refused]]:
         """The predictions in order: neighbours by the same model in a call."""
-        scored_at_ms = self._clock_ms()
+        scored_at_ms = self.clock_ms()
         if scored.rungs is None and (self._choice is None or duties is None):
             return self._written(scored, partial(self._write_predictions, records, scored_at_ms, None))
         outputs, failed = b"", dict[int, Refused]()

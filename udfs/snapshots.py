@@ -40,21 +40,29 @@ def _choose_entities(
 
 
 @compiled
-def _write_entities(
-    address: int, slots: npt.NDArray[np.int64], keys: npt.NDArray[np.uint8], heads: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-) -> None:  # fmt: skip
+def _write_keys(address: int, slots: npt.NDArray[np.int64], keys: npt.NDArray[np.uint8]) -> None:
     shard = opened(address, SHARD)
-    stores, octet, word = len(shard.operations.stores), 0, 0
+    octet = 0
     for place in range(len(slots)):
-        slot = slots[place]
-        entity = shard.entities[slot]
+        entity = shard.entities[slots[place]]
         for source in range(8 * entity.key, 8 * entity.key + entity.key_octets):
             keys[octet] = shard.heap.octets[source]
             octet += 1
         if place < len(slots) - 1:
             keys[octet] = 0
             octet += 1
+
+
+@compiled
+def write_entities(
+    address: int, slots: npt.NDArray[np.int64], heads: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+) -> None:
+    """Fill (entities, HEAD + stores) heads and the words of rows of what is kept of entities, as of `Entry`."""
+    shard = opened(address, SHARD)
+    stores, word = len(shard.operations.stores), 0
+    for place in range(len(slots)):
+        slot = slots[place]
+        entity = shard.entities[slot]
         heads[place, 0] = entity.max_time_ms
         heads[place, 1] = entity.cut_ms
         heads[place, 2] = entity.partition
@@ -130,7 +138,8 @@ class EntityWriter:
         )
         keys, rows = np.zeros(max(octets - 1, 0), np.uint8), np.empty(words, np.int64)
         heads = np.empty((count, HEAD + stores), np.int64)
-        _write_entities(memory.address, slots[:count], keys, heads, rows)
+        _write_keys(memory.address, slots[:count], keys)
+        write_entities(memory.address, slots[:count], heads, rows)
         clocks = memory.shard.clocks_ms
         return encode(SNAPSHOT, self._layout, keys.tobytes(), rows, clocks=clocks, heads=heads), written
 

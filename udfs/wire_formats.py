@@ -46,8 +46,9 @@ REASONS = (
     "not_encodable",
     "output_too_large",
     "late",
+    "unknown_reply_topic",
 )
-"""Why a record is a dead letter; `late` with the SQL engine only."""
+"""Why a record is a dead letter; `late` with the SQL engine only, `unknown_reply_topic` of requests only."""
 
 NOT_TRIED_AGAIN = ("model_crashed", "model_over_budget", "not_encodable", "output_too_large")
 """Of events whose answer only a job tries to give: whoever computes it again would have to crash, or to write it."""

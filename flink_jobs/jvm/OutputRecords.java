@@ -2,6 +2,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -25,13 +26,17 @@ import org.apache.flink.table.data.binary.BinaryStringData;
  * <p>udfs/output_batch.py writes the bytes: groups of records that share a topic and the constant headers.
  *
  * <p>It counts dead letters among the last records of this subtask. Too many of them end the job, with an exception
- * that Flink does not restart after: the same records would come again.
+ * that Flink does not restart after: the same records would come again. What became of requests does not count: nobody
+ * who only asks may end the job.
  */
 public class OutputRecords extends AbstractStreamOperator implements OneInputStreamOperator {
+
+    private static final StringData SOURCE_TOPIC = BinaryStringData.fromString("millrace-topic");
 
     private final StringData deadLetters;
     private final StringData features;
     private final DeadLetterLimit limit;
+    private final byte[] requests;
     private transient StreamRecord reused;
 
     public OutputRecords(
@@ -40,6 +45,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
         deadLetters = BinaryStringData.fromString((String) references[0]);
         features = BinaryStringData.fromString((String) references[3]);
         limit = new DeadLetterLimit(((Integer) references[1]).intValue(), ((Integer) references[2]).intValue());
+        requests = ((String) references[4]).getBytes(StandardCharsets.UTF_8);
         this.setup(task, config, output);
         this.setProcessingTimeService(timers);
     }
@@ -72,7 +78,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
             texts[column] = readColumn(bytes, count);
         }
         boolean refused = topic.equals(deadLetters);
-        boolean isAnswer = !topic.equals(features);
+        boolean counts = !topic.equals(features) && !Arrays.equals(requests, (byte[]) constant.get(SOURCE_TOPIC));
         int reasons = refused ? placeOf("millrace-reason", textNames) : -1;
         byte[][] keys = readColumn(bytes, count);
         byte[][] values = readColumn(bytes, count);
@@ -86,7 +92,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
                     headers.put(textNames[column], texts[column][i]);
                 }
             }
-            if (isAnswer) {
+            if (counts) {
                 limit.count(refused, reasons < 0 ? null : texts[reasons][i]);
                 if (limit.isReached()) {
                     stop(headers);

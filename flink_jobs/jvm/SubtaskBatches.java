@@ -36,13 +36,15 @@ import org.apache.flink.util.MathUtils;
  * <p>Arrays without records go under the key of the shard they are about: at the start, READ its state, before anything
  * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
  * records have been sent since, WRITE its state.
+ *
+ * <p>What records are, events or requests, is the command that their arrays begin with.
  */
 public class SubtaskBatches extends AbstractStreamOperator
         implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
 
-    private static final int RECORDS = 0;
     private static final int READ = 1;
     private static final int WRITE = 2;
+    private static final int REQUESTS = 4;
     private static final int MOST_RECORDS = 4_000;
     private static final int MOST_BYTES = 1 << 20;
     private static final int MOST_KEPT_BYTES = 2 * MOST_BYTES;
@@ -59,6 +61,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int keyForm;
     private final int keyHead;
     private final int mostValueBytes;
+    private final int command;
     private final Object[] headers;
     private transient Shard[] shards;
     private transient int[] records;
@@ -82,6 +85,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         this.keyHead = ((Number) references[5]).intValue();
         this.headers = (Object[]) references[6];
         this.mostValueBytes = (int) Math.min(((Number) references[7]).longValue(), 1 << 30) + 1;
+        this.command = ((Number) references[8]).intValue();
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -189,7 +193,8 @@ public class SubtaskBatches extends AbstractStreamOperator
         readStates();
         sendAllRecords();
         for (int shard = 0; shard < shards.length; shard++) {
-            if (shards[shard].unwritten > 0) {
+            // requests change no state
+            if (shards[shard].unwritten > 0 && command != REQUESTS) {
                 sendCommand(WRITE, shard);
             }
         }
@@ -241,7 +246,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         int size = 20 + 8 * segments + 28 * count + keysSize + valuesSize + 8 * cuts + headersSize;
         ByteBuffer batch = ByteBuffer.allocate(size);
         batch.order(ByteOrder.LITTLE_ENDIAN);
-        batch.putInt(RECORDS).putInt(segments).putInt(count).putInt(keysSize);
+        batch.putInt(command).putInt(segments).putInt(count).putInt(keysSize);
         for (int part = 0; part < Shard.PARTS; part++) {
             if (part == Shard.PARTS - 1) {
                 batch.putInt(cuts);
@@ -261,7 +266,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         for (int shard = 0; shard < shards.length; shard++) {
             if (subtaskOfShard[shard] == subtask) {
                 shards[shard].clear();
-                if (shards[shard].unwritten > MOST_UNWRITTEN) {
+                if (shards[shard].unwritten > MOST_UNWRITTEN && command != REQUESTS) {
                     sendCommand(WRITE, shard);
                 }
             }

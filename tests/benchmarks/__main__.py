@@ -56,6 +56,7 @@ MEASURES: dict[str, Measure] = {
     "freshness": of_module("freshness"),
     "hop": of_module("hop"),
     "model_change": of_module("model_change"),
+    "asking": of_module("asking"),
     "startup": of_module("startup"),
     "backfill": of_module("backfill"),
     "soak": of_module("soak"),

@@ -57,7 +57,7 @@ def _spent_us(size: int) -> dict[str, float]:
     scorer, spent = _scorer(), _Spent()
     scorer._decoder.decode_batch = spent.timed("decode", scorer._decoder.decode_batch)
     scorer.plan.columnise = spent.timed("columnise", scorer.plan.columnise)
-    scorer._model = _TimedModel(spent.timed("onnx", scorer._model.predict))
+    scorer._scores._model = _TimedModel(spent.timed("onnx", scorer._scores._model.predict))
     scorer._encoder.predictions = spent.timed("encode", scorer._encoder.predictions)
     spent.us.clear()
     steps = _timed(size, scorer, spent)

@@ -19,7 +19,7 @@ from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import load_settings
 from tests.benchmarks.companions import companion, raise_if_ended
 from tests.benchmarks.outcomes import ContestantError
-from udfs.pipeline import Pipeline
+from udfs.pipeline import Pipeline, Requests
 
 ANSWER_S = 300.0
 LOOK_S = 0.02
@@ -35,12 +35,16 @@ class JobTask(NamedTuple):
     settings: dict[str, object]
     restore_from: str | None = None
     models_topic: str | None = None
+    requests: bool = False
 
     @property
     def pipeline(self) -> Pipeline:
         shipped = load_pipeline("purchase")
         events = dataclasses.replace(shipped.events, topic=self.events)
-        return dataclasses.replace(shipped, predictions=self.output, events=events, models_topic=self.models_topic)
+        asked = Requests() if self.requests else None
+        return dataclasses.replace(
+            shipped, predictions=self.output, events=events, models_topic=self.models_topic, requests=asked
+        )
 
 
 class SteeredJob:

@@ -15,6 +15,7 @@ from flink_jobs.pipeline_model import named_model
 from flink_jobs.pipelines import MODELS
 from flink_jobs.settings import Settings
 from models.budget import TimedModel
+from udfs.answering import Answerer
 from udfs.entity_state import ShardState
 from udfs.fallbacks import Default, OtherModel
 from udfs.ladder import Ladder, OpenedRung
@@ -23,6 +24,9 @@ from udfs.output_batch import read_outputs
 from udfs.plan import FeaturePlan
 from udfs.predicting import predict_batch
 from udfs.receipts import NamedModel, Receipt
+from udfs.record_batch import REQUESTS, RecordBatch, pack_records
+from udfs.request_reader import request_bytes
+from udfs.requests import Requests
 from udfs.scoring import Scorer
 from udfs.served_models import SHADOW, Duties, Duty, Role
 from udfs.wire_formats import EventDecoder
@@ -87,7 +91,7 @@ def worker(folder, model, records, sha256=RECEIPT_MODEL.sha256, later_ms=0, budg
     """What a new worker of the subtask gives for all records in one batch; None if it dies."""
     shard, batch = Shard(TimedModel(model, budget_ms) if budget_ms else model), batch_of(records)
     batch.record_times_ms += later_ms
-    shard.scorer._encoder.named = shard.scorer._encoder.named._replace(sha256=sha256)
+    shard.scorer._encoder.named = shard.scorer._scores._named = RECEIPT_MODEL._replace(sha256=sha256)
     return outputs_of_child(folder, shard.scorer, batch, {0: shard.state}, sha256)
 
 
@@ -219,7 +223,7 @@ class Choosing:
 def choosing_worker(folder, records, served, shadow):
     """As `worker`, where the pipeline's own model scores nothing."""
     shard = Shard(Remembers())
-    shard.scorer._choice = Choosing({NEW: served, SHADOW_REF: shadow})
+    shard.scorer._choice = shard.scorer._scores._choice = Choosing({NEW: served, SHADOW_REF: shadow})
     outputs = outputs_of_child(folder, shard.scorer, batch_of(records), {0: shard.state}, RECEIPT_MODEL.sha256)
     return None if outputs is None else [headers_of(each) for each in outputs]
 
@@ -299,3 +303,44 @@ def test_an_event_that_a_model_kills_its_worker_on_goes_down_the_ladder(tmp_path
 def _crashes_after_a_start(folder):
     worker(folder, Remembers(), shopper_records(0))
     return read_crashes(folder / "crashes")
+
+
+# requests
+
+
+class DeadlyWish:
+    """Kills its process on one dwell time, wherever it is."""
+
+    def predict(self, features):
+        if (features == 66.0625).any():
+            signal.raise_signal(signal.SIGSEGV)
+        return np.nansum(features, axis=1)
+
+
+def test_a_request_that_kills_its_worker_is_told_so_and_is_no_event(tmp_path):
+    pipeline, records = dataclasses.replace(PURCHASE, requests=Requests()), shopper_records(WHOLE)
+    now_ms = int(batch_of(records).record_times_ms.max())
+    shard = Shard(Remembers(), pipeline)
+    shard.score(records)
+    answerer = Answerer(FeaturePlan.build(pipeline), DeadlyWish(), RECEIPT_MODEL, lambda: now_ms)
+    entity, fields = records[0][0].decode(), {"page_id": "home"}
+    asked = [
+        request_bytes(f"r{number}", entity, {**fields, "dwell_time_sec": dwell})
+        for number, dwell in enumerate((1.0, 66.0625, 2.0))
+    ]
+    keys, values = zip(*asked, strict=True)
+    places = [0] * 3, [POISON] * 3, [now_ms + number for number in range(3)]
+    batch = RecordBatch(pack_records(keys, values, *places, command=REQUESTS))
+    asking = tmp_path, answerer, batch, {0: shard.state}, RECEIPT_MODEL.sha256
+    assert outputs_of_child(*asking) is None
+    assert outputs_of_child(*asking) is None
+    replies = outputs_of_child(*asking)
+    assert [headers_of(each).get("error") for each in replies] == [None, "model_crashed", None]
+    (*_, last) = read_crashes(tmp_path / "crashes")
+    assert f"requests' partition 0 offset {POISON}" in last.words()
+    # an event at the same place is another record
+    model = Deadly([np.full(len(PURCHASE.feature_names), 66.0625)], signal.SIGSEGV)
+    answers = outputs_of_child(
+        tmp_path, Shard(model).scorer, batch_of(records), {0: Shard(model).state}, RECEIPT_MODEL.sha256
+    )
+    assert [headers_of(each).get("reason") for each in answers] == [None] * WHOLE

@@ -61,7 +61,7 @@ def test_a_kernel_on_disk_is_not_used_once_anything_it_inlines_has_changed():
 
 
 def test_parcel_of_other_types_than_kernels_were_compiled_for_is_refused():
-    memory = Shard(pipeline_of(Count(window="1h"))).state._memory
+    memory = Shard(pipeline_of(Count(window="1h"))).state.memory
     with pytest.raises(TypeError, match="cannot be opened"):
         compiled.Parcel(memory.shard._replace(clocks_ms=np.zeros(1)), compiled.kind_of(memory.shard))
 

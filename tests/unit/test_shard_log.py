@@ -71,7 +71,7 @@ def test_log_stays_short_although_no_round_ends_before_the_next_restart():
     shard, rows_kept = Shard(pipeline_of(*FEATURES, lateness="10m"), compact_after=10), 0
     for place, batch in enumerate(shopping(6, 600)):
         shard.advance(batch, **times_and_partitions(batch))
-        rows_kept = max(rows_kept, shard.state._memory.rows_kept())
+        rows_kept = max(rows_kept, shard.state.memory.rows_kept())
         if place % 3 == 0:
             shard.restart()
     events = sum(entry.count for entry in map(decode, shard.log.values()) if entry.kind == EVENTS)

@@ -111,8 +111,9 @@ def test_a_shop_without_shoppers_is_refused():
 
 def test_broken_records_cover_every_reason_and_follow_from_the_chance_given():
     records = broken_records(np.random.default_rng(1))
-    # the others take a model, an aggregate of the user's own, SQL, or events that are not in JSON
+    # the others take a model, an aggregate of the user's own, SQL, requests, or events that are not in JSON
     others = {*AFTER_DECODING, "late", "not_avro", "not_protobuf", "unknown_schema", "wrong_framing"}
+    others.add("unknown_reply_topic")
     assert {record.reason for record in records} == set(REASONS) - others
     assert records == broken_records(np.random.default_rng(1))
     assert len({record.kind for record in records}) == len(records)

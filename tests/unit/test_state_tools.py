@@ -94,9 +94,9 @@ def test_a_summary_counts_what_a_restart_would_have(given, capsys, tmp_path):
 def rows_of(state):
     """Times of all kept events, looked up in the engine's own arrays."""
     bits = state.plan.operations.limits.mask_bits
-    for slot, entity in enumerate(state._memory.shard.entities):
+    for slot, entity in enumerate(state.memory.shard.entities):
         if entity["key"]:
-            yield from (int(row[0]) >> bits for row in state._memory.events_of(slot))
+            yield from (int(row[0]) >> bits for row in state.memory.events_of(slot))
 
 
 def test_a_state_without_events_is_told_as_such(given, capsys, tmp_path):
