@@ -222,8 +222,7 @@ class Choosing:
 
 def choosing_worker(folder, records, served, shadow):
     """As `worker`, where the pipeline's own model scores nothing."""
-    shard = Shard(Remembers())
-    shard.scorer._choice = shard.scorer._scores._choice = Choosing({NEW: served, SHADOW_REF: shadow})
+    shard = Shard(Remembers(), choice=Choosing({NEW: served, SHADOW_REF: shadow}))
     outputs = outputs_of_child(folder, shard.scorer, batch_of(records), {0: shard.state}, RECEIPT_MODEL.sha256)
     return None if outputs is None else [headers_of(each) for each in outputs]
 

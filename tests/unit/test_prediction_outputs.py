@@ -375,8 +375,7 @@ def test_challengers_and_shadows_give_all_outputs(tmp_path):
     refs = [ModelRef("encoder", version, str(version) * 64, "b" * 64) for version in (1, 2, 3)]
     others = Constant(1.0, 1.0, 2.0, 3.0, 4.0), Constant(5.0, 0.0, 6.0, 7.0, np.nan)
     models = dict(zip(refs, (model, *others), strict=True))
-    shard = Shard(model, wanted)
-    shard.scorer._choice = Halves(wanted, models)
+    shard = Shard(model, wanted, Halves(wanted, models))
     records = shopper_records(8)
     outputs = read_outputs(shard.scorer.score(batch_of(records), {0: shard.state}))
     by_version = {}

@@ -73,9 +73,9 @@ def open_shipped(version: int) -> OnnxModel:
 class Shard:
     """A scorer and the state of one shard."""
 
-    def __init__(self, model, pipeline=PURCHASE):
+    def __init__(self, model, pipeline=PURCHASE, choice=None):
         plan = FeaturePlan.build(pipeline)
-        self.scorer = Scorer(plan, model, encoder_of(pipeline), lambda: SCORED_AT_MS)
+        self.scorer = Scorer(plan, model, encoder_of(pipeline), lambda: SCORED_AT_MS, choice=choice)
         self.state = ShardState(plan, log_changes=False)
 
     def score(self, records, first_offset=0):
