@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flink_jobs.kafka_admin import (
     KafkaAdminError,
+    committed_offsets,
     topic_partitions,
     transaction_max_timeout_ms,
     wait_for_broker,
@@ -14,7 +15,7 @@ from flink_jobs.kafka_admin import (
 from flink_jobs.pipeline_model import open_model, with_other_models
 from flink_jobs.pipelines import model_folder
 from flink_jobs.settings import Settings
-from flink_jobs.topics import topic_specs
+from flink_jobs.topics import requests_id, topic_specs
 from models.json_document import ModelRefusedError, ModelUnreachableError
 from models.manifest import MODEL_FILE, ModelMismatchError
 from models.onnx_model import OnnxModel
@@ -52,6 +53,9 @@ def check_kafka(pipeline: Pipeline, settings: Settings) -> None:
             raise PreflightError(
                 f"topic {', '.join(missing)} does not exist; create it with `millrace topics create {pipeline.name}`"
             )
+        if pipeline.requests_topic is not None:  # a source that may not join its group says so after 45 s only
+            group = requests_id(pipeline), pipeline.requests_topic
+            committed_offsets(settings.bootstrap, *group, settings.kafka_properties)
         if settings.guarantee == "exactly-once":
             allowed = transaction_max_timeout_ms(settings.bootstrap, settings.kafka_properties)
             if settings.transaction_timeout_ms > allowed:
