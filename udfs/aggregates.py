@@ -15,10 +15,13 @@ from udfs.conditions import name_part
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.features import NUMERIC, Aggregate, Feature, Fields, OneHot, Value, check_fill, fill_definition
+from udfs.sequences import LastN
+from udfs.sessions import SessionAggregate, SessionCount, SessionDuration, SessionPause, SessionPosition
 
 __all__ = [
-    "Aggregate", "Count", "Custom", "Distinct", "Ewma", "Feature", "Last", "Max", "Mean", "Min", "OneHot", "Previous",
-    "Ratio", "SinceLast", "Std", "Sum", "Value", "aggregates_of",
+    "Aggregate", "Count", "Custom", "Distinct", "Ewma", "Feature", "Last", "LastN", "Max", "Mean", "Min", "OneHot",
+    "Previous", "Ratio", "SessionAggregate", "SessionCount", "SessionDuration", "SessionPause", "SessionPosition",
+    "SinceLast", "Std", "Sum", "Value", "aggregates_of",
 ]  # fmt: skip
 
 
@@ -214,7 +217,7 @@ class Ratio(Feature):
 
     def __post_init__(self) -> None:
         for part in (self.numerator, self.denominator):
-            if isinstance(part, Custom) or not isinstance(part, Value | Aggregate):
+            if isinstance(part, Custom | LastN) or not isinstance(part, Value | Aggregate):
                 raise DefinitionError(
                     f"Ratio: {part!r} cannot be divided; write Value or a built-in aggregate such as Count"
                 )

@@ -106,6 +106,8 @@ class ShardState:
         events = self._as_words(event_times_ms, record_times_ms, partitions, columns, masks)
         keys = joined_keys(entities)
         failed = self._take_in(keys, events, np.ascontiguousarray(direct, np.float64), features, flags)
+        for codes in self.plan.codes:
+            codes.put(features)
         if self._log_changes:
             self._log.add(keys, events)
         return Advanced(features, flags, self.mark_warming(events[:, TIME], partitions, flags), failed)

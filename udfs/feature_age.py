@@ -4,8 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from udfs.aggregates import Aggregate, Count, Custom, Distinct, Feature, Ratio, Sum, aggregates_of
+from udfs.aggregates import (
+    Aggregate,
+    Count,
+    Custom,
+    Distinct,
+    Feature,
+    Ratio,
+    SessionCount,
+    SessionPosition,
+    Sum,
+    aggregates_of,
+)
 from udfs.pipeline import Pipeline
+
+_NOTHING_IS_0 = Count | Sum | Distinct | SessionPosition | SessionCount
 
 
 class Aged(NamedTuple):
@@ -63,9 +76,9 @@ def _of_nothing(feature: Feature) -> float | None:
         return feature.fill if math.isnan(result) else result
     if isinstance(feature, Custom) or not isinstance(feature, Aggregate):
         return None
-    return 0.0 if isinstance(feature, Count | Sum | Distinct) else feature.fill
+    return 0.0 if isinstance(feature, _NOTHING_IS_0) else feature.fill
 
 
 def _stays(feature: Feature, value: float | None) -> bool:
     """Whether there is nothing in the window that could leave it."""
-    return isinstance(feature, Count | Distinct) and value == 0
+    return isinstance(feature, Count | Distinct | SessionPosition | SessionCount) and value == 0

@@ -1,7 +1,8 @@
 """What the features of an entity would be, from what is kept of it, at a time of one's choice.
 
 An event without values is taken into a copy of the entity: nulls change no aggregate but a plain count, which is put
-right. So these are the answers of the engine itself, tiles and a user's own aggregates included.
+right, and what is made of whole events (sequences, sessions), which is computed without it. So these are the answers
+of the engine itself, tiles and a user's own aggregates included.
 """
 
 import dataclasses
@@ -15,9 +16,19 @@ from udfs.aggregates import Count, Feature, OneHot, Ratio, Value
 from udfs.durations import UNITS_MS, duration_text
 from udfs.entity_state import ShardState
 from udfs.kept_entities import KeptEntity
+from udfs.partials import (
+    LATEST_LEFT,
+    LATEST_RIGHT,
+    SESSION_EVENTS,
+    SESSION_GAP,
+    SESSION_START,
+    SESSIONS,
+)
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.state_log import SNAPSHOT, Words, encode
+
+_OF_WHOLE_EVENTS = (LATEST_LEFT, LATEST_RIGHT, SESSION_EVENTS, SESSION_START, SESSION_GAP, SESSIONS)
 
 
 def kept_answers(
@@ -66,6 +77,8 @@ def _probe(
     if not features:
         return {}
     probing = FeaturePlan.build(_keeping_all(plan.pipeline, features))
+    steps = probing.operations.steps
+    steps["without_own"][np.isin(steps["kind"], _OF_WHOLE_EVENTS)] = 1
     layout = json.dumps(plan.layout).encode()
     alone = encode(SNAPSHOT, layout, entity.key, entity.rows, clocks=clocks, heads=entity.head[None, :])
     state = ShardState.restore(probing, [(0, alone)], log_changes=False)

@@ -16,7 +16,7 @@ TIME, CLOCK, PARTITION, MASK, COLUMNS = range(5)
 a bit for each condition passed, and from COLUMNS on the fields aggregates read, as float64."""
 
 
-BEFORE, AFTER = range(2)
+BEFORE, AFTER, NEVER = range(3)
 
 
 class Limits(NamedTuple):
@@ -51,17 +51,18 @@ OPERATION = np.dtype(
     [
         ("kind", np.int64),  # numbers of partials.py
         ("column", np.int64),  # the word of a row that is read, or the first of a partial (-1: none); for SEEN the
-        # conditions that stand for categories, for DIRECT the direct value, for RATIO the numerator's operation
-        ("other", np.int64),  # the denominator's operation
+        # conditions that stand for categories, for DIRECT the direct value, for RATIO the numerator's operation, for
+        # LATEST the place in a mark of the count of rows that pass
+        ("other", np.int64),  # the denominator's operation; for LATEST how many rows, for ITEM the place of its row
         ("needed", np.int64),  # bits of the conditions an event must pass
-        ("half_life_ms", np.float64),
+        ("half_life_ms", np.float64),  # for sessions the gap
         ("fill", np.float64),
         ("output", np.int64),  # the feature's column; -1 for parts of ratios
         ("span", np.int64),  # the window; -1 for what has none
         ("line", np.int64),  # of a Distinct in the entity's index; else -1
         ("mark", np.int64),  # the partial's first word among those of a mark of the span; -1 for what has no partial
         ("without_own", np.int64),  # 1: over the rows before the event's own
-        ("stage", np.int64),  # BEFORE the event enters its tile, or AFTER
+        ("stage", np.int64),  # BEFORE the event enters its tile, or AFTER; NEVER: only marks are wanted, or the place
     ]
 )
 """One feature, or part of a ratio."""

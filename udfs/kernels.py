@@ -28,7 +28,21 @@ from udfs.kernel_arrays import (
     WANTED,
     Shard,
 )
-from udfs.partials import COUNT, CUSTOM, DIRECT, DISTINCT, RATIO, add, empty, finish, load, save
+from udfs.latest_rows import find_latest
+from udfs.partials import (
+    COUNT,
+    CUSTOM,
+    DIRECT,
+    DISTINCT,
+    ITEM,
+    LATEST_LEFT,
+    RATIO,
+    add,
+    empty,
+    finish,
+    load,
+    save,
+)
 from udfs.slabs import drop_first, first_word, insert, make_room, rows_below, rows_of
 from udfs.tallies import count_distinct, row_inserted, rows_leave
 from udfs.window_kernels import find_window, fold_window
@@ -217,8 +231,14 @@ def _evaluate(
             result = float(count_distinct(shard.address, slot, step))
         elif kind == COUNT and step.mark < 0:
             result = float(shard.windows[step.span, END] - shard.windows[step.span, LOW])
+        elif kind == ITEM:
+            row = int(results[step.other])
+            result = shard.heap.numbers[row + step.column] if row >= 0 else math.nan
+        elif kind >= LATEST_LEFT:
+            find_latest(shard.address, step, number)
+            continue
         else:
-            result = finish(kind, fold_window(shard.address, step), float(time_ms))
+            result = finish(kind, fold_window(shard.address, step), float(time_ms), step.half_life_ms)
         if result != result:
             result = step.fill
         results[number] = result

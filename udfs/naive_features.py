@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from udfs.aggregates import Aggregate, Custom, OneHot, Ratio, Value
+from udfs.aggregates import Aggregate, Custom, LastN, OneHot, Ratio, Value
 from udfs.features import Feature
 from udfs.pipeline import Pipeline
 
@@ -87,6 +87,8 @@ def aggregate_of(definition: dict[str, Any], t: int, rows: list[tuple[int, Any]]
         return float(len(set(values)))
     if name == "sum":
         return float(sum(values))
+    if name.startswith("session"):
+        return _of_sessions(name, t, [time for time, _ in rows], definition["gap_ms"])
     if not rows:
         return math.nan
     if name == "mean":
@@ -107,6 +109,36 @@ def aggregate_of(definition: dict[str, Any], t: int, rows: list[tuple[int, Any]]
         weights = [2.0 ** (-(newest - time) / definition["half_life_ms"]) for time, _ in rows]
         return float(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
     raise AssertionError(name)
+
+
+def _of_sessions(name: str, t: int, times: list[int], gap_ms: int) -> float:
+    """times: of the window's events, in order."""
+    sessions: list[list[int]] = []
+    for time in times:
+        if sessions and time - sessions[-1][-1] <= gap_ms:
+            sessions[-1].append(time)
+        else:
+            sessions.append([time])
+    if name == "sessioncount":
+        return float(len(sessions))
+    if not sessions or t - sessions[-1][-1] > gap_ms:
+        return 0.0 if name == "sessionposition" else math.nan
+    if name == "sessionposition":
+        return float(len(sessions[-1]))
+    if name == "sessionduration":
+        return (t - sessions[-1][0]) / 1000
+    return (sessions[-1][0] - sessions[-2][-1]) / 1000 if len(sessions) > 1 else math.nan
+
+
+def _item_of(item: LastN, values: list[Any], categories: Sequence[Any]) -> float:
+    """values: of the window's events, in order."""
+    latest, place = values[-item.n :], item.place or 0
+    if item.pad == "left":
+        place -= item.n - len(latest)
+    value: Any = latest[place] if 0 <= place < len(latest) else None
+    if isinstance(value, str):
+        return 1.0 + list(categories).index(value)
+    return math.nan if _missing(value) else float(value)
 
 
 def _custom_of(feature: Custom, rows: list[tuple[int, Any]]) -> float:
@@ -198,6 +230,9 @@ class NaiveFeatures:
         rows = [(row.time_ms, _value(row.event, name) if name else None) for row in inside]
         if isinstance(feature, Custom):
             return _custom_of(feature, rows)
+        if isinstance(feature, LastN):
+            categories = self.pipeline.fields[feature.field].categories or ()
+            return _item_of(feature, [value for _, value in rows], categories)
         return aggregate_of(definition, life[-1].time_ms, rows)
 
     def _inside(self, feature: Aggregate, life: list[Arrived], newest: int) -> list[Arrived]:
@@ -214,7 +249,7 @@ class NaiveFeatures:
                 inside = t // tile - window // tile < time // tile <= t // tile and time // tile > oldest
             if not inside or (where is not None and not _passes(where, row.event)):
                 continue
-            if name and _missing(_value(row.event, name)):
+            if name and not isinstance(feature, LastN) and _missing(_value(row.event, name)):
                 continue
             rows.append(row)
         rows.sort(key=lambda row: row.time_ms)  # stable: equal times stay in order of arrival

@@ -3,6 +3,9 @@
 What the three mean depends on the kind: COUNT (n, -, -), SUM (sum, -, -), MEAN (n, sum, -), MIN and MAX (value, -, -),
 STD (n, mean, sum of squared deviations), LAST (time, value, -), SINCE (time, -, -), EWMA (weighted sum, weights, time),
 SEEN (a whole number whose bits say which categories there were, -, -).
+Of sessions they are the first time, the last time (inf and -inf of nothing), and of the last session SESSION_EVENTS the
+number of its events (negative where the first session is another), SESSION_START its first time, SESSION_GAP the time
+between it and the one before (NaN where there is none); SESSIONS has the number of sessions there.
 Compiled once for every pipeline: kinds are numbers, and types are always the same, so each process finds the result
 in numba's cache on disk.
 """
@@ -14,10 +17,12 @@ import numpy.typing as npt
 
 from udfs.compiled import inlined
 
-COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, SEEN, DISTINCT, DIRECT, RATIO, CUSTOM = range(14)
+COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, SEEN = range(10)
+SESSION_EVENTS, SESSION_START, SESSION_GAP, SESSIONS = range(10, 14)
+DISTINCT, DIRECT, RATIO, CUSTOM, LATEST_LEFT, LATEST_RIGHT, ITEM = range(14, 21)
 
-WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3, 1)
-"""How many of the three numbers a kept partial of a kind needs, by kind, COUNT to SEEN."""
+WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3, 1, 3, 3, 3, 3)
+"""How many of the three numbers a kept partial of a kind needs, by kind, COUNT to SESSIONS."""
 
 _WIDTHS = np.array(WIDTHS, np.int64)
 
@@ -31,6 +36,8 @@ def empty(kind: int) -> Partial:
         return math.nan, 0.0, 0.0
     if kind in (LAST, SINCE):
         return -math.inf, math.nan, 0.0
+    if kind >= SESSION_EVENTS:
+        return math.inf, -math.inf, 0.0
     return 0.0, 0.0, 0.0
 
 
@@ -59,6 +66,40 @@ def _decay(age_ms: float, half_life_ms: float) -> float:
 
 
 @inlined
+def _joined(kind: int, left: Partial, right: Partial, gap_ms: float) -> Partial:
+    """The sessions of two neighbouring stretches of time; two events no further apart than the gap are in one."""
+    first, end, before = left
+    begin, last, after = right
+    if first > end:
+        return right
+    if begin > last:
+        return left
+    joins = begin - end <= gap_ms
+    if kind == SESSION_EVENTS:
+        if not joins:
+            after = -abs(after)
+        elif after > 0.0:
+            after = before + after if before > 0.0 else before - after
+    elif kind == SESSION_START:
+        if joins and after == begin:
+            after = before
+    elif kind == SESSION_GAP:
+        if after != after:
+            after = before if joins else begin - end
+    else:
+        after = before + after - (1.0 if joins else 0.0)
+    return first, last, after
+
+
+@inlined
+def _session_of(kind: int, time_ms: float) -> Partial:
+    """The session of one event."""
+    if kind == SESSION_START:
+        return time_ms, time_ms, time_ms
+    return time_ms, time_ms, math.nan if kind == SESSION_GAP else 1.0
+
+
+@inlined
 def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms: float) -> Partial:
     """The partial after one more value, given in any order of time; of equal times, the later arrival last."""
     a, b, c = partial
@@ -81,6 +122,9 @@ def add(kind: int, partial: Partial, value: float, time_ms: float, half_life_ms:
         return (time_ms, value, c) if time_ms >= a else (a, b, c)
     if kind == SEEN:
         return float(int(a) | int(value)), b, c
+    if kind >= SESSION_EVENTS:
+        one = _session_of(kind, time_ms)
+        return _joined(kind, partial, one, half_life_ms) if time_ms >= b else _joined(kind, one, partial, half_life_ms)
     if b == 0.0:
         return value, 1.0, time_ms
     if time_ms >= c:
@@ -115,6 +159,8 @@ def merge(kind: int, left: Partial, right: Partial, half_life_ms: float) -> Part
         return right if x >= a else left
     if kind == SEEN:
         return float(int(a) | int(x)), 0.0, 0.0
+    if kind >= SESSION_EVENTS:
+        return _joined(kind, left, right, half_life_ms)
     if b == 0.0:
         return right
     if y == 0.0:
@@ -124,7 +170,7 @@ def merge(kind: int, left: Partial, right: Partial, half_life_ms: float) -> Part
 
 
 @inlined
-def finish(kind: int, partial: Partial, time_ms: float) -> float:
+def finish(kind: int, partial: Partial, time_ms: float, half_life_ms: float) -> float:
     """The aggregate as of a time; NaN of nothing (0 for counts and sums)."""
     a, b, c = partial
     if kind in (COUNT, SUM, MIN, MAX):
@@ -143,4 +189,10 @@ def finish(kind: int, partial: Partial, time_ms: float) -> float:
             bits &= bits - 1
             seen += 1.0
         return seen
+    if kind == SESSIONS:
+        return c
+    if kind >= SESSION_EVENTS:
+        if time_ms - b > half_life_ms:  # the gap has passed since the last event
+            return 0.0 if kind == SESSION_EVENTS else math.nan
+        return abs(c) if kind == SESSION_EVENTS else (c if kind == SESSION_GAP else time_ms - c) / 1000.0
     return a / b if b > 0.0 else math.nan

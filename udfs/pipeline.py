@@ -18,12 +18,17 @@ from udfs.aggregates import (
     Ewma,
     Feature,
     Last,
+    LastN,
     Max,
     Mean,
     Min,
     OneHot,
     Previous,
     Ratio,
+    SessionCount,
+    SessionDuration,
+    SessionPause,
+    SessionPosition,
     SinceLast,
     Std,
     Sum,
@@ -41,9 +46,10 @@ from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
-    "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastScore", "Max", "Mean", "Min", "Model", "Number",
-    "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SinceLast", "Source", "Std",
-    "Sum", "Text", "Value", "Vector", "field",
+    "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastN", "LastScore", "Max", "Mean", "Min", "Model",
+    "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SessionCount",
+    "SessionDuration", "SessionPause", "SessionPosition", "SinceLast", "Source", "Std", "Sum", "Text", "Value",
+    "Vector", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")

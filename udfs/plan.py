@@ -16,6 +16,7 @@ from udfs.event_reader import EventReader, OneHotPlace
 from udfs.kernel_arrays import ENTITY, OWNER, Operations
 from udfs.pipeline import Pipeline
 from udfs.plan_builder import CustomOperation, PlanBuilder
+from udfs.sequences import Codes
 
 _KEY_BYTES = 16 + 12
 """A key's block in the heap and its place in the hash table."""
@@ -32,6 +33,7 @@ class FeaturePlan:
         conditions: By bit.
         operations: For the kernels.
         customs: Operations that Python computes.
+        codes: Features that are codes of texts.
         layout: Names of everything in the state, for the codec.
         tile_width: Numbers in a tile's row.
         in_bits: Fields of few categories whose exact Distinct is told by conditions, without a column.
@@ -43,6 +45,7 @@ class FeaturePlan:
     conditions: list[Condition] = field(default_factory=list)
     operations: Operations = field(init=False)
     customs: list[CustomOperation] = field(default_factory=list)
+    codes: list[Codes] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
     tile_width: int = 0
     direct_width: int = 0

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs import partials
-from udfs.aggregates import Aggregate, Count, Custom, Distinct, Feature, OneHot, Ratio, Value, aggregates_of
+from udfs.aggregates import Aggregate, Count, Custom, Distinct, Feature, LastN, OneHot, Ratio, Value, aggregates_of
 from udfs.columns import Column
 from udfs.conditions import Condition
 from udfs.errors import DefinitionError
@@ -18,6 +18,7 @@ from udfs.kernel_arrays import (
     BEFORE,
     COLUMNS,
     DISTINCT_VALUES,
+    NEVER,
     OPERATION,
     PART,
     SPAN,
@@ -25,6 +26,7 @@ from udfs.kernel_arrays import (
     Limits,
     Operations,
 )
+from udfs.sequences import Codes
 from udfs.state_needs import category_conditions, conditions_of, half_life_ms_of, kind_of, tile_identity
 from udfs.window_kernels import DIRECT_ROWS
 
@@ -35,6 +37,7 @@ _MOST_CONDITIONS = 64
 _MOST_BITS_BESIDE_TIME = 15
 """MAX_EVENT_TIME_MS has 48 bits, and a word has a sign."""
 _DISTINCT_WIDTH = 2
+_NO_COLUMN = (partials.SEEN, partials.LATEST_LEFT, partials.LATEST_RIGHT)
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class PlanBuilder:
             if aggregate.tile_ms is None:
                 self.plan.kept_columns = len(self.plan.columns)
         self.tiles = sorted({found.tile_ms for found in aggregates if found.tile_ms is not None})
+        texts: dict[tuple[str, float], list[int]] = {}
         output = 0
         for feature in self.pipeline.features:
             names = feature.names(self.pipeline.fields)
@@ -77,12 +81,21 @@ class PlanBuilder:
                 self._one_hot(feature, output)
             else:
                 self.rows[self._operation(feature)]["output"] = output
+            if isinstance(feature, LastN) and self._is_text(feature):
+                texts.setdefault((feature.field, feature.fill), []).append(output)
             output += len(names)
         for operation in self.rows:
             if operation["kind"] == partials.CUSTOM:
                 custom = CustomOperation(operation["of"], operation["column"], operation["needed"], operation["output"])
                 self.plan.customs.append(custom)
+        self.plan.codes = [
+            Codes.of(outputs, fill, [str(value) for value in self.pipeline.fields[name].categories or ()])
+            for (name, fill), outputs in texts.items()
+        ]
         return self._arrays()
+
+    def _is_text(self, item: LastN) -> bool:
+        return self.pipeline.fields[item.field].kind == "str"
 
     def _choose_fields_in_bits(self, aggregates: Sequence[Aggregate]) -> None:
         """Fields of few categories whose exact Distinct needs no column: a condition a category says which it was.
@@ -168,6 +181,8 @@ class PlanBuilder:
                 self.plan._direct.append((self.plan.direct_width, feature.field, None))
                 self.known[key] = self._add(partials.DIRECT, column=self.plan.direct_width, fill=feature.fill)
                 self.plan.direct_width += 1
+            elif isinstance(feature, LastN):
+                self.known[key] = self._item(feature)
             elif isinstance(feature, Aggregate):
                 self.known[key] = self._tiled(feature) if feature.tile_ms is not None else self._exact(feature)
         return self.known[key]
@@ -183,6 +198,23 @@ class PlanBuilder:
             remembers=kind != partials.CUSTOM and not plain_count, without_own=without_own, of=aggregate,
             half_life_ms=half_life_ms_of(aggregate),
         )  # fmt: skip
+
+    def _item(self, item: LastN) -> int:
+        """A column of a sequence: read from one of the rows that all columns share."""
+        needed, span = self._needed(item), self._span(0, item.window_ms, AFTER)
+        shared = f"rows {needed} {span} {item.n} {item.pad}"
+        if shared not in self.known:
+            passed = -1
+            if needed:
+                count = self._add(partials.COUNT, needed=needed, span=span, stage=NEVER, remembers=True)
+                passed = self.rows[count]["mark"]
+            kind = partials.LATEST_LEFT if item.pad == "left" else partials.LATEST_RIGHT
+            self.known[shared] = self._add(kind, column=passed, other=item.n, needed=needed, span=span)
+            for _ in range(item.n - 1):
+                self._add(kind, stage=NEVER)
+        first, column = self.known[shared], self._column(item)
+        fill = np.nan if self._is_text(item) else item.fill  # of a text it is a code, put where there is none
+        return self._add(partials.ITEM, column=column, other=first + (item.place or 0), span=span, fill=fill)
 
     def _tiled(self, aggregate: Aggregate) -> int:
         kind, without_own = kind_of(aggregate)
@@ -217,7 +249,7 @@ class PlanBuilder:
         for row in self.rows:
             if row["part"] >= 0:
                 row["column"] = 1 + offsets[row["part"]]
-            elif row["span"] >= 0 and row["column"] >= 0 and row["kind"] != partials.SEEN:
+            elif row["span"] >= 0 and row["column"] >= 0 and row["kind"] not in _NO_COLUMN:
                 row["column"] += 1 + (mask_words if self.spans[row["span"]]["store"] == 0 else 0)
         groups, kept, pipeline = len(self.tiles), self.plan.kept_columns, self.pipeline
         kept_long = [pipeline.tile_retention_ms(tile_ms) for tile_ms in self.tiles]

@@ -17,12 +17,14 @@ from udfs.aggregates import (
     Ewma,
     Feature,
     Last,
+    LastN,
     Max,
     Mean,
     Min,
     OneHot,
     Previous,
     Ratio,
+    SessionAggregate,
     SinceLast,
     Std,
     Sum,
@@ -86,7 +88,7 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
     """
     compiler = _Compiler(pipeline)
     expressions: dict[str, str] = {}
-    refused = []
+    refused, columns = [], dict[str, list[str]]()
     if pipeline.max_events_per_entity != DEFAULT_MOST_EVENTS:
         refused.append(
             f"max_events_per_entity={pipeline.max_events_per_entity}: an OVER window keeps all events of its length"
@@ -101,7 +103,8 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
         try:
             expressions |= zip(names, compiler.expressions(feature), strict=True)
         except DefinitionError as error:
-            refused.append(f"{', '.join(names)}: {error}")
+            columns.setdefault(str(error), []).extend(names)
+    refused += [f"{', '.join(names)}: {why}" for why, names in columns.items()]
     if refused:
         raise SqlRefusedError(f"pipeline {pipeline.name} cannot be run by SQL: {'; '.join(refused)}")
     windows = sorted(compiler.windows.values(), key=lambda window: window.length_ms)
@@ -141,6 +144,10 @@ class _Compiler:
         assert isinstance(feature, Aggregate)
         if isinstance(feature, Custom):
             raise DefinitionError("an aggregate of your own is Python code, which a statement cannot carry")
+        if isinstance(feature, LastN):
+            raise DefinitionError("a statement has no columns of the last events; the stream engine has")
+        if isinstance(feature, SessionAggregate):
+            raise DefinitionError("an OVER window does not know where a session begins; the stream engine does")
         if feature.tile_ms is not None:
             raise DefinitionError(
                 "an OVER window begins a fixed time before its row and keeps every event; leave out tile="

@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from udfs import partials
-from udfs.aggregates import Aggregate, Count, Distinct, Ewma
+from udfs.aggregates import Aggregate, Count, Distinct, Ewma, SessionAggregate
 from udfs.columns import Column
 from udfs.conditions import Comparison, Condition, IsNull, Negation
 from udfs.pipeline import Pipeline
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _KINDS = {
     "count": partials.COUNT, "sum": partials.SUM, "mean": partials.MEAN, "min": partials.MIN, "max": partials.MAX,
     "std": partials.STD, "last": partials.LAST, "sincelast": partials.SINCE, "ewma": partials.EWMA,
-    "distinct": partials.DISTINCT,
+    "distinct": partials.DISTINCT, "sessionposition": partials.SESSION_EVENTS,
+    "sessionduration": partials.SESSION_START, "sessionpause": partials.SESSION_GAP, "sessioncount": partials.SESSIONS,
 }  # fmt: skip
 _PART_NAMES = ("count", "sum", "mean", "min", "max", "std", "last", "since", "ewma")
 
@@ -63,5 +64,7 @@ def kind_of(aggregate: Aggregate) -> tuple[int, bool]:
 
 
 def half_life_ms_of(aggregate: Aggregate) -> float:
-    """The half-life of an aggregate that has one; else 1, which is never used."""
+    """The half-life of an aggregate that has one, or the gap of its sessions; else 1, which is never used."""
+    if isinstance(aggregate, SessionAggregate):
+        return float(aggregate.gap_ms)
     return float(aggregate.half_life_ms) if isinstance(aggregate, Ewma) else 1.0

@@ -16,7 +16,6 @@ from udfs.compiled import called, inlined, opened
 from udfs.indexes import FUTURE_MARKS, PAST_MARKS, ROWS_A_MARK, mark_place, marks_at
 from udfs.kernel_arrays import BLOCK, END, END_BEFORE, KEPT, LINE, LOW, MIDDLE, SHARD, Shard
 from udfs.partials import (
-    COUNT,
     LAST,
     SEEN,
     SINCE,
@@ -169,7 +168,7 @@ def _fold_rows(shard: Shard, step: Any, partial: Partial, row: int, stride: int,
         mask, value = mask_of(shard, row), 0.0
         if kind == SEEN:
             value = float(mask & step.column)
-        elif kind not in (COUNT, SINCE):
+        elif step.column >= 0:
             value = numbers[row + step.column]
         if mask & needed == needed and value == value:
             time_ms = float(shard.heap.words[row] >> shard.operations.limits.mask_bits)
