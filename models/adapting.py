@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from models.adapting_outputs import adapt_outputs
-from models.choices import Adaptation, Choices, MissingChoiceError, same_name
+from models.choices import Adaptation, Choices, MissingChoiceError, same_name, value_text
 from models.manifest import ModelMismatchError
 from models.onnx_checks import GraphValue, ModelDescription, refuse_untabular
 from models.outputs import Outputs
@@ -54,7 +54,8 @@ def adapt_inputs(
     """Find a feature for each column of each input.
 
     An input is matched by its name: of a feature, of a vector, or of a field whose categories are features. The only
-    input of a graph that is as wide as all features takes them all, in the pipeline's order.
+    input of a graph that is as wide as all features takes them all, in the pipeline's order. One of events and columns
+    takes sequences of as many events: of each event its numbers in the first sequence, in the second and so on.
 
     Args:
         described: The graph.
@@ -74,7 +75,10 @@ def adapt_inputs(
     """
     for each in described.inputs:
         refuse_untabular(each, where)
-    choices = replace(choices, inputs={name: _unfolded(said, blocks) for name, said in choices.inputs.items()})
+    values = {each.name: each for each in described.inputs}
+    choices = replace(
+        choices, inputs={name: _unfolded(values.get(name), said, blocks) for name, said in choices.inputs.items()}
+    )
     _check_said(described, features, choices, where)
     inputs: dict[str, tuple[str, ...]] = {}
     categories: dict[str, tuple[str, ...]] = {}
@@ -119,12 +123,20 @@ def _numbers_for(
             return (named,)
         if texts is not None and value.width == len(texts):
             return tuple(texts.values())
-        if block is not None and value.width in (None, len(block)):
+        if block is not None and value.width in (None, len(block)) and value.row_shape(len(block)) is not None:
             return tuple(block)
-        if len(described.inputs) == 1 and value.width in (None, len(features)):
+        if len(described.inputs) == 1 and value.is_sequence:
+            woven = _woven(value, [blocks.get(each, (each,)) for each in _folded(features, blocks)])
+            if woven is not None:
+                return woven
+        elif len(described.inputs) == 1 and value.width in (None, len(features)):
             return tuple(features)
     example = ",".join(features[: 1 if value.width is None else value.width])
-    if value.dtype == "string":
+    if value.is_sequence:
+        events, columns = ("any number of" if each is None else each for each in (value.shape or ())[1:])
+        what = f"takes {events} events of {columns} columns: say which sequences of as many events"
+        example = "amount_last_20_1h,dwell_last_20_1h"
+    elif value.dtype == "string":
         what, example = "takes text: say which one-hot features make it", "page_is_home,page_is_cart"
     else:
         width = "any number of" if value.width is None else str(value.width)
@@ -134,9 +146,38 @@ def _numbers_for(
     raise MissingChoiceError("--input", f"{message}; features are {known}", value.name)
 
 
-def _unfolded(said: Sequence[str], blocks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Features, where names of vectors may stand for all of theirs."""
-    return tuple(one for name in said for one in blocks.get(name, (name,)))
+def _unfolded(value: GraphValue | None, said: Sequence[str], blocks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Features, where names of vectors may stand for all of theirs, and those of sequences too.
+
+    Raises:
+        ModelMismatchError: The sequences are not of as many events as the input.
+    """
+    parts = [blocks.get(name, (name,)) for name in said]
+    if value is None or not value.is_sequence or not any(name in blocks for name in said):
+        return tuple(one for part in parts for one in part)
+    woven = _woven(value, parts)
+    if woven is None:
+        sizes = ", ".join(f"{name} has {len(part)}" for name, part in zip(said, parts, strict=True))
+        message = (
+            f"--input {value.name}: it takes {value_text(value)}, and each sequence gives all events as many numbers; "
+            f"{sizes}"
+        )
+        raise ModelMismatchError(message)
+    return woven
+
+
+def _woven(value: GraphValue, sequences: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+    """The features of sequences, event by event; None if they are not of as many events as the input."""
+    row_shape = value.row_shape(sum(map(len, sequences)))
+    if row_shape is None or any(len(each) % row_shape[0] for each in sequences):
+        return None
+    events = row_shape[0]
+    return tuple(
+        one
+        for event in range(events)
+        for each in sequences
+        for one in each[event * len(each) // events : (event + 1) * len(each) // events]
+    )
 
 
 def _folded(features: Sequence[str], blocks: Mapping[str, Sequence[str]]) -> list[str]:

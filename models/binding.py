@@ -134,6 +134,13 @@ def _check_input(binding: InputBinding, value: GraphValue, where: str) -> None:
             "list as many features as the model was made with"
         )
         raise ModelMismatchError(message)
+    if value.row_shape(binding.width) is None:
+        events, columns = ("any number of" if each is None else each for each in (value.shape or ())[1:])
+        message = (
+            f"{where}: input {value.name!r} takes {events} events of {columns} columns, the manifest gives it "
+            f"{binding.width} features: list as many as the model was made with, event by event"
+        )
+        raise ModelMismatchError(message)
     if binding.dtype == "string" and len(binding.categories) != len(binding.features):
         message = f"{where}: input {value.name!r} takes text: give `categories`, one text for each one-hot feature"
         raise ModelMismatchError(message)

@@ -85,7 +85,8 @@ def value_text(value: GraphValue) -> str:
 
 
 def _shape_text(shape: Sequence[int | None]) -> str:
-    names = ("rows", "columns") if len(shape) <= 2 else ("?",) * len(shape)
+    known = {1: ("rows",), 2: ("rows", "columns"), 3: ("rows", "events", "columns")}
+    names = known.get(len(shape), ("?",) * len(shape))
     shown = [names[place] if size is None else str(size) for place, size in enumerate(shape)]
     return f"[{', '.join(shown)}]"
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from models.choices import Adaptation
 from models.combination import CASCADE, MEAN, MEMBER_OUTPUT, STACK, Combination
-from models.graph_parts import Nodes, Part, flat_inputs, loaded, put, same_opsets
+from models.graph_parts import Nodes, Part, loaded, put, row_shapes, same_opsets
 from models.json_document import ModelRefusedError
 from models.manifest import InputBinding, OutputBinding
 
@@ -82,11 +82,11 @@ class _Inputs:
         self.bindings: dict[str, InputBinding] = {}
         self._known: dict[tuple[Any, ...], str] = {}
 
-    def take(self, name: str, binding: InputBinding, *, is_flat: bool) -> str:
+    def take(self, name: str, binding: InputBinding, row_shape: tuple[int, ...]) -> str:
         """The name of an input for these features: of one that is there, or else of a new one with this name."""
-        key = binding.dtype, binding.features, binding.categories, is_flat
+        key = binding.dtype, binding.features, binding.categories, row_shape
         if key not in self._known:
-            shape: list[Any] = ["rows"] if is_flat else ["rows", binding.width]
+            shape: list[Any] = ["rows", *row_shape]
             self.values.append(helper.make_tensor_value_info(name, _TYPES[binding.dtype], shape))
             self.bindings[name] = binding
             self._known[key] = name
@@ -98,10 +98,9 @@ class _Placed:
 
     def __init__(self, part: Part, model: onnx.ModelProto, inputs: _Inputs) -> None:
         self.part, self.model = part, model
-        self._flat = flat_inputs(part)
+        shapes = row_shapes(part)
         self.inputs = {
-            each.name: inputs.take(f"{part.label}/{each.name}", each, is_flat=each.name in self._flat)
-            for each in part.inputs
+            each.name: inputs.take(f"{part.label}/{each.name}", each, shapes[each.name]) for each in part.inputs
         }
 
     def score(self, nodes: Nodes, rows: str | None = None) -> str:
@@ -168,18 +167,18 @@ def _stack(
     nodes: Nodes, scores: Mapping[str, str], stacker: Part, model: onnx.ModelProto, inputs: _Inputs
 ) -> None:
     """The further model gets columns of scores and of features, in its order."""
-    flat, mapped = flat_inputs(stacker), {}
+    shapes, mapped = row_shapes(stacker), {}
     for each in stacker.inputs:
-        is_flat, name = each.name in flat, f"{stacker.label}/{each.name}"
+        row_shape, name = shapes[each.name], f"{stacker.label}/{each.name}"
         known = [feature for feature in each.features if feature in scores]
         others = tuple(feature for feature in each.features if feature not in scores)
         if not known:
-            mapped[each.name] = inputs.take(name, each, is_flat=is_flat)
+            mapped[each.name] = inputs.take(name, each, row_shape)
             continue
-        if each.dtype not in ("float", "double"):
+        if each.dtype not in ("float", "double") or len(row_shape) > 1:
             message = (
-                f"{stacker.where}: input {each.name!r} takes {each.dtype}, a score is a float: export it with an input "
-                "of floats for them"
+                f"{stacker.where}: input {each.name!r} takes {'events' if len(row_shape) > 1 else each.dtype}, a score "
+                "is a float: export it with an input of floats for them"
             )
             raise ModelRefusedError(message)
         axis = nodes.constant([1])
@@ -187,9 +186,9 @@ def _stack(
             nodes.add("Cast", nodes.add("Unsqueeze", scores[one], axis), to=_TYPES[each.dtype]) for one in known
         ]
         if others:
-            columns.append(inputs.take(name, InputBinding(each.name, each.dtype, others), is_flat=False))
+            columns.append(inputs.take(name, InputBinding(each.name, each.dtype, others), (len(others),)))
         row = nodes.add("Concat", *columns, axis=1)
         order = [(*known, *others).index(feature) for feature in each.features]
         row = nodes.add("Gather", row, nodes.constant(order), axis=1)
-        mapped[each.name] = nodes.add("Squeeze", row, axis) if is_flat else row
+        mapped[each.name] = nodes.add("Squeeze", row, axis) if not row_shape else row
     nodes.add("Identity", put(nodes, stacker, model, mapped), name=SCORE_OUTPUT)

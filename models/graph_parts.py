@@ -161,10 +161,11 @@ def _nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield from every_node(graph)
 
 
-def flat_inputs(part: Part) -> set[str]:
-    """Inputs of shape [rows]."""
+def row_shapes(part: Part) -> dict[str, tuple[int, ...]]:
+    """The shape of a row of each input: (), (columns,) or (events, columns)."""
+    widths = {each.name: each.width for each in part.inputs}
     described = describe_bytes(part.model_bytes, part.where)
-    return {each.name for each in described.inputs if each.shape is not None and len(each.shape) == 1}
+    return {each.name: each.row_shape(widths[each.name]) or () for each in described.inputs}
 
 
 def loaded(part: Part) -> onnx.ModelProto:

@@ -57,6 +57,23 @@ class GraphValue:
         return self.shape[1] if len(self.shape) == 2 else 1
 
     @property
+    def is_sequence(self) -> bool:
+        """Whether a row is several events of several columns each."""
+        return self.shape is not None and len(self.shape) == 3
+
+    def row_shape(self, width: int) -> tuple[int, ...] | None:
+        """The shape of a row of so many numbers: (), (columns,) or (events, columns); None if they do not fit in."""
+        if self.shape is None:
+            return (width,)
+        if not self.is_sequence:
+            return () if len(self.shape) == 1 else (width,)
+        events, columns = self.shape[1:]
+        if events is None:
+            events = width // columns if columns else 0
+        columns = width // events if columns is None and events else columns
+        return (events, columns) if columns and events * columns == width else None
+
+    @property
     def rows(self) -> int | None:
         """Rows that a call must have, where the graph fixes them."""
         return self.shape[0] if self.shape else None
@@ -141,15 +158,23 @@ def refuse_untabular(value: GraphValue, where: str) -> None:
     """Refuse a graph input that cannot take one row of features a row.
 
     Raises:
-        ModelRefusedError: The input is no tensor of a type in `DTYPES`, or not of shape [rows] or [rows, columns].
+        ModelRefusedError: The input is no tensor of a type in `DTYPES`, or not of shape [rows], [rows, columns] or
+            [rows, events, columns].
     """
     if value.kind != "tensor" or value.dtype not in DTYPES:
         message = f"{where}: input {value.name!r} is no tensor of {', '.join(DTYPES)}: export it with such an input"
         raise ModelRefusedError(message)
-    if value.shape is not None and len(value.shape) not in (1, 2):
+    if value.shape is not None and len(value.shape) not in (1, 2, 3):
         message = (
             f"{where}: input {value.name!r} has {len(value.shape)} dimensions {list(value.shape)}, not rows and "
-            "columns: this model does not score a row of features; export one with inputs [rows, columns]"
+            "columns, nor rows, events and columns: this model does not score a row of features; export one with "
+            "inputs [rows, columns] or [rows, events, columns]"
+        )
+        raise ModelRefusedError(message)
+    if value.shape is not None and value.is_sequence and (value.dtype == "string" or value.shape[1:] == (None, None)):
+        message = (
+            f"{where}: input {value.name!r} has rows, events and columns, but of text, or without saying how many "
+            "events or columns: export it with numbers, and with one of both declared"
         )
         raise ModelRefusedError(message)
 

@@ -24,7 +24,7 @@ from models.manifest import (
     Manifest,
     ModelMismatchError,
 )
-from models.onnx_checks import MAX_MODEL_BYTES, ModelDescription, describe_bytes, read_bytes
+from models.onnx_checks import MAX_MODEL_BYTES, GraphValue, ModelDescription, describe_bytes, read_bytes
 from models.outputs import Outputs
 from models.providers import on_providers
 from models.signing import check_signature
@@ -71,7 +71,7 @@ class OnnxModel:
         self._where = where
         self._session = open_session(model_bytes, where)
         graph_inputs = {each.name: each for each in described.inputs}
-        self._columns = [_Columns(each, graph_inputs[each.name].shape, feature_names) for each in manifest.inputs]
+        self._columns = [_Columns(each, graph_inputs[each.name], feature_names) for each in manifest.inputs]
         self._fixed_rows = next((each.rows for each in described.inputs if each.rows is not None), None)
         outputs = chosen_outputs(manifest, prediction, where)
         self.prediction = prediction or manifest.prediction
@@ -241,13 +241,11 @@ class OnnxModel:
 class _Columns:
     """Takes one graph input out of the pipeline's features."""
 
-    def __init__(
-        self, binding: InputBinding, shape: tuple[int | None, ...] | None, feature_names: Sequence[str]
-    ) -> None:
+    def __init__(self, binding: InputBinding, value: GraphValue, feature_names: Sequence[str]) -> None:
         self.name = binding.name
         self._features = binding.features
         self._dtype = _NUMPY_TYPES.get(binding.dtype)
-        self._is_flat = shape is not None and len(shape) == 1
+        self._row_shape = value.row_shape(binding.width) or ()
         self._texts = np.array(("", *binding.categories), dtype=object)
         places = [feature_names.index(each) for each in binding.features]
         is_a_run = places == list(range(places[0], places[0] + len(places)))
@@ -281,7 +279,7 @@ class _Columns:
         return self._shape(self._texts[code][:, None])
 
     def _shape(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return values[:, 0] if self._is_flat else values
+        return values.reshape(len(values), *self._row_shape)
 
 
 def open_session(model_bytes: bytes, where: str) -> Any:

@@ -15,13 +15,13 @@ from udfs.conditions import name_part
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.features import NUMERIC, Aggregate, Feature, Fields, OneHot, Value, check_fill, fill_definition
-from udfs.sequences import LastN
+from udfs.sequences import LastN, SequenceLength
 from udfs.sessions import SessionAggregate, SessionCount, SessionDuration, SessionPause, SessionPosition
 
 __all__ = [
     "Aggregate", "Count", "Custom", "Distinct", "Ewma", "Feature", "Last", "LastN", "Max", "Mean", "Min", "OneHot",
-    "Previous", "Ratio", "SessionAggregate", "SessionCount", "SessionDuration", "SessionPause", "SessionPosition",
-    "SinceLast", "Std", "Sum", "Value", "aggregates_of",
+    "Previous", "Ratio", "SequenceLength", "SessionAggregate", "SessionCount", "SessionDuration", "SessionPause",
+    "SessionPosition", "SinceLast", "Std", "Sum", "Value", "aggregates_of",
 ]  # fmt: skip
 
 

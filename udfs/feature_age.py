@@ -11,6 +11,7 @@ from udfs.aggregates import (
     Distinct,
     Feature,
     Ratio,
+    SequenceLength,
     SessionCount,
     SessionPosition,
     Sum,
@@ -18,7 +19,7 @@ from udfs.aggregates import (
 )
 from udfs.pipeline import Pipeline
 
-_NOTHING_IS_0 = Count | Sum | Distinct | SessionPosition | SessionCount
+_COUNTS = Count | Distinct | SequenceLength | SessionPosition | SessionCount
 
 
 class Aged(NamedTuple):
@@ -76,9 +77,9 @@ def _of_nothing(feature: Feature) -> float | None:
         return feature.fill if math.isnan(result) else result
     if isinstance(feature, Custom) or not isinstance(feature, Aggregate):
         return None
-    return 0.0 if isinstance(feature, _NOTHING_IS_0) else feature.fill
+    return 0.0 if isinstance(feature, _COUNTS | Sum) else feature.fill
 
 
 def _stays(feature: Feature, value: float | None) -> bool:
     """Whether there is nothing in the window that could leave it."""
-    return isinstance(feature, Count | Distinct | SessionPosition | SessionCount) and value == 0
+    return isinstance(feature, _COUNTS) and value == 0

@@ -53,7 +53,8 @@ OPERATION = np.dtype(
         ("column", np.int64),  # the word of a row that is read, or the first of a partial (-1: none); for SEEN the
         # conditions that stand for categories, for DIRECT the direct value, for RATIO the numerator's operation, for
         # LATEST the place in a mark of the count of rows that pass
-        ("other", np.int64),  # the denominator's operation; for LATEST how many rows, for ITEM the place of its row
+        ("other", np.int64),  # the denominator's operation; for LATEST how many rows, for ITEM the place of its row,
+        # for LENGTH that of the first of the rows, which are as many as `column` says
         ("needed", np.int64),  # bits of the conditions an event must pass
         ("half_life_ms", np.float64),  # for sessions the gap
         ("fill", np.float64),

@@ -28,7 +28,7 @@ from udfs.kernel_arrays import (
     WANTED,
     Shard,
 )
-from udfs.latest_rows import find_latest
+from udfs.latest_rows import find_latest, item_of, length_of
 from udfs.partials import (
     COUNT,
     CUSTOM,
@@ -231,12 +231,11 @@ def _evaluate(
             result = float(count_distinct(shard.address, slot, step))
         elif kind == COUNT and step.mark < 0:
             result = float(shard.windows[step.span, END] - shard.windows[step.span, LOW])
-        elif kind == ITEM:
-            row = int(results[step.other])
-            result = shard.heap.numbers[row + step.column] if row >= 0 else math.nan
         elif kind >= LATEST_LEFT:
-            find_latest(shard.address, step, number)
-            continue
+            if kind < ITEM:
+                find_latest(shard.address, step, number)
+                continue
+            result = item_of(shard, step) if kind == ITEM else length_of(shard, step)
         else:
             result = finish(kind, fold_window(shard.address, step), float(time_ms), step.half_life_ms)
         if result != result:

@@ -4,6 +4,7 @@ Rows are looked at from the newest on. Marks have counts of those that pass, so 
 takes a few rows for each one found, and the logarithm of how many there are.
 """
 
+import math
 from typing import Any
 
 from udfs.compiled import called, inlined, opened
@@ -94,3 +95,22 @@ def find_latest(address: int, step: Any, number: int) -> None:
     if step.kind == LATEST_RIGHT and found < wanted:
         for place in range(wanted):
             results[number + place] = results[number + place + wanted - found] if place < found else -1.0
+
+
+@inlined
+def item_of(shard: Shard, step: Any) -> float:
+    """A number of one of the rows that were found, 1 where only the row matters; NaN where there is none."""
+    row = int(shard.results[step.other])
+    if row < 0:
+        return math.nan
+    return float(shard.heap.numbers[row + step.column]) if step.column >= 0 else 1.0
+
+
+@inlined
+def length_of(shard: Shard, step: Any) -> float:
+    """How many rows were found."""
+    found = 0.0
+    for place in range(step.other, step.other + step.column):
+        if shard.results[place] >= 0.0:
+            found += 1.0
+    return found

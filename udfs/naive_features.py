@@ -83,6 +83,8 @@ def aggregate_of(definition: dict[str, Any], t: int, rows: list[tuple[int, Any]]
     values = [value for _, value in rows]
     if name == "count":
         return float(len(rows))
+    if name == "sequencelength":
+        return float(min(len(rows), definition["n"]))
     if name == "distinct":
         return float(len(set(values)))
     if name == "sum":
@@ -130,15 +132,12 @@ def _of_sessions(name: str, t: int, times: list[int], gap_ms: int) -> float:
     return (sessions[-1][0] - sessions[-2][-1]) / 1000 if len(sessions) > 1 else math.nan
 
 
-def _item_of(item: LastN, values: list[Any], categories: Sequence[Any]) -> float:
-    """values: of the window's events, in order."""
-    latest, place = values[-item.n :], item.place or 0
+def _item_of(item: LastN, rows: list[Arrived]) -> Arrived | None:
+    """The event of a column of a sequence. rows: the window's events, in order."""
+    latest, place = rows[-item.n :], item.place or 0
     if item.pad == "left":
         place -= item.n - len(latest)
-    value: Any = latest[place] if 0 <= place < len(latest) else None
-    if isinstance(value, str):
-        return 1.0 + list(categories).index(value)
-    return math.nan if _missing(value) else float(value)
+    return latest[place] if 0 <= place < len(latest) else None
 
 
 def _custom_of(feature: Custom, rows: list[tuple[int, Any]]) -> float:
@@ -227,13 +226,21 @@ class NaiveFeatures:
     def _aggregate(self, feature: Aggregate, life: list[Arrived], newest: int) -> float:
         definition, name = self.definition(feature), feature.input
         inside = self._inside(feature, life, newest)
+        if isinstance(feature, LastN):
+            return self._number(feature, inside)
         rows = [(row.time_ms, _value(row.event, name) if name else None) for row in inside]
         if isinstance(feature, Custom):
             return _custom_of(feature, rows)
-        if isinstance(feature, LastN):
-            categories = self.pipeline.fields[feature.field].categories or ()
-            return _item_of(feature, [value for _, value in rows], categories)
         return aggregate_of(definition, life[-1].time_ms, rows)
+
+    def _number(self, item: LastN, inside: list[Arrived]) -> float:
+        """A column of a sequence."""
+        if not inside:
+            return math.nan
+        value = 1 if item.field is None else _value(inside[0].event, item.field)
+        if isinstance(value, str):
+            return 1.0 + list(self.pipeline.fields[item.field or ""].categories or ()).index(value)
+        return math.nan if _missing(value) else float(value)
 
     def _inside(self, feature: Aggregate, life: list[Arrived], newest: int) -> list[Arrived]:
         definition, t = self.definition(feature), life[-1].time_ms
@@ -253,4 +260,7 @@ class NaiveFeatures:
                 continue
             rows.append(row)
         rows.sort(key=lambda row: row.time_ms)  # stable: equal times stay in order of arrival
-        return rows
+        if not isinstance(feature, LastN):
+            return rows
+        item = _item_of(feature, rows)
+        return [] if item is None else [item]

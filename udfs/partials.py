@@ -19,7 +19,7 @@ from udfs.compiled import inlined
 
 COUNT, SUM, MEAN, MIN, MAX, STD, LAST, SINCE, EWMA, SEEN = range(10)
 SESSION_EVENTS, SESSION_START, SESSION_GAP, SESSIONS = range(10, 14)
-DISTINCT, DIRECT, RATIO, CUSTOM, LATEST_LEFT, LATEST_RIGHT, ITEM = range(14, 21)
+DISTINCT, DIRECT, RATIO, CUSTOM, LATEST_LEFT, LATEST_RIGHT, ITEM, LENGTH = range(14, 22)
 
 WIDTHS = (1, 1, 2, 1, 1, 3, 2, 1, 3, 1, 3, 3, 3, 3)
 """How many of the three numbers a kept partial of a kind needs, by kind, COUNT to SESSIONS."""

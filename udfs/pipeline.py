@@ -25,6 +25,7 @@ from udfs.aggregates import (
     OneHot,
     Previous,
     Ratio,
+    SequenceLength,
     SessionCount,
     SessionDuration,
     SessionPause,
@@ -47,9 +48,9 @@ from udfs.sources import Debezium, Source
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastN", "LastScore", "Max", "Mean", "Min", "Model",
-    "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SessionCount",
-    "SessionDuration", "SessionPause", "SessionPosition", "SinceLast", "Source", "Std", "Sum", "Text", "Value",
-    "Vector", "field",
+    "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SequenceLength",
+    "SessionCount", "SessionDuration", "SessionPause", "SessionPosition", "SinceLast", "Source", "Std", "Sum", "Text",
+    "Value", "Vector", "field",
 ]  # fmt: skip
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")

@@ -26,7 +26,7 @@ from udfs.kernel_arrays import (
     Limits,
     Operations,
 )
-from udfs.sequences import Codes
+from udfs.sequences import Codes, SequenceLength
 from udfs.state_needs import category_conditions, conditions_of, half_life_ms_of, kind_of, tile_identity
 from udfs.window_kernels import DIRECT_ROWS
 
@@ -82,7 +82,7 @@ class PlanBuilder:
             else:
                 self.rows[self._operation(feature)]["output"] = output
             if isinstance(feature, LastN) and self._is_text(feature):
-                texts.setdefault((feature.field, feature.fill), []).append(output)
+                texts.setdefault((feature.field or "", feature.fill), []).append(output)
             output += len(names)
         for operation in self.rows:
             if operation["kind"] == partials.CUSTOM:
@@ -95,7 +95,7 @@ class PlanBuilder:
         return self._arrays()
 
     def _is_text(self, item: LastN) -> bool:
-        return self.pipeline.fields[item.field].kind == "str"
+        return item.field is not None and self.pipeline.fields[item.field].kind == "str"
 
     def _choose_fields_in_bits(self, aggregates: Sequence[Aggregate]) -> None:
         """Fields of few categories whose exact Distinct needs no column: a condition a category says which it was.
@@ -183,6 +183,9 @@ class PlanBuilder:
                 self.plan.direct_width += 1
             elif isinstance(feature, LastN):
                 self.known[key] = self._item(feature)
+            elif isinstance(feature, SequenceLength):
+                first = self._latest_rows(feature, feature.n, "left")
+                self.known[key] = self._add(partials.LENGTH, column=feature.n, other=first)
             elif isinstance(feature, Aggregate):
                 self.known[key] = self._tiled(feature) if feature.tile_ms is not None else self._exact(feature)
         return self.known[key]
@@ -201,20 +204,25 @@ class PlanBuilder:
 
     def _item(self, item: LastN) -> int:
         """A column of a sequence: read from one of the rows that all columns share."""
-        needed, span = self._needed(item), self._span(0, item.window_ms, AFTER)
-        shared = f"rows {needed} {span} {item.n} {item.pad}"
+        first, column = self._latest_rows(item, item.n, item.pad), self._column(item)
+        fill = np.nan if self._is_text(item) else item.fill  # of a text it is a code, put where there is none
+        span = self._span(0, item.window_ms, AFTER)
+        return self._add(partials.ITEM, column=column, other=first + (item.place or 0), span=span, fill=fill)
+
+    def _latest_rows(self, aggregate: Aggregate, count: int, pad: str) -> int:
+        """The first of the operations that have the rows of the last events of a window."""
+        needed, span = self._needed(aggregate), self._span(0, aggregate.window_ms, AFTER)
+        shared = f"rows {needed} {span} {count} {pad}"
         if shared not in self.known:
             passed = -1
             if needed:
-                count = self._add(partials.COUNT, needed=needed, span=span, stage=NEVER, remembers=True)
-                passed = self.rows[count]["mark"]
-            kind = partials.LATEST_LEFT if item.pad == "left" else partials.LATEST_RIGHT
-            self.known[shared] = self._add(kind, column=passed, other=item.n, needed=needed, span=span)
-            for _ in range(item.n - 1):
+                marked = self._add(partials.COUNT, needed=needed, span=span, stage=NEVER, remembers=True)
+                passed = self.rows[marked]["mark"]
+            kind = partials.LATEST_LEFT if pad == "left" else partials.LATEST_RIGHT
+            self.known[shared] = self._add(kind, column=passed, other=count, needed=needed, span=span)
+            for _ in range(count - 1):
                 self._add(kind, stage=NEVER)
-        first, column = self.known[shared], self._column(item)
-        fill = np.nan if self._is_text(item) else item.fill  # of a text it is a code, put where there is none
-        return self._add(partials.ITEM, column=column, other=first + (item.place or 0), span=span, fill=fill)
+        return self.known[shared]
 
     def _tiled(self, aggregate: Aggregate) -> int:
         kind, without_own = kind_of(aggregate)

@@ -1,4 +1,4 @@
-"""The last n events of an entity as neighbouring columns: the input of a sequence model.
+"""The last n events of an entity as neighbouring columns: the input of a sequence model, with its mask and length.
 
 oldest of the n ... newest, for each its field: one column of a number, `size` columns of a vector, a code of a text
 """
@@ -27,18 +27,19 @@ class LastN(Aggregate):
     """The field of the n events with the greatest (event time, arrival), the oldest first; a block of columns.
 
     An event whose field is null has its place, so that sequences of several fields go together. A text is its code: 1
-    for the first value that its `Literal` lists, 2 for the second and so on.
+    for the first value that its `Literal` lists, 2 for the second and so on. Without a field it is their mask: 1 for
+    each event that is there.
 
     Attributes:
-        field: A number, a bool, a vector, or a text with declared values.
+        field: A number, a bool, a vector, or a text with declared values; None for the mask.
         n: How many events, 1 to 1,000.
         pad: Where columns are filled when there are fewer: "left" (the newest event is always in the last column) or
             "right" (the oldest of them is always in the first).
-        fill: What stands there, and for a null: NaN, of a text 0.
+        fill: What stands there, and for a null: NaN, of a text or a mask 0.
         place: Which of the n one column is of, 0 for the oldest; None before there are columns (derived).
     """
 
-    field: str
+    field: str | None = None
     n: int = 10
     pad: str = "left"
     place: int | None = None
@@ -47,8 +48,7 @@ class LastN(Aggregate):
 
     def __post_init__(self) -> None:
         label = f"LastN({self.field!r})"
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or not 1 <= self.n <= MOST_ITEMS:
-            raise DefinitionError(f"{label}: n is {self.n!r}; write a whole number from 1 to {MOST_ITEMS:,}")
+        _check_n(self.n, label)
         if self.pad not in SIDES:
             raise DefinitionError(f"{label}: pad is {self.pad!r}; write 'left' or 'right'")
         if self.tile is not None:
@@ -63,12 +63,13 @@ class LastN(Aggregate):
 
     @override
     def elements(self, schema: Fields) -> tuple[Feature, ...]:
-        if self.place is not None or self.field not in schema:
+        if self.place is not None or (self.field is not None and self.field not in schema):
             return (self,)
         self.check(schema)
-        read = schema[self.field]
-        names = [each.name for each in read.elements] if read.kind == "vector" else [self.field]
-        fill = 0.0 if read.kind == "str" and math.isnan(self.fill) else self.fill
+        read = None if self.field is None else schema[self.field]
+        names = [each.name for each in read.elements] if read and read.kind == "vector" else [self.field]
+        is_code = read is None or read.kind == "str"
+        fill = 0.0 if is_code and math.isnan(self.fill) else self.fill
         return tuple(
             replace(self, field=name, place=place, fill=fill) for place in range(self.n) for name in names
         )
@@ -77,16 +78,18 @@ class LastN(Aggregate):
     def block(self, schema: Fields) -> InBlock | None:
         if self.place is None:
             return None
-        vector, element = split_element(self.field)
+        vector, element = split_element(self.field or "")
         size = 1 if element is None else schema[vector].size or 0
         if element is not None and self.field not in [each.name for each in schema[vector].elements]:
             return None
-        whole = replace(self, field=vector, place=None)
+        whole = replace(self, field=vector or None, place=None)
         return InBlock(whole.name, self.place * size + (element or 0), self.n * size)
 
     @override
     def check(self, schema: Fields) -> None:
         super().check(schema)
+        if self.field is None:
+            return
         read = schema[self.field]
         if read.kind == "str" and read.categories is None:
             raise DefinitionError(
@@ -105,13 +108,51 @@ class LastN(Aggregate):
         side = "no earlier ones" if self.pad == "left" else "no later ones"
         which = "" if self.place is None else f"number {self.place + 1} of "
         return (
-            f"{self.field} of {which}the last {self.n} events{where} of the last {self.window}, oldest first "
+            f"{self.field or 1} of {which}the last {self.n} events{where} of the last {self.window}, oldest first "
             f"({self.fill:g} where there are {side})"
         )
 
     @override
     def _parameters(self) -> dict[str, Any]:
         return {"n": self.n, "pad": self.pad, "place": self.place}
+
+
+@dataclass(frozen=True)
+class SequenceLength(Aggregate):
+    """How many of the last n events there are: n, or fewer. Never NaN.
+
+    Attributes:
+        n: As of `LastN`.
+    """
+
+    n: int = 10
+    suffix: ClassVar[str] = "sequence_length"
+    words: ClassVar[str] = "number"
+
+    def __post_init__(self) -> None:
+        _check_n(self.n, "SequenceLength")
+        if self.tile is not None:
+            raise DefinitionError("SequenceLength: tile is not supported; tiles do not keep the events")
+        super().__post_init__()
+
+    @override
+    def _label(self) -> str:
+        return f"{self.suffix}_{self.n}_{duration_text(self.window_ms)}"
+
+    @property
+    @override
+    def meaning(self) -> str:
+        where = f" where {self.where.name}" if self.where is not None else ""
+        return f"number of events{where} of the last {self.window}, {self.n} at most"
+
+    @override
+    def _parameters(self) -> dict[str, Any]:
+        return {"n": self.n}
+
+
+def _check_n(n: int, label: str) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_ITEMS:
+        raise DefinitionError(f"{label}: n is {n!r}; write a whole number from 1 to {MOST_ITEMS:,}")
 
 
 @dataclass(frozen=True)

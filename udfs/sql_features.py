@@ -24,6 +24,7 @@ from udfs.aggregates import (
     OneHot,
     Previous,
     Ratio,
+    SequenceLength,
     SessionAggregate,
     SinceLast,
     Std,
@@ -144,7 +145,7 @@ class _Compiler:
         assert isinstance(feature, Aggregate)
         if isinstance(feature, Custom):
             raise DefinitionError("an aggregate of your own is Python code, which a statement cannot carry")
-        if isinstance(feature, LastN):
+        if isinstance(feature, LastN | SequenceLength):
             raise DefinitionError("a statement has no columns of the last events; the stream engine has")
         if isinstance(feature, SessionAggregate):
             raise DefinitionError("an OVER window does not know where a session begins; the stream engine does")

@@ -95,7 +95,11 @@ def more_columns(folder):
 
 
 def more_dimensions(folder):
-    edit(folder, lambda model: model.graph.input[0].type.tensor_type.shape.dim.add(dim_value=3))
+    def change(model):
+        for size in (3, 4):
+            model.graph.input[0].type.tensor_type.shape.dim.add(dim_value=size)
+
+    edit(folder, change)
 
 
 def input_of_another_name(folder):
@@ -157,7 +161,7 @@ CORPUS = [
     (over_size, "is over 268,435,456 bytes"),
     (over_size_manifest, "is over 1,000,000 bytes"),
     (more_columns, "99"),
-    (more_dimensions, "has 3 dimensions"),
+    (more_dimensions, "has 4 dimensions"),
     (input_of_another_name, "input 'features' of the graph has no features"),
     (huge_tensor, r"tensor 'w' claims to be \[25000000000\]"),
     (huge_sparse_tensor, r"a sparse tensor unpacks to \[25000000000\]"),

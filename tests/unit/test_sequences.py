@@ -14,7 +14,8 @@ from test_against_oracle import EXTREMES, engine_of, histories, oracle_of
 
 from udfs.kept_answers import kept_answers
 from udfs.kept_entities import find_entity
-from udfs.pipeline import Count, DefinitionError, Events, LastN, Model, Pipeline, Ratio, field
+from udfs.naive_features import NaiveFeatures
+from udfs.pipeline import Count, DefinitionError, Events, LastN, Model, Pipeline, Ratio, SequenceLength, field
 from udfs.plan import FeaturePlan
 from udfs.sql_features import SqlRefusedError, compile_features
 
@@ -53,6 +54,31 @@ def test_a_text_is_the_place_of_its_value_and_nothing_is_0_or_the_fill():
     events = [purchase(1_001, page="pay"), purchase(1_002, page="home")]
     features = sequence(LastN("page", n=3, window="1h", fill=-5), LastN("page", n=3, window="1d"), events=events)
     assert features.tolist() == [[-5, -5, 3, 0, 0, 3], [-5, 3, 1, 0, 3, 1]]
+
+
+def test_mask_and_length_say_which_columns_are_events():
+    events = [purchase(1_000 + each, None, "pay" if each != 2 else "home") for each in (1, 2, 3)]
+    pays = {"n": 3, "window": "1h", "where": field("page") == "pay"}
+    pipeline = pipeline_of(LastN(**pays), LastN(**pays, pad="right"), SequenceLength(**pays))
+    assert pipeline.feature_names[:3] == tuple(f"page_is_pay_last_3_1h_{place}" for place in range(3))
+    assert pipeline.feature_names[-1] == "page_is_pay_sequence_length_3_1h"
+    assert tuple(pipeline.blocks) == ("page_is_pay_last_3_1h", "page_is_pay_last_3_1h_pad_right")
+    found = Shard(pipeline).advance(events).features
+    assert found.tolist() == [[0, 0, 1, 1, 0, 0, 1], [0, 0, 1, 1, 0, 0, 1], [0, 1, 1, 1, 1, 0, 2]]
+    assert [row["meaning"] for row in pipeline.describe()["features"]][5:] == [
+        "1 of number 3 of the last 3 events where page_is_pay of the last 1h, oldest first (0 where there are no later "
+        "ones)", "number of events where page_is_pay of the last 1h, 3 at most",
+    ]  # fmt: skip
+
+
+def test_a_column_is_made_of_one_event_as_explain_says():
+    pipeline = pipeline_of(LastN("amount", n=2, window="1h"), SequenceLength(n=2, window="1h"))
+    oracle = NaiveFeatures(pipeline)
+    for each in (1, 2, 3):
+        oracle.advance(purchase(1_000 + each, float(each)), 0, 0)
+    assert [[row.event.amount for row in oracle.window(each, "u")] for each in pipeline.features] == [
+        [2.0], [3.0], [1.0, 2.0, 3.0],
+    ]  # fmt: skip
 
 
 def test_a_late_event_has_the_sequence_of_its_own_time():
@@ -107,6 +133,8 @@ def test_a_number_of_a_vector_is_a_sequence_of_its_own():
         (lambda: LastN("amount", n=True, window="1h"), "write a whole number"),
         (lambda: LastN("amount", pad="top", window="1h"), "write 'left' or 'right'"),
         (lambda: LastN("amount", window="1h", tile="1m"), "tile is not supported"),
+        (lambda: SequenceLength(window="1h", tile="1m"), "SequenceLength: tile is not supported"),
+        (lambda: SequenceLength(window="1h", n=0), "SequenceLength: n is 0"),
         (lambda: LastN("label", window="1h"), "declare label: Literal"),
         (lambda: LastN("nothing", window="1h"), "no field 'nothing'"),
         (lambda: Ratio(LastN("amount", window="1h"), Count(window="1h")), "cannot be divided"),
@@ -120,6 +148,8 @@ def test_what_cannot_be_a_sequence_is_refused_in_one_line(feature, line):
 def test_sql_refuses_sequences_by_name_once():
     with pytest.raises(SqlRefusedError, match="amount_last_2_1h_0, amount_last_2_1h_1: a statement") as refused:
         compile_features(pipeline_of(LastN("amount", n=2, window="1h"), Count(window="1h")))
+    with pytest.raises(SqlRefusedError, match="sequence_length_10_1h: a statement"):
+        compile_features(pipeline_of(SequenceLength(window="1h")))
     assert str(refused.value).count("a statement has no columns") == 1
 
 
@@ -139,11 +169,13 @@ def pipelines(draw):
     features = {}
     for _ in range(draw(st.integers(1, 4))):
         feature = LastN(
-            draw(st.sampled_from(["amount", "page"])), n=draw(st.sampled_from([1, 2, 3, 7, 40])),
+            draw(st.sampled_from(["amount", "page", None])), n=draw(st.sampled_from([1, 2, 3, 7, 40])),
             window=draw(st.sampled_from(["64ms", "10s", "1h", "20h"])), where=draw(st.sampled_from(CONDITIONS)),
             pad=draw(st.sampled_from(["left", "right"])), fill=draw(st.sampled_from([NAN, -7.0])),
         )  # fmt: skip
         features[feature.name] = feature
+        length = SequenceLength(n=feature.n, window=feature.window, where=draw(st.sampled_from(CONDITIONS)))
+        features[length.name] = length
     return pipeline_of(*features.values(), Count(window="1m"), lateness=draw(st.sampled_from([None, "5s", "30m"])))
 
 
@@ -198,8 +230,11 @@ def test_a_sequence_that_is_new_to_a_state_is_read_from_the_events_kept():
 
 
 def test_what_is_kept_answers_without_an_event_of_its_own():
-    pipeline = pipeline_of(LastN("amount", n=2, window="1h"), LastN("page", n=2, window="1h", pad="right"))
+    pipeline = pipeline_of(
+        LastN("amount", n=2, window="1h"), LastN("page", n=2, window="1h", pad="right"),
+        LastN(n=2, window="1h"), SequenceLength(n=5, window="1h"),
+    )  # fmt: skip
     shard = Shard(pipeline)
     shard.advance([purchase(1_000, 1.0, "cart"), purchase(2_000, 2.0, "pay"), purchase(3_000, 3.0, "home")])
     answers = kept_answers(shard.plan, *find_entity(shard.state, "u"), time_ms=10_000)
-    assert list(answers.values()) == [2.0, 3.0, 3.0, 1.0]
+    assert list(answers.values()) == [2.0, 3.0, 3.0, 1.0, 1.0, 1.0, 3.0]
