@@ -48,6 +48,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
     ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
     features = [pipeline.features_topic] if pipeline.features_topic else []
+    sessions = [pipeline.sessions_topic] if pipeline.sessions_topic else []
     of_models = [each for each in (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic) if each]
     run = [
         Acl("run", "topic", events, "Read"),
@@ -58,14 +59,14 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         # the broker's transaction.max.timeout.ms, before the start
         Acl("run", "cluster", "kafka-cluster", "DescribeConfigs"),
         *routed,
-        *(Acl("run", "topic", name, "Write") for name in features),
+        *(Acl("run", "topic", name, "Write") for name in (*features, *sessions)),
         *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
         *(Acl("run", "topic", name, "Write") for name in of_models),
         *_request_acls(pipeline, engine),
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (*sources, events, *outputs, *features, *of_models, *_request_topics(pipeline))
+        for name in (*sources, events, *outputs, *features, *sessions, *of_models, *_request_topics(pipeline))
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {

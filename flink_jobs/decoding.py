@@ -85,12 +85,14 @@ def letter_decoder(pipeline: Pipeline, settings: Settings) -> Callable[..., Any]
 def in_json(pipeline: Pipeline) -> Pipeline:
     """The pipeline with JSON events, from no sources, and predictions: for files' rows, and runs on topics of our own.
 
-    What is computed is the same; features are written to no topic.
+    What is computed is the same; features and sessions are written to no topic.
     """
     events = replace(
         pipeline.events, format=Json(), key_format=Text(), fields={}, tombstones="dead-letter", sources=()
     )
-    return replace(pipeline, events=events, output_format=Json(), features_topic=None, features_format=None)
+    return replace(
+        pipeline, events=events, output_format=Json(), features_topic=None, features_format=None, sessions=None
+    )
 
 
 def file_decoder(pipeline: Pipeline) -> EventDecoder:

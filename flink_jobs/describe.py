@@ -68,7 +68,7 @@ def description_view(document: dict[str, Any]) -> Group:
 
 
 def _listed(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The features with their numbers; those of a vector in one row."""
+    """The features with their numbers; those of a vector, or of a sequence, in one row."""
     sizes = {f"{name}_0": (name, size) for name, size in document["vectors"].items()}
     found, number = list[tuple[str, dict[str, Any]]](), 1
     while number <= len(document["features"]):
@@ -77,7 +77,7 @@ def _listed(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         if size == 1:
             found.append((str(number), row))
         else:
-            meaning = row["meaning"].replace("[0]", "", 1)
+            meaning = row["meaning"].replace("[0]", "", 1).replace("number 1 of ", "", 1)
             together = {"name": f"{name}_0 … {size - 1}", "meaning": meaning}
             found.append((f"{number}-{number + size - 1}", {**row, **together}))
         number += size
@@ -93,9 +93,18 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("predictions", f"topic {topics['predictions']}, {_prediction_text(document['prediction'])}"),
         ("dead letters", f"topic {topics['dead_letters']}"),
         *([("feature vectors", f"topic {topics['features']}, by {entity}")] if topics["features"] else []),
+        *_session_facts(document["sessions"], entity),
         *_request_facts(document["requests"]),
         ("consumer group", document["consumer_group"]),
     ]
+
+
+def _session_facts(sessions: dict[str, Any] | None, entity: str) -> list[tuple[str, str]]:
+    if sessions is None:
+        return []
+    late = f" and {sessions['lateness']} for late events" if sessions["lateness"] else ""
+    told = f"topic {sessions['topic']}, by {entity}, each once nothing came for {sessions['gap']}{late}"
+    return [("closed sessions", told)]
 
 
 def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:

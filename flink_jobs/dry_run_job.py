@@ -63,7 +63,9 @@ def start_dry_run(pipeline: Pipeline, settings: Settings, savepoint: str, folder
     """
     name = f"{pipeline.name}-dry-run"
     # a consumer group of its own, too; its answers are read here, vectors are not, and no registry has to know them
-    trial = dataclasses.replace(pipeline, name=name, output_format=Json(), features_topic=None, requests=None)
+    trial = dataclasses.replace(
+        pipeline, name=name, output_format=Json(), features_topic=None, sessions=None, requests=None
+    )
     quiet = settings.model_copy(update={"checkpoint_interval_ms": _NEVER_MS, "restart_attempts": 0})
     options = {"execution.state-recovery.ignore-unclaimed-state": "true"}
     environment, rest_address = create_environment(quiet, folder / "checkpoints", savepoint, options)

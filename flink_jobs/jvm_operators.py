@@ -33,6 +33,7 @@ def gathered_batches(
     headers: Sequence[str],
     max_record_bytes: int,
     command: int = RECORDS,
+    tick_ms: int = 0,
 ) -> Any:
     """Raw records -> batches for the subtasks of the next operator.
 
@@ -47,6 +48,7 @@ def gathered_batches(
         headers: Names of those that go with the records.
         max_record_bytes: Of a larger value only the beginning goes on, and its size.
         command: What is to be done with them: RECORDS or REQUESTS.
+        tick_ms: How often the next operator is told that time goes on; 0 is never.
 
     Returns:
         Java `DataStream` of (shard key, bytes).
@@ -62,18 +64,20 @@ def gathered_batches(
     keyed_batch = Types.ROW([Types.INT(), Types.PRIMITIVE_ARRAY(Types.BYTE())])
     references = int_array(shard_keys), batch_ms, MAX_PARALLELISM, parallelism, *key_form, object_array(*headers)
     kind = keyed_batch.get_java_type_info()
-    return add_operator(raw, name, "SubtaskBatches", kind, *references, max_record_bytes, command)
+    return add_operator(raw, name, "SubtaskBatches", kind, *references, max_record_bytes, command, tick_ms)
 
 
-def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int, str, str]:
+def dead_letter_limit(pipeline: Pipeline, settings: Settings) -> tuple[str, int, int, str, str, str]:
     """What ends a job: the topic of dead letters, how many records are looked at, and most dead letters among them.
 
-    Then come the topics of features and of requests, or nothing: a vector is written beside an answer, and what comes
-    of requests is no event's; only answers to events count.
+    Then come the topics of features, of requests and of closed sessions, or nothing: a vector is written beside an
+    answer, and what comes of requests is no event's; only answers to events count.
     """
     last = settings.dead_letter_limit_records
     most = int(settings.dead_letter_limit_share * last)
-    return str(pipeline.dead_letters), last, most, pipeline.features_topic or "", pipeline.requests_topic or ""
+    others = pipeline.features_topic, pipeline.requests_topic, pipeline.sessions_topic
+    features, requests, sessions = (each or "" for each in others)
+    return str(pipeline.dead_letters), last, most, features, requests, sessions
 
 
 def output_rows(
@@ -82,7 +86,7 @@ def output_rows(
     name: str,
     sink: str,
     view: str,
-    limit: tuple[str, int, int, str, str],
+    limit: tuple[str, int, int, str, str, str],
 ) -> None:
     """Batches of output records -> rows for a sink, as a view.
 

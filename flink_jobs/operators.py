@@ -36,10 +36,11 @@ from udfs.plan import FeaturePlan
 from udfs.positions import Positions
 from udfs.predicting import Model
 from udfs.receipts import NamedModel
-from udfs.record_batch import MODELS, RECORDS, REQUESTS, WRITE, RecordBatch
+from udfs.record_batch import MODELS, RECORDS, REQUESTS, TICK, WRITE, RecordBatch
 from udfs.registered_schema import RegisteredSchema
 from udfs.routing import Router
 from udfs.scoring import Scorer
+from udfs.session_records import SessionWatch
 from udfs.wire_formats import PredictionEncoder
 
 STATE_LOG = "shard-state-log"
@@ -47,11 +48,14 @@ MODEL_SCHEDULE = "model-schedule"
 SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
 LAST_SCORES = "last-scores"
+OPEN_SESSIONS = "open-sessions"
 EVENTS_READ = "events-read"
 CIRCUIT = "modelCircuit"
 """Gauge: the worst circuit of the models that are open, 0 closed, 1 half-open, 2 open; with a `model_budget_ms`."""
 REQUESTS_ANSWERED, REQUESTS_REFUSED = "requestsAnswered", "requestsRefused"
 """Gauges: requests that were answered with a score, and with an error or by a dead letter."""
+SESSIONS_NOT_WRITTEN = "sessionsNotWritten"
+"""Gauge: closed sessions that could not be written: too large, or an entity that the format has no place for."""
 PASSED_OVER = "recordsPassedOver"
 """Counts records that are neither events nor dead letters."""
 
@@ -72,6 +76,7 @@ class ScoreBatches(KeyedProcessFunction):
         prediction_schema: What predictions name, as it was registered.
         changes: What the control topic of models said before the job, if the pipeline has one.
         features_schema: What feature vectors name, as it was registered.
+        sessions_schema: What closed sessions name, as it was registered.
     """
 
     def __init__(
@@ -83,9 +88,11 @@ class ScoreBatches(KeyedProcessFunction):
         prediction_schema: RegisteredSchema | None = None,
         changes: Sequence[bytes | None] = (),
         features_schema: RegisteredSchema | None = None,
+        sessions_schema: RegisteredSchema | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
         self._prediction_schema, self._features_schema, self._changes = prediction_schema, features_schema, changes
+        self._sessions_schema = sessions_schema
         self._crashes = None if settings is None else crash_folder(pipeline, settings)
         # where models are that the job is told to change to
         self._root = models_root(pipeline, settings)
@@ -124,15 +131,17 @@ class ScoreBatches(KeyedProcessFunction):
         self._ladder = self._open_ladder(runtime_context)
         encoder = PredictionEncoder(self._pipeline, model=named_model(manifest), schema=self._prediction_schema)
         vectors = FeatureEncoder(self._pipeline, self._features_schema) if self._pipeline.features_topic else None
+        self._sessions = self._open_sessions(runtime_context)
         self._scorer = Scorer(
             FeaturePlan.build(self._pipeline),
             model,
             encoder,
-            lambda: time.time_ns() // 1_000_000,
+            _now_ms,
             schema_source(self._settings, self._pipeline.events.format),
             self._serving,
             self._ladder,
             vectors,
+            self._sessions,
         )
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
@@ -147,6 +156,17 @@ class ScoreBatches(KeyedProcessFunction):
             )
             answerer = self._open_answerer(metrics, model, named_model(manifest))
             self._answer = functools.partial(scores, answerer)
+
+    def _open_sessions(self, runtime_context: RuntimeContext) -> SessionWatch | None:
+        """What follows the sessions of entities, if they have a topic."""
+        if self._pipeline.sessions is None:
+            return None
+        self._session_log = runtime_context.get_map_state(
+            MapStateDescriptor(OPEN_SESSIONS, Types.LONG(), Types.PRIMITIVE_ARRAY(Types.BYTE()))
+        )
+        watch = SessionWatch(self._pipeline, _now_ms, self._sessions_schema)
+        runtime_context.get_metrics_group().gauge(SESSIONS_NOT_WRITTEN, lambda: watch.not_written)
+        return watch
 
     def _open_ladder(self, runtime_context: RuntimeContext) -> Ladder | None:
         """The pipeline's fallbacks, if it has some, each with a gauge of how many events it scored."""
@@ -209,6 +229,9 @@ class ScoreBatches(KeyedProcessFunction):
             self._write(shard)
         elif records.command == MODELS:
             yield from self._change_models(shard, records.change)
+        elif records.command == TICK:
+            if self._sessions is not None and (outputs := self._sessions.pass_time()):
+                yield outputs
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
             self._read_schedule(shard)
@@ -217,6 +240,8 @@ class ScoreBatches(KeyedProcessFunction):
             if self._ladder is not None and self._ladder.remembers:
                 entries = {number: bytes(entry) for number, entry in self._last_scores.items()}
                 self._ladder.last_scores[shard] = self._ladder.restored(entries)
+            if self._sessions is not None:
+                self._sessions.restore(shard, [(number, bytes(entry)) for number, entry in self._session_log.items()])
 
     def _read(self, shard: int) -> list[tuple[int, bytes]]:
         """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
@@ -252,6 +277,8 @@ class ScoreBatches(KeyedProcessFunction):
             self._read_to.update(self._positions.packed(shard))
         if self._ladder is not None and self._ladder.remembers:
             _put(self._last_scores, self._ladder.last_scores[shard].take_changes())
+        if self._sessions is not None:
+            _put(self._session_log, self._sessions.take_changes(shard))
 
 
 class RouteRecords(ProcessFunction):
@@ -284,6 +311,10 @@ class RouteRecords(ProcessFunction):
         self._passed_over.inc(routed.passed_over)
         if routed.outputs:
             yield routed.outputs
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _unguarded(scores: "Scorer | Answerer", records: RecordBatch, shards: Mapping[int, ShardState]) -> bytes:

@@ -23,7 +23,7 @@ from flink_jobs.shards import shard_keys
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import sink_ddl, source_ddl
 from udfs.event_keys import key_form
-from udfs.output_fields import features_of, predictions_of
+from udfs.output_fields import features_of, predictions_of, sessions_of
 from udfs.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 SCORE_UID = "score-v1"
 """The operator with the shards' state; a savepoint keeps its name for ever."""
+_TICK_MS = 1_000
+"""How often sessions are looked at that no event closes."""
 _EVENTS, _SCORED, _OUTPUTS = "millrace_events", "millrace_scored", "millrace_outputs"
 
 
@@ -89,7 +91,10 @@ def scored_batches(
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
     schema = registered_schema(predictions_of(pipeline), settings)
     features_schema = registered_schema(features_of(pipeline), settings) if pipeline.features_topic else None
-    score = ScoreBatches(pipeline, model_folder, states, settings, schema, changes, features_schema)
+    sessions_schema = registered_schema(sessions_of(pipeline), settings) if pipeline.sessions else None
+    score = ScoreBatches(
+        pipeline, model_folder, states, settings, schema, changes, features_schema, sessions_schema
+    )
     return tables, _score(batches, score)
 
 
@@ -118,7 +123,10 @@ def _gather(
     query = f"SELECT {columns} FROM {_EVENTS}"  # noqa: S608  # names of our own
     spread = settings.batch_ms, settings.parallelism
     form, most = key_form(pipeline.events), pipeline.max_record_bytes
-    gathered = gathered_batches(tables, query, "gather", shard_keys, *spread, form, headers, most)
+    tick_ms = _TICK_MS if pipeline.sessions is not None and pipeline.sessions.idle is not None else 0
+    gathered = gathered_batches(
+        tables, query, "gather", shard_keys, *spread, form, headers, most, tick_ms=tick_ms
+    )
     others = []
     if pipeline.models_topic is not None:
         environment = gathered.getExecutionEnvironment()

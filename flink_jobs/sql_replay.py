@@ -57,6 +57,7 @@ def replay_by_sql(pipeline: Pipeline, settings: Settings, *, name: str) -> Itera
         dead_letters=f"{name}-dead-letters",
         include_features=True,
         features_topic=None,
+        sessions=None,
     )
     create_topics(settings.bootstrap, topic_specs(own), settings.kafka_properties)
     run = start_job(own, settings.model_copy(update={"idle_ms": _NEVER_IDLE_MS}), engine=SQL)

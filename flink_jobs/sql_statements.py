@@ -116,6 +116,11 @@ def _check_formats(pipeline: Pipeline) -> None:
             f"pipeline {pipeline.name} cannot be run by SQL: it has a features_topic, which its statements do "
             "not write; run it with --engine stream"
         )
+    if pipeline.sessions is not None:
+        raise SqlRefusedError(
+            f"pipeline {pipeline.name} cannot be run by SQL: it has sessions, which its statements do not follow; run "
+            "it with --engine stream"
+        )
     for name, path in events.fields.items():
         is_part = path.startswith("@") and path not in (KEY_PART, TOPIC)
         if is_part or (name == events.time and not all(part.isidentifier() for part in path.split("."))):

@@ -81,7 +81,7 @@ def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
 
 
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
-    """The pipeline's topics: sources, events, predictions, dead letters, alike; its features; those about its models.
+    """The pipeline's topics: sources, events, predictions, dead letters, sessions, alike; features; about models.
 
     That of the features is a table: the latest vector of an entity stays, unless a retention is asked for.
     """
@@ -90,6 +90,7 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
         pipeline.events.topic,
         pipeline.predictions,
         str(pipeline.dead_letters),
+        *([pipeline.sessions_topic] if pipeline.sessions_topic else []),
     )
     specs = [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in names]
     if pipeline.features_topic is not None:
@@ -240,7 +241,7 @@ def sink_ddl(table: str, pipeline: Pipeline, settings: Settings, engine: Engine 
     routed = [pipeline.events.topic] if routed_topics(pipeline, engine) else []
     # its own control topic too: a guard of a model writes a rollback there
     about_models = (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic)
-    others = (pipeline.features_topic, *about_models, *pipeline.reply_topics)
+    others = (pipeline.features_topic, pipeline.sessions_topic, *about_models, *pipeline.reply_topics)
     more = [each for each in others if each and engine == STREAM]
     options = {
         "connector": "kafka",

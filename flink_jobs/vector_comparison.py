@@ -33,6 +33,7 @@ def written_vectors(pipeline: Pipeline, folder: Path, settings: Settings) -> Ser
         pipeline,
         predictions=str(pipeline.features_topic),
         features_topic=None,
+        sessions=None,
         output_format=pipeline.features_format or pipeline.output_format,
         include_features=True,
         include=(),

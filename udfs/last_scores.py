@@ -1,7 +1,5 @@
 """The last score of each entity of a shard, and the log of them that is kept with the shard's state.
 
-    entry entry entry | all that is known, in one entry; everything before goes
-
 As of a shard's events only what is new is written, and all of it now and then, so that the log stays about as long as
 what it says.
 """
@@ -11,10 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from udfs.entry_log import EntryLog
 from udfs.errors import StateCorruptError, StateVersionError
 
 VERSION = 1
-_LEAST_LOGGED = 4_096
 
 
 class Scored(NamedTuple):
@@ -43,7 +41,7 @@ class LastScores:
         self._within_ms, self._most = within_ms, most
         self._known: dict[str, Scored] = {}
         self._new: dict[str, None] = {}
-        self._first_entry = self._next_entry = self._logged = 0
+        self._log = EntryLog()
         self._newest_ms = -(2**62)
 
     @classmethod
@@ -60,14 +58,13 @@ class LastScores:
             StateCorruptError: An entry is none.
         """
         scores = cls(within_ms, most)
-        numbered = sorted(entries)
+        numbered, logged = sorted(entries), 0
         for _, content in numbered:
             entry = _decoded(content)
             scores.note(entry.entities, entry.scores, entry.times_ms)
-            scores._logged += len(entry.entities)
+            logged += len(entry.entities)
         scores._new.clear()
-        if numbered:
-            scores._first_entry, scores._next_entry = numbered[0][0], numbered[-1][0] + 1
+        scores._log = EntryLog([number for number, _ in numbered], logged)
         return scores
 
     def note(self, entities: Sequence[str], scores: Sequence[float], times_ms: Sequence[int]) -> None:
@@ -93,21 +90,17 @@ class LastScores:
 
     def take_changes(self) -> tuple[dict[int, bytes], list[int]]:
         """Entries to put, and numbers of entries to remove."""
-        put, removed = dict[int, bytes](), list[int]()
         if not self._new:
-            return put, removed
-        if self._logged + len(self._new) > max(2 * len(self._known), _LEAST_LOGGED):
+            return {}, []
+        removed = list[int]()
+        if self._log.is_long(len(self._new), len(self._known)):
             self._known = {name: each for name, each in self._known.items() if self.is_of_use(each, self._newest_ms)}
-            removed = list(range(self._first_entry, self._next_entry))
-            self._first_entry, self._logged, self._new = self._next_entry, 0, dict.fromkeys(self._known)
+            removed, self._new = self._log.begin_anew(), dict.fromkeys(self._known)
         names = [name for name in self._new if name in self._known]
         scored = [self._known[name] for name in names]
         entry = _Entry(VERSION, names, [each.score for each in scored], [each.time_ms for each in scored])
-        put[self._next_entry] = msgspec.msgpack.encode(entry)
-        self._next_entry += 1
-        self._logged += len(names)
         self._new = {}
-        return put, removed
+        return self._log.add(msgspec.msgpack.encode(entry), len(names)), removed
 
     def __len__(self) -> int:
         """How many entities are known."""

@@ -1,4 +1,4 @@
-"""What a job writes into the topics of its answers: predictions, and features; without a word on how it is encoded."""
+"""What a job writes: predictions, features, and closed sessions; without a word on how it is encoded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,16 @@ from typing import NamedTuple
 from udfs.formats import Format
 from udfs.pipeline import Pipeline
 from udfs.registered_schema import SchemaKind
-from udfs.schema_texts import FEATURES, PREDICTION, features_schema_text, prediction_schema_text, record_name
+from udfs.schema_texts import (
+    FEATURES,
+    PREDICTION,
+    SESSION,
+    features_schema_text,
+    prediction_schema_text,
+    record_name,
+    sessions_schema_text,
+)
+from udfs.session_topic import SESSION_FIELDS
 
 
 class OutputValues(NamedTuple):
@@ -73,6 +82,24 @@ def features_of(pipeline: Pipeline) -> OutputValues:
     )
 
 
+def sessions_of(pipeline: Pipeline) -> OutputValues:
+    """A pipeline's closed sessions. Only of one that has a topic for them."""
+    assert pipeline.sessions is not None
+    return OutputValues(
+        "sessions",
+        "a session",
+        str(pipeline.sessions_topic),
+        pipeline.sessions.format or pipeline.output_format,
+        (pipeline.events.entity, *SESSION_FIELDS),
+        (),
+        record_name(pipeline, SESSION),
+        partial(sessions_schema_text, pipeline),
+        "Sessions(format=...)",
+        "",
+    )
+
+
 def outputs_of(pipeline: Pipeline) -> list[OutputValues]:
     """All that a pipeline's job writes with a schema."""
-    return [predictions_of(pipeline), *([features_of(pipeline)] if pipeline.features_topic else [])]
+    features = [features_of(pipeline)] if pipeline.features_topic else []
+    return [predictions_of(pipeline), *features, *([sessions_of(pipeline)] if pipeline.sessions else [])]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -37,41 +36,23 @@ from udfs.aggregates import (
     aggregates_of,
 )
 from udfs.conditions import Condition, field
+from udfs.definition_checks import check_budget, check_count, check_name
 from udfs.durations import duration_text, parse_duration
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic, split_element
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
 from udfs.requests import Requests, check_requests, describe_requests
+from udfs.session_topic import Sessions, check_sessions, describe_sessions
 from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
     "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastN", "LastScore", "Max", "Mean", "Min", "Model",
     "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SequenceLength",
-    "SessionCount", "SessionDuration", "SessionPause", "SessionPosition", "SinceLast", "Source", "Std", "Sum", "Text",
-    "Value", "Vector", "field",
+    "SessionCount", "SessionDuration", "SessionPause", "SessionPosition", "Sessions", "SinceLast", "Source", "Std",
+    "Sum", "Text", "Value", "Vector", "field",
 ]  # fmt: skip
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
-
-
-def _check_name(name: str, setting: str) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise DefinitionError(f"{setting} is {name!r}; write lower-case letters, digits, '-' and '_', like 'purchase'")
-
-
-def _check_count(number: int, setting: str, least: int) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise DefinitionError(f"{setting} is {number!r}; write a whole number from {least} on")
-
-
-def _check_budget(budget_ms: float | None, setting: str) -> None:
-    if budget_ms is None:
-        return
-    if isinstance(budget_ms, bool) or not isinstance(budget_ms, int | float) or not 0 < budget_ms < 1e9:
-        raise DefinitionError(f"{setting} is {budget_ms!r}; write milliseconds, like 50")
-
 
 @dataclass(frozen=True)
 class Model:
@@ -91,8 +72,8 @@ class Model:
     signed_by: str | None = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name, "Model: name")
-        _check_count(self.version, "Model: version", 1)
+        check_name(self.name, "Model: name")
+        check_count(self.version, "Model: version", 1)
 
 
 @dataclass(frozen=True)
@@ -126,6 +107,7 @@ class Pipeline:
             means that it is a dead letter.
         model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
         requests: A topic in which scores may be asked for, without an event; None means that there is none.
+        sessions: A topic of the sessions of entities that are over; None means that there is none.
         feature_names: The features in order (derived).
         outputs: Of the prediction (derived).
         fields: The event's fields by name, and behind them the numbers of its vectors, like `embedding[3]` (derived).
@@ -150,12 +132,13 @@ class Pipeline:
     fallbacks: Sequence[Fallback] = ()
     model_budget_ms: float | None = None
     requests: Requests | None = None
+    sessions: Sessions | None = None
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
     outputs: Outputs = dataclass_field(init=False, compare=False)
     fields: Mapping[str, EventField] = dataclass_field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_name(self.name, "Pipeline: name")
+        check_name(self.name, "Pipeline: name")
         if not isinstance(self.requests, Requests | None):
             raise DefinitionError(f"pipeline {self.name}: requests is {self.requests!r}; write requests=Requests()")
         for value, kind, setting in ((self.events, Events, "events"), (self.model, Model, "model")):
@@ -171,8 +154,10 @@ class Pipeline:
             if topic is not None:
                 check_topic(topic, f"pipeline {self.name}: {setting}")
         topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
+        check_format(self.output_format, f"pipeline {self.name}: output_format")
+        check_sessions(self)
         further = self.features_topic, self.models_topic, self.models_status_topic, self.shadow_topic
-        topics += [each for each in (*further, self.requests_topic, *self.reply_topics) if each]
+        topics += [each for each in (*further, self.sessions_topic, self.requests_topic, *self.reply_topics) if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
@@ -204,15 +189,14 @@ class Pipeline:
         for name in self.outputs.names:
             if name in taken:
                 raise DefinitionError(f"pipeline {self.name}: prediction {name!r} is already a field of the output")
-        check_format(self.output_format, f"pipeline {self.name}: output_format")
         self._check_features_topic()
-        _check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
-        _check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
+        check_count(self.max_events_per_entity, f"pipeline {self.name}: max_events_per_entity", 1)
+        check_count(self.max_record_bytes, f"pipeline {self.name}: max_record_bytes", 1)
         if self.lateness is not None:
             parse_duration(self.lateness, f"pipeline {self.name}: lateness")
         object.__setattr__(self, "fallbacks", tuple(self.fallbacks))
         check_fallbacks(self.fallbacks, self.model.version, self.outputs, f"pipeline {self.name}: fallbacks")
-        _check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
+        check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
         whole = self.events.schema
         fields = {found.name: found for found in (*whole, *(each for found in whole for each in found.elements))}
         object.__setattr__(self, "fields", fields)
@@ -272,6 +256,11 @@ class Pipeline:
     def shadow_topic(self) -> str | None:
         """Where the predictions of shadows go, which nobody is served with; None where there can be none."""
         return self.models_topic and f"{self.predictions}-shadow"
+
+    @property
+    def sessions_topic(self) -> str | None:
+        """Where sessions go that are over; None where nobody follows them."""
+        return None if self.sessions is None else self.sessions.topic or f"{self.name}-sessions"
 
     @property
     def identity_fields(self) -> tuple[str, ...]:
@@ -385,6 +374,7 @@ class Pipeline:
             },
             "sources": self.events.source_topics,
             "requests": describe_requests(self),
+            "sessions": describe_sessions(self),
             "formats": {
                 "events": describe_format(self.events.format),
                 "keys": describe_format(self.events.key_format),

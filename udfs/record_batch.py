@@ -15,10 +15,10 @@ import numpy as np
 from udfs.byte_lines import Lines
 from udfs.raw_record import RawRecord, RecordParts
 
-RECORDS, READ, WRITE, MODELS, REQUESTS = range(5)
+RECORDS, READ, WRITE, MODELS, REQUESTS, TICK = range(6)
 """What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
 record of the control topic says that follows, or do what is due if there is none; answer the records, which are
-requests. Those have no headers."""
+requests; or look at the clock of the machine. Those have no headers."""
 _HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
 
 
@@ -30,7 +30,7 @@ class RecordBatch:
         headers: Names of the headers in it.
 
     Attributes:
-        command: RECORDS, READ, WRITE, MODELS or REQUESTS.
+        command: RECORDS, READ, WRITE, MODELS, REQUESTS or TICK.
         offsets: (n,) int64.
         record_times_ms: (n,) int64, Kafka's timestamps.
         partitions: (n,) int32.

@@ -27,8 +27,9 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events
 from udfs.pipeline import Pipeline
 from udfs.registered_schema import SchemaKind
+from udfs.session_topic import SESSION_FIELDS
 
-PREDICTION, FEATURES = "Prediction", "Features"
+PREDICTION, FEATURES, SESSION = "Prediction", "Features", "Session"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOGICAL_TIMES = {"ms": "timestamp-millis", "us": "timestamp-micros", "ns": "timestamp-nanos"}
 _AVRO = {"str": "string", "int": "long", "float": "double", "bool": "boolean"}
@@ -106,6 +107,19 @@ def features_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str | N
     unit, time = pipeline.events.time_unit, pipeline.events.time
     fields = [_Field(pipeline.fields[name], unit if name == time else None) for name in pipeline.identity_fields]
     return _text(record_name(pipeline, FEATURES), [*fields, _features(pipeline)], kind, previous)
+
+
+def sessions_schema_text(pipeline: Pipeline, kind: SchemaKind, previous: str | None = None) -> str:
+    """The schema of a pipeline's closed sessions: entity, and `session_topic.SESSION_FIELDS`; arguments as above."""
+    first, last, events, length, late = SESSION_FIELDS
+    fields = [
+        _Field(pipeline.fields[pipeline.events.entity]),
+        *(_Field(EventField(time, "int", False, None), "ms") for time in (first, last)),
+        _Field(EventField(events, "int", False, None)),
+        _Field(EventField(length, "float", False, None)),
+        _Field(EventField(late, "bool", False, None)),
+    ]
+    return _text(record_name(pipeline, SESSION), fields, kind, previous)
 
 
 def record_name(pipeline: Pipeline, what: str) -> str:

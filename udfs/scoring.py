@@ -27,6 +27,7 @@ from udfs.record_batch import RecordBatch
 from udfs.registered_schema import SchemaSource, no_schemas
 from udfs.scored_events import Owners, ScoredEvents, joined
 from udfs.served_models import Duties, Role, by_shadow, runs_of
+from udfs.session_records import SessionWatch
 from udfs.wire_formats import EventDecoder, OutputTooLargeError, PredictionEncoder, Refused
 
 DECODE, FEATURES, MODEL, ENCODE = STAGES = "decode", "features", "model", "encode"
@@ -51,6 +52,7 @@ class Scorer:
         choice: Chooses the model of each event; None means always `model`.
         ladder: Scores what the model has no score for; None means that this is a dead letter.
         vectors: Writes feature vectors; None means that they have no topic.
+        sessions: Follows the sessions of entities; None means that they have no topic.
 
     Attributes:
         plan: As it was given.
@@ -69,8 +71,9 @@ class Scorer:
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
         vectors: FeatureEncoder | None = None,
+        sessions: SessionWatch | None = None,
     ) -> None:
-        self._vectors = vectors
+        self._vectors, self._sessions = vectors, sessions
         self.plan, self._encoder, self.clock_ms = plan, encoder, clock_ms
         self._scores = DutyScores(model, encoder.named, choice, plan.pipeline.outputs)
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
@@ -89,7 +92,8 @@ class Scorer:
 
         Returns:
             One output record for every record that is not passed over, as `output_batch` packs them: dead letters, then
-            predictions in order; then those of shadows. Where features have a topic, their vectors come before.
+            predictions in order; then those of shadows. Where features have a topic, their vectors come before, and
+            where sessions have one, those that are over.
         """
         events, entities, rows, refused = self._decoder.decode_batch(records)
         self.passed_over = len(records) - len(events) - len(refused)
@@ -97,6 +101,9 @@ class Scorer:
         if not events:
             return outputs
         scored, failed, duties = self._features(records, events, entities, rows, shards)
+        if self._sessions is not None:
+            ends = _ends_among(rows, records.shard_ends)
+            outputs += self._sessions.advance(records, entities, rows, scored.times_ms, ends)
         if failed:
             outputs += self._dead_letters(records, scored, failed, FEATURES)
             scored = scored.without(failed)

@@ -73,6 +73,7 @@ class Definition:
             "predictions": pipeline.predictions,
             "dead_letters": pipeline.dead_letters,
             "features_topic": pipeline.features_topic or "none",
+            "sessions_topic": pipeline.sessions_topic or "none",
             "prediction": prediction_document(pipeline),
             "shards": shards,
             "lateness_ms": pipeline.lateness_ms,

@@ -27,7 +27,7 @@ import org.apache.flink.table.data.binary.BinaryStringData;
  *
  * <p>It counts dead letters among the last records of this subtask. Too many of them end the job, with an exception
  * that Flink does not restart after: the same records would come again. What became of requests does not count: nobody
- * who only asks may end the job.
+ * who only asks may end the job. Nor do closed sessions, which are no answers to records.
  */
 public class OutputRecords extends AbstractStreamOperator implements OneInputStreamOperator {
 
@@ -35,6 +35,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
 
     private final StringData deadLetters;
     private final StringData features;
+    private final StringData sessions;
     private final DeadLetterLimit limit;
     private final byte[] requests;
     private transient StreamRecord reused;
@@ -45,6 +46,7 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
         deadLetters = BinaryStringData.fromString((String) references[0]);
         features = BinaryStringData.fromString((String) references[3]);
         limit = new DeadLetterLimit(((Integer) references[1]).intValue(), ((Integer) references[2]).intValue());
+        sessions = BinaryStringData.fromString((String) references[5]);
         requests = ((String) references[4]).getBytes(StandardCharsets.UTF_8);
         this.setup(task, config, output);
         this.setProcessingTimeService(timers);
@@ -78,7 +80,8 @@ public class OutputRecords extends AbstractStreamOperator implements OneInputStr
             texts[column] = readColumn(bytes, count);
         }
         boolean refused = topic.equals(deadLetters);
-        boolean counts = !topic.equals(features) && !Arrays.equals(requests, (byte[]) constant.get(SOURCE_TOPIC));
+        boolean isAnswer = !topic.equals(features) && !topic.equals(sessions);
+        boolean counts = isAnswer && !Arrays.equals(requests, (byte[]) constant.get(SOURCE_TOPIC));
         int reasons = refused ? placeOf("millrace-reason", textNames) : -1;
         byte[][] keys = readColumn(bytes, count);
         byte[][] values = readColumn(bytes, count);

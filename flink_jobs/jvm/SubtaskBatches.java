@@ -37,7 +37,8 @@ import org.apache.flink.util.MathUtils;
  * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
  * records have been sent since, WRITE its state.
  *
- * <p>What records are, events or requests, is the command that their arrays begin with.
+ * <p>What records are, events or requests, is the command that their arrays begin with. Every tick_ms, if that is not 0,
+ * the first of the operator's subtasks tells all of the next that time goes on, which may change the state of any shard.
  */
 public class SubtaskBatches extends AbstractStreamOperator
         implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
@@ -45,6 +46,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private static final int READ = 1;
     private static final int WRITE = 2;
     private static final int REQUESTS = 4;
+    private static final int TICK = 5;
     private static final int MOST_RECORDS = 4_000;
     private static final int MOST_BYTES = 1 << 20;
     private static final int MOST_KEPT_BYTES = 2 * MOST_BYTES;
@@ -62,6 +64,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int keyHead;
     private final int mostValueBytes;
     private final int command;
+    private final long tickMs;
     private final Object[] headers;
     private transient Shard[] shards;
     private transient int[] records;
@@ -86,6 +89,7 @@ public class SubtaskBatches extends AbstractStreamOperator
         this.headers = (Object[]) references[6];
         this.mostValueBytes = (int) Math.min(((Number) references[7]).longValue(), 1 << 30) + 1;
         this.command = ((Number) references[8]).intValue();
+        this.tickMs = ((Number) references[9]).longValue();
         this.subtaskOfShard = new int[shardKeys.length];
         for (int shard = 0; shard < shardKeys.length; shard++) {
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
@@ -109,6 +113,9 @@ public class SubtaskBatches extends AbstractStreamOperator
         // so that Python opens the model and reads the state before the first record comes
         ProcessingTimeService timers = getProcessingTimeService();
         timers.registerTimer(timers.getCurrentProcessingTime(), new Start(this));
+        if (tickMs > 0 && getRuntimeContext().getTaskInfo().getIndexOfThisSubtask() == 0) {
+            timers.registerTimer(timers.getCurrentProcessingTime() + tickMs, new Tick(this));
+        }
     }
 
     public void processElement(StreamRecord element) throws Exception {
@@ -223,6 +230,20 @@ public class SubtaskBatches extends AbstractStreamOperator
         }
     }
 
+    void tick() {
+        readStates();
+        boolean[] isTold = new boolean[records.length];
+        for (int shard = 0; shard < shards.length; shard++) {
+            shards[shard].unwritten = Math.max(shards[shard].unwritten, 1);
+            if (!isTold[subtaskOfShard[shard]]) {
+                isTold[subtaskOfShard[shard]] = true;
+                sendCommand(TICK, shard);
+            }
+        }
+        ProcessingTimeService timers = getProcessingTimeService();
+        timers.registerTimer(timers.getCurrentProcessingTime() + tickMs, new Tick(this));
+    }
+
     private void sendRecords(int subtask) {
         readStates();
         int segments = 0;
@@ -304,6 +325,18 @@ public class SubtaskBatches extends AbstractStreamOperator
 
         public void onProcessingTime(long time) {
             owner.readStates();
+        }
+    }
+
+    private static final class Tick implements ProcessingTimeService.ProcessingTimeCallback {
+        private final SubtaskBatches owner;
+
+        Tick(SubtaskBatches owner) {
+            this.owner = owner;
+        }
+
+        public void onProcessingTime(long time) {
+            owner.tick();
         }
     }
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from session_oracle import NaiveSessions
 
 from flink_jobs.committed_reader import CommittedReader, read_all
 from flink_jobs.training import compute_features
 from udfs.key_places import key_shards
 from udfs.naive_features import NaiveFeatures
+from udfs.open_sessions import ClosedSession
 from udfs.wire_formats import EventDecoder, Refused
 
 SHARDS = 32
@@ -78,6 +80,35 @@ def read_vectors(broker, pipeline):
     vectors = {vector.place: vector for vector in found}
     assert len(vectors) == len(found)
     return vectors
+
+
+def read_sessions(broker, pipeline):
+    """The committed sessions that are over, in order of each partition."""
+    found = []
+    for message in read_all(broker.bootstrap, [pipeline.sessions_topic]):
+        body, headers = msgspec.json.decode(message.value()), dict(message.headers())
+        entity = str(body[pipeline.events.entity])
+        assert message.key() == entity.encode()
+        partition = int(headers["millrace-partition"])
+        times = body["first_event_at"], body["last_event_at"]
+        found.append(ClosedSession(entity, None, partition, *times, body["events"], body["late"]))
+    return found
+
+
+def sessions_by_the_oracle(pipeline, events):
+    """The sessions that the events of a topic close, and those that stay open; one oracle a shard."""
+    decode, wanted = EventDecoder(pipeline).decode, pipeline.sessions
+    oracles, closed = {}, []
+    for event in events:
+        decoded = decode(event.key, event.value)
+        if isinstance(decoded, Refused):
+            continue
+        entity = str(getattr(decoded, pipeline.events.entity))
+        shard = int(key_shards([entity], SHARDS)[0])
+        oracle = oracles.setdefault(shard, NaiveSessions(wanted.gap_ms, wanted.lateness_ms))
+        time_ms = int(pipeline.events.times_ms([getattr(decoded, pipeline.events.time)])[0])
+        closed += oracle.advance(entity, time_ms, event.time_ms, event.place[0])
+    return closed, [each for oracle in oracles.values() for each in oracle.still_open()]
 
 
 def read_events(broker, pipeline):

@@ -12,7 +12,9 @@ from answers import (
     assert_receipts,
     read_answers,
     read_events,
+    read_sessions,
     read_vectors,
+    sessions_by_the_oracle,
 )
 from jobs import JobProcess
 from online_retail import RETAIL, every_nth_customer, lines_of, orders_again
@@ -21,24 +23,25 @@ from workloads import make_topics, order_lines, purchase, retail, settings_of, s
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.training import train_pipeline
-from udfs.pipeline import Model
+from udfs.pipeline import Model, Sessions
 
 pytestmark = pytest.mark.integration
 
 RECORDS, RATE = 40_000, 400
+BESIDE = {"features_topic": "killed-features", "sessions": Sessions(gap="30m", idle=None)}
 BETWEEN = 1_500  # answers between two kills: the job works again, on state that it has changed since
 
 
 def workload(folder):
     """Real order lines and a model trained on them; where the data is not, generated shoppers."""
     if not online_retail.is_there():
-        return purchase("killed", features_topic="killed-features"), *shoppers(RECORDS)
+        return purchase("killed", **BESIDE), *shoppers(RECORDS)
     lines = lines_of(every_nth_customer(40))
     labels = orders_again(lines)
     known = [line for line, label in zip(lines, labels, strict=True) if label >= 0]
     train_pipeline(RETAIL, events=known, labels=labels[labels >= 0], root=folder)
     model = Model("retail", version=1, root=folder)
-    return retail("killed", model, features_topic="killed-features"), *order_lines(RECORDS)
+    return retail("killed", model, **BESIDE), *order_lines(RECORDS)
 
 
 class Traffic:
@@ -94,6 +97,9 @@ def test_killed_workers_and_a_killed_job_lose_nothing_and_repeat_nothing(broker,
     assert_receipts(pipeline, events, after.predictions)
     assert_entity_order(pipeline, after.predictions)
     assert_as_uninterrupted(pipeline, events, after.predictions)
+    closed, _ = sessions_by_the_oracle(pipeline, events)
+    assert sorted(read_sessions(broker, pipeline)) == sorted(closed)
+    assert len(closed) > 100
     vectors = read_vectors(broker, pipeline)
     in_state = {place for place, letter in after.dead_letters.items() if letter.headers["stage"] == "model"}
     assert vectors.keys() == after.predictions.keys() | in_state
