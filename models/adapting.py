@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from models.adapting_outputs import adapt_outputs
+from models.blocks import Block
 from models.choices import Adaptation, Choices, MissingChoiceError, same_name, value_text
 from models.manifest import ModelMismatchError
 from models.onnx_checks import GraphValue, ModelDescription, refuse_untabular
@@ -14,7 +15,7 @@ def adapt(
     described: ModelDescription,
     features: Sequence[str],
     one_hot: Mapping[str, Mapping[str, str]],
-    blocks: Mapping[str, Sequence[str]],
+    blocks: Mapping[str, Block],
     prediction: Outputs,
     choices: Choices,
     where: str,
@@ -25,7 +26,7 @@ def adapt(
         described: The graph.
         features: The pipeline's features in order.
         one_hot: {field: {text: the feature that is 1 for it}}.
-        blocks: {name: features that are the numbers of one vector}.
+        blocks: {name: features that are the numbers of one vector or sequence}.
         prediction: The pipeline's outputs.
         choices: What was said.
         where: What errors call the model.
@@ -47,7 +48,7 @@ def adapt_inputs(
     described: ModelDescription,
     features: Sequence[str],
     one_hot: Mapping[str, Mapping[str, str]],
-    blocks: Mapping[str, Sequence[str]],
+    blocks: Mapping[str, Block],
     choices: Choices,
     where: str,
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
@@ -61,7 +62,8 @@ def adapt_inputs(
         described: The graph.
         features: The pipeline's features in order.
         one_hot: {field: {text: the feature that is 1 for it}}.
-        blocks: {name: features that are the numbers of one vector}; in what was said, its name stands for all of them.
+        blocks: {name: features that are the numbers of one vector or sequence}; in what was said, its name stands for
+            all of them.
         choices: What was said.
         where: What errors call the model.
 
@@ -113,7 +115,7 @@ def _numbers_for(
     described: ModelDescription,
     features: Sequence[str],
     texts: Mapping[str, str] | None,
-    blocks: Mapping[str, Sequence[str]],
+    blocks: Mapping[str, Block],
     where: str,
 ) -> tuple[str, ...]:
     block = same_name(value.name, blocks)
@@ -123,19 +125,21 @@ def _numbers_for(
             return (named,)
         if texts is not None and value.width == len(texts):
             return tuple(texts.values())
-        if block is not None and value.width in (None, len(block)) and value.row_shape(len(block)) is not None:
-            return tuple(block)
-        if len(described.inputs) == 1 and value.is_sequence:
-            woven = _woven(value, [blocks.get(each, (each,)) for each in _folded(features, blocks)])
+        if value.is_sequence:
+            given = [block] if block is not None else _parts(_folded(features, blocks), blocks)
+            woven = _woven(value, given) if block is not None or len(described.inputs) == 1 else None
             if woven is not None:
                 return woven
+        elif block is not None and value.width in (None, len(block)):
+            return tuple(block)
         elif len(described.inputs) == 1 and value.width in (None, len(features)):
             return tuple(features)
     example = ",".join(features[: 1 if value.width is None else value.width])
     if value.is_sequence:
         events, columns = ("any number of" if each is None else each for each in (value.shape or ())[1:])
         what = f"takes {events} events of {columns} columns: say which sequences of as many events"
-        example = "amount_last_20_1h,dwell_last_20_1h"
+        known_ones = [name for name, one in blocks.items() if one.events > 1]
+        example = ",".join(known_ones[: columns if isinstance(columns, int) else 2]) or "amount_last_20_1h"
     elif value.dtype == "string":
         what, example = "takes text: say which one-hot features make it", "page_is_home,page_is_cart"
     else:
@@ -146,32 +150,35 @@ def _numbers_for(
     raise MissingChoiceError("--input", f"{message}; features are {known}", value.name)
 
 
-def _unfolded(value: GraphValue | None, said: Sequence[str], blocks: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def _unfolded(value: GraphValue | None, said: Sequence[str], blocks: Mapping[str, Block]) -> tuple[str, ...]:
     """Features, where names of vectors may stand for all of theirs, and those of sequences too.
 
     Raises:
         ModelMismatchError: The sequences are not of as many events as the input.
     """
-    parts = [blocks.get(name, (name,)) for name in said]
+    parts = _parts(said, blocks)
     if value is None or not value.is_sequence or not any(name in blocks for name in said):
         return tuple(one for part in parts for one in part)
     woven = _woven(value, parts)
     if woven is None:
-        sizes = ", ".join(f"{name} has {len(part)}" for name, part in zip(said, parts, strict=True))
-        message = (
-            f"--input {value.name}: it takes {value_text(value)}, and each sequence gives all events as many numbers; "
-            f"{sizes}"
+        known = ", ".join(
+            f"{name} has {len(part) // part.events} of {part.events} events"
+            for name, part in zip(said, parts, strict=True)
         )
-        raise ModelMismatchError(message)
+        raise ModelMismatchError(f"--input {value.name}: it takes {value_text(value)}; as columns {known}")
     return woven
 
 
-def _woven(value: GraphValue, sequences: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+def _parts(names: Sequence[str], blocks: Mapping[str, Block]) -> list[Block]:
+    return [blocks.get(name) or Block.of((name,)) for name in names]
+
+
+def _woven(value: GraphValue, sequences: Sequence[Block]) -> tuple[str, ...] | None:
     """The features of sequences, event by event; None if they are not of as many events as the input."""
+    events = sequences[0].events
     row_shape = value.row_shape(sum(map(len, sequences)))
-    if row_shape is None or any(len(each) % row_shape[0] for each in sequences):
+    if row_shape is None or row_shape[0] != events or any(each.events != events for each in sequences):
         return None
-    events = row_shape[0]
     return tuple(
         one
         for event in range(events)
@@ -180,7 +187,7 @@ def _woven(value: GraphValue, sequences: Sequence[Sequence[str]]) -> tuple[str, 
     )
 
 
-def _folded(features: Sequence[str], blocks: Mapping[str, Sequence[str]]) -> list[str]:
+def _folded(features: Sequence[str], blocks: Mapping[str, Block]) -> list[str]:
     """Features, those of a vector by its name."""
     names = {one: name for name, ones in blocks.items() for one in ones}
     return list(dict.fromkeys(names.get(one, one) for one in features))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from models.adapting import adapt
 from models.adding import Expected, Facts, add_version, read_model
 from models.binding import chosen_outputs
+from models.blocks import Block
 from models.choices import Choices
 from models.combination import CASCADE, MEAN, STACK, VOTE, Combination, Member
 from models.composing import compose
@@ -101,7 +102,7 @@ class Stacker:
         recipe: Recipe,
         feature_names: Sequence[str],
         one_hot: Mapping[str, Mapping[str, str]],
-        blocks: Mapping[str, Sequence[str]],
+        blocks: Mapping[str, Block],
         folder: Path,
     ) -> None:
         assert recipe.stacker is not None
@@ -139,7 +140,7 @@ def combine(
     feature_set_hash: Hash,
     prediction: Outputs,
     one_hot: Mapping[str, Mapping[str, str]],
-    blocks: Mapping[str, Sequence[str]],
+    blocks: Mapping[str, Block],
     facts: Facts,
     rows: Floats | None = None,
     signed_by: str | None = None,

@@ -63,9 +63,17 @@ def features_text(names: Sequence[str]) -> str:
 
 
 def folded(names: Sequence[str]) -> list[str]:
-    """Names in order; of those that count up from 0, as the numbers of a vector do, the first and the last."""
+    """Names in order; of those that count up from 0, as the numbers of a vector do, the first and the last.
+
+    So do those of several sequences event by event.
+    """
     parts, place = list[str](), 0
     while place < len(names):
+        together, steps = _counting_together(names, place)
+        if steps > 1:
+            parts.append(f"{', '.join(together)} 0 … {steps - 1} event by event")
+            place += len(together) * steps
+            continue
         base, end = names[place].removesuffix("_0"), place + 1
         if names[place] != base:
             while end < len(names) and names[end] == f"{base}_{end - place}":
@@ -73,6 +81,17 @@ def folded(names: Sequence[str]) -> list[str]:
         parts += list(names[place:end]) if end - place < _FEWEST_FOLDED else [f"{names[place]} … {end - place - 1}"]
         place = end
     return parts
+
+
+def _counting_together(names: Sequence[str], place: int) -> tuple[list[str], int]:
+    """What several names that count up from 0 by turns are called, and how far they count; from a place on."""
+    bases = list[str]()
+    while place + len(bases) < len(names) and names[place + len(bases)].endswith("_0"):
+        bases.append(names[place + len(bases)].removesuffix("_0"))
+    steps = 1 if len(bases) > 1 else 0
+    while steps and list(names[place + steps * len(bases) :][: len(bases)]) == [f"{base}_{steps}" for base in bases]:
+        steps += 1
+    return bases, steps
 
 
 def flat_metrics(metrics: Mapping[str, Any], above: str = "") -> list[tuple[str, object]]:

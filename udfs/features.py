@@ -37,11 +37,13 @@ class InBlock(NamedTuple):
         name: What all of them are called together.
         place: Which of them it is.
         size: How many they are.
+        events: Of how many events they are.
     """
 
     name: str
     place: int
     size: int
+    events: int = 1
 
 
 def _require(name: str, feature: str, schema: Fields, kinds: tuple[str, ...], advice: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
+from models.blocks import Block
 from models.outputs import Label, Number, Output, Outputs, Vector
 from udfs.aggregates import (
     Aggregate,
@@ -288,9 +289,9 @@ class Pipeline:
         return tuple(one.name for one in self.events.schema if one.name in used)
 
     @property
-    def blocks(self) -> dict[str, tuple[str, ...]]:
-        """Features that are the numbers of one vector, by what they are called together: neighbours, in order."""
-        found, run, of = dict[str, tuple[str, ...]](), list[str](), ""
+    def blocks(self) -> dict[str, Block]:
+        """Features that are the numbers of a vector or sequence, by what they are called together: neighbours."""
+        found, run, of = dict[str, Block](), list[str](), ""
         for feature in self.features:
             part = feature.block(self.fields)
             if part is None or (part.name, part.place) != (of, len(run)):
@@ -298,7 +299,7 @@ class Pipeline:
             if part is not None and part.place == len(run):
                 run.append(feature.name)
                 if len(run) == part.size:
-                    found[part.name] = tuple(run)
+                    found[part.name] = Block.of(run, part.events)
         return found
 
     @property

@@ -83,7 +83,7 @@ class LastN(Aggregate):
         if element is not None and self.field not in [each.name for each in schema[vector].elements]:
             return None
         whole = replace(self, field=vector or None, place=None)
-        return InBlock(whole.name, self.place * size + (element or 0), self.n * size)
+        return InBlock(whole.name, self.place * size + (element or 0), self.n * size, self.n)
 
     @override
     def check(self, schema: Fields) -> None:

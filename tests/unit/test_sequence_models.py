@@ -16,6 +16,7 @@ from models.adapting import adapt_inputs
 from models.binding import manifest_for_model
 from models.choices import Choices, MissingChoiceError
 from models.combination import Combination, Member
+from models.comparing import folded
 from models.composing import compose
 from models.graph_parts import Part
 from models.json_document import ModelRefusedError
@@ -131,10 +132,21 @@ def test_the_only_input_takes_all_sequences_in_order_and_one_of_a_sequences_name
 
 def test_sequences_of_other_lengths_are_refused_with_what_each_has(tmp_path):
     path = GRU.write(tmp_path / "model.onnx", 5)
-    with pytest.raises(ModelMismatchError, match=rf"x: float \[rows, 5, 2\].*{AMOUNTS} has 5"):
+    with pytest.raises(ModelMismatchError, match=rf"x: float \[rows, 5, 2\]; as columns {AMOUNTS} has 1 of 5 events"):
         met(path, Choices({"x": (AMOUNTS,), "lengths": (LENGTH.name,)}))
+    longer = pipeline_of(*(LastN("amount", n=n, window="1h") for n in (4, 6)), LENGTH)
+    for said in (("amount_last_4_1h",), ("amount_last_4_1h", "amount_last_6_1h")):
+        with pytest.raises(ModelMismatchError, match="amount_last_4_1h has 1 of 4 events"):
+            met(GRU.write(tmp_path / "model.onnx"), Choices({"x": said, "lengths": (LENGTH.name,)}), longer)
+    GRU.write(path, 5)
     with pytest.raises(ModelMismatchError, match="takes 5 events of 2 columns, the manifest gives it 3"):
         opened(tmp_path, {"x": PIPELINE.feature_names[:3], "lengths": (LENGTH.name,)})
+
+
+def test_sequences_event_by_event_are_told_in_short():
+    names = [f"{name}_{place}" for place in range(20) for name in ("a", "b_1h")]
+    assert folded(["x", *names, "y_0", "y_1", "z_0"]) == ["x", "a, b_1h 0 … 19 event by event", "y_0", "y_1", "z_0"]
+    assert folded(["a_0", "b_0", "c"]) == ["a_0", "b_0", "c"]
 
 
 def test_an_input_of_unknown_events_and_columns_is_refused(tmp_path):
