@@ -169,6 +169,24 @@ def _default(owner: type, name: str) -> Any:
     return None if default is dataclasses.MISSING else default
 
 
+def fields_of(described: type, where: str) -> tuple[EventField, ...]:
+    """The annotated fields of a class, in order.
+
+    Raises:
+        DefinitionError: It is no class, has none, or one of a type that events cannot have; `where` begins the message.
+    """
+    if not isinstance(described, type):
+        raise DefinitionError(f"{where}: {described!r} is not a class; give the class that says the fields")
+    try:
+        hints = get_type_hints(described, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"{described.__name__}: an annotation cannot be resolved ({error})") from error
+    hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
+    if not hints:
+        raise DefinitionError(f"{described.__name__} has no annotated fields; write e.g. `user_id: str`")
+    return tuple(_parse_field(described, name, hint) for name, hint in hints.items())
+
+
 def check_topic(topic: str, setting: str) -> None:
     """Refuse what Kafka would refuse as a topic name."""
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
@@ -216,16 +234,7 @@ class Events:
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.type, type):
-            raise DefinitionError(f"Events: {self.type!r} is not a class; give the class that describes an event")
-        try:
-            hints = get_type_hints(self.type, include_extras=True)
-        except NameError as error:
-            raise DefinitionError(f"{self.type.__name__}: an annotation cannot be resolved ({error})") from error
-        hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
-        if not hints:
-            raise DefinitionError(f"{self.type.__name__} has no annotated fields; write e.g. `user_id: str`")
-        object.__setattr__(self, "schema", tuple(_parse_field(self.type, name, hint) for name, hint in hints.items()))
+        object.__setattr__(self, "schema", fields_of(self.type, "Events"))
         check_topic(self.topic, "Events: topic")
         if not isinstance(self.partitions, int) or self.partitions < 1:
             raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
