@@ -187,8 +187,17 @@ def committed_offsets(
         consumer.close()
 
 
+def check_group(bootstrap: str, group: str, properties: Properties | None = None) -> None:
+    """Say at once that a group is not for us.
+
+    Raises:
+        KafkaAdminError: The broker does not let us use it.
+    """
+    _check_group(Admin(bootstrap, properties, TIMEOUT_S), group)
+
+
 def _check_group(admin: Admin, group: str) -> None:
-    """Say at once that a group is not for us: a consumer is never told who coordinates it, and asks for 45 s."""
+    """A consumer is never told who coordinates a group that is not for it, and asks for 45 s."""
     try:
         admin.call(admin.client.describe_consumer_groups([group], request_timeout=admin.timeout_s)[group])
     except KafkaAdminError as error:

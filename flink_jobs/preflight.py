@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flink_jobs.kafka_admin import (
     KafkaAdminError,
-    committed_offsets,
+    check_group,
     topic_partitions,
     transaction_max_timeout_ms,
     wait_for_broker,
@@ -54,8 +54,7 @@ def check_kafka(pipeline: Pipeline, settings: Settings) -> None:
                 f"topic {', '.join(missing)} does not exist; create it with `millrace topics create {pipeline.name}`"
             )
         if pipeline.requests_topic is not None:  # a source that may not join its group says so after 45 s only
-            group = requests_id(pipeline), pipeline.requests_topic
-            committed_offsets(settings.bootstrap, *group, settings.kafka_properties)
+            check_group(settings.bootstrap, requests_id(pipeline), settings.kafka_properties)
         if settings.guarantee == "exactly-once":
             allowed = transaction_max_timeout_ms(settings.bootstrap, settings.kafka_properties)
             if settings.transaction_timeout_ms > allowed:

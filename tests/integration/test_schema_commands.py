@@ -91,7 +91,7 @@ def test_a_pipeline_registers_changes_and_is_told_what_changed(client, tmp_path,
     first = written(tmp_path, topic, kind=kind)
     assert "not in the registry yet" in done("diff", first)
     found = json.loads(done("register", first, "--events", "--json"))["registered"]
-    assert [one["subject"] for one in found if one["new"]] == [f"{topic}-scored-value", f"{topic}-value"]
+    assert [one["subject"] for one in found if one["new"]] == [f"{topic}-value", f"{topic}-scored-value"]
     assert "nothing changes" in done("register", first)
     assert "no difference" in done("diff", first)
     changed = written(tmp_path, topic, kind=kind, more="    shop: str | None", include="('shop', 'amount')")

@@ -270,7 +270,7 @@ def test_an_event_is_explained_by_the_events_its_features_were_made_of(run, refe
     explained = explain(pipeline, settings, text, None, nothing)
     assert explained.found.place == place
     assert explained.differences == ()
-    assert explained.score == answer.body[pipeline.prediction]
+    assert explained.score == {pipeline.prediction: answer.body[pipeline.prediction]}
     told = {name: value if np.isfinite(value) else None for name, value in explained.computed.features.items()}
     assert told == answer.body["features"]
     count = sum("count_1h" in each.features for each in explained.computed.events)
