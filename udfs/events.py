@@ -41,6 +41,22 @@ def last_time(unit: str) -> float:
     return MAX_EVENT_TIME_MS * (UNITS_PER_S[unit] // 1_000 or 1e-3)
 
 
+def times_in_ms(values: Sequence[int | float], unit: str) -> npt.NDArray[np.int64]:
+    """Times in a unit of `TIME_UNITS_NS` since 1970, in ms, rounded down: (n,) int64."""
+    if unit == "ms":
+        times = np.array(values)
+        return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
+    unit_ns = TIME_UNITS_NS[unit]
+    if unit_ns >= 1_000_000:
+        factor = unit_ns // 1_000_000
+        # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms
+        return np.array(
+            [v * factor if isinstance(v, int) else int(round(v * factor, 3) // 1) for v in values], np.int64
+        )
+    divisor = 1_000_000 // unit_ns
+    return np.array([int(v // divisor) for v in values], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class EventField:
     """One field of an event.
@@ -338,15 +354,4 @@ class Events:
         Returns:
             (n,) int64.
         """
-        if self.time_unit == "ms":
-            times = np.array(values)
-            return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
-        unit_ns = TIME_UNITS_NS[self.time_unit]
-        if unit_ns >= 1_000_000:
-            factor = unit_ns // 1_000_000
-            # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms
-            return np.array(
-                [v * factor if isinstance(v, int) else int(round(v * factor, 3) // 1) for v in values], np.int64
-            )
-        divisor = 1_000_000 // unit_ns
-        return np.array([int(v // divisor) for v in values], dtype=np.int64)
+        return times_in_ms(values, self.time_unit)

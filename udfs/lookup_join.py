@@ -3,10 +3,10 @@
     event's key, time - delay -> version of the row -> its fields, or the defaults, which is counted
                                                     -> its place, which the receipt tells
 
-A job asks the table as it has it, a backfill the whole history. Whoever wants what a job saw asks by the places that
-the job told.
+A job asks the table as it has it, a backfill the whole history.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, get_args
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, get_args
 import numpy as np
 import numpy.typing as npt
 
-from udfs.lookup_table import Missing, RowVersion, row_type
+from udfs.lookup_entries import RowVersion, row_type
+from udfs.lookup_table import Missing
 from udfs.lookups import Lookup
 from udfs.pipeline import Pipeline
 
@@ -42,8 +43,11 @@ class Joined(NamedTuple):
     places: list[str]
 
 
-class UnknownPlaceError(ValueError):
-    """A receipt names a row that is not there, or is none of this pipeline."""
+class Join(Protocol):
+    """Joins events with tables."""
+
+    def of(self, events: Sequence[Any]) -> Joined:
+        """The rows of n events, objects with the event's fields."""
 
 
 class LookupJoin:
@@ -83,6 +87,10 @@ class LookupJoin:
             places.append(at)
         return Joined(rows, list(map(",".join, zip(*places, strict=True))))
 
+    def missed(self) -> Counter[str]:
+        """How many events so far had no row, by table and reason, like `products no_row`."""
+        return Counter({f"{name} {why}": n for name, counts in self.missing.items() for why, n in counts.items()})
+
     def find(self, events: Sequence[Any]) -> dict[str, list[Found]]:
         """Of each table, what there is for n events; nothing is counted."""
         times_ms = self._times_ms(list(map(self._time_of, events)))
@@ -119,12 +127,10 @@ class LookupHistory:
     """All versions that a table ever had: what a backfill joins with.
 
     Args:
-        lookup: The table.
         versions: Those of a partition in the order of their offsets.
     """
 
-    def __init__(self, lookup: Lookup, versions: Sequence[RowVersion]) -> None:
-        self._name = lookup.name
+    def __init__(self, versions: Sequence[RowVersion]) -> None:
         self._codes: dict[str, int] = {}
         codes = np.array([self._codes.setdefault(each.key, len(self._codes)) for each in versions], np.int64)
         times_ms = np.array([each.time_ms for each in versions], np.int64)
@@ -132,7 +138,6 @@ class LookupHistory:
         self._times, codes, times_ms = np.unique(times_ms), codes[order], times_ms[order]
         self._ranks = self._rank(codes, np.searchsorted(self._times, times_ms))
         self.versions = [versions[place] for place in order.tolist()]
-        self._at = {(each.partition, each.offset): each for each in versions}
 
     def _rank(self, codes: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Of a row at the `times`th time, among all rows at all times."""
@@ -157,66 +162,3 @@ class LookupHistory:
                 version = self.versions[place]
                 found.append("no_row" if version.row is None else version)
         return found
-
-    def at(self, partition: int, offset: int) -> RowVersion:
-        """The version of a record.
-
-        Raises:
-            UnknownPlaceError: There is none: the topic was compacted since, say.
-        """
-        found = self._at.get((partition, offset))
-        if found is None or found.row is None:
-            raise UnknownPlaceError(f"lookup {self._name}: there is no row at {partition}/{offset} any more")
-        return found
-
-
-class ToldJoin:
-    """Joins events with the rows that a job told it saw.
-
-    Args:
-        pipeline: One with lookups.
-        histories: By name.
-
-    Attributes:
-        outdated: Of each table, how many events so far saw another version than the history has for their time.
-    """
-
-    def __init__(self, pipeline: Pipeline, histories: Mapping[str, LookupHistory]) -> None:
-        self._histories, self._timely = histories, LookupJoin(pipeline, histories)
-        self._defaults = {each.name: default_row(each) for each in pipeline.lookups}
-        self.outdated = dict.fromkeys(self._defaults, 0)
-
-    def of(self, events: Sequence[Any], places: Sequence[str]) -> Joined:
-        """The rows of n events by what the receipts of their n answers say.
-
-        Raises:
-            UnknownPlaceError: A receipt names a row that is not there, or is none of this pipeline.
-        """
-        rows: dict[str, list[Any]] = {name: [] for name in self._defaults}
-        timely = self._timely.find(events)
-        for row, text in enumerate(places):
-            told = read_places(text)
-            if list(told) != list(rows):
-                raise UnknownPlaceError(f"a receipt says {text[:200]!r}; the lookups are {', '.join(rows)}")
-            for name, place in told.items():
-                rows[name].append(self._defaults[name] if place is None else self._histories[name].at(*place).row)
-                version = timely[name][row]
-                self.outdated[name] += place != (None if isinstance(version, str) else version[2:4])
-        return Joined(rows, list(places))
-
-
-def read_places(text: str) -> dict[str, tuple[int, int] | None]:
-    """Partition and offset of each row that a receipt names; None where there was none.
-
-    Raises:
-        UnknownPlaceError: It is no such text.
-    """
-    found: dict[str, tuple[int, int] | None] = {}
-    for part in text.split(","):
-        name, _, place = part.partition("=")
-        partition, slash, offset = place.partition("/")
-        try:
-            found[name] = None if place == _NO_ROW else (int(partition), int(offset if slash else ""))
-        except ValueError:
-            raise UnknownPlaceError(f"a receipt says {text[:200]!r}, which names no rows") from None
-    return found

@@ -6,7 +6,7 @@ import numpy as np
 
 from udfs.event_keys import events_key_reader
 from udfs.events import MAX_EVENT_TIME_MS
-from udfs.lookup_table import RowVersion, row_type
+from udfs.lookup_entries import RowVersion, row_type
 from udfs.lookups import Lookup
 from udfs.raw_record import RawRecord
 from udfs.record_reader import RecordReader
@@ -59,7 +59,7 @@ class RowReader:
             if one.kind == "int" and value is not None and value not in _WHOLE:
                 return Refused("wrong_type", f"{one.name} is {value}, which is no whole number of 64 bits")
             values.append(np.array(value, np.float64) if one.size is not None and value is not None else value)
-        time_ms = int(self._events.times_ms([getattr(found, self._time)])[0])
+        (time_ms,) = self._events.times_ms([getattr(found, self._time)]).tolist()
         return RowVersion(str(key), time_ms, parts.partition, parts.offset, self._type(*values))
 
     def _text_of(self, key: bytes | None) -> str | None:

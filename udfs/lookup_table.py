@@ -9,49 +9,22 @@ from the records alone, and not from when something was thrown away.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from udfs.errors import StateCorruptError, StateVersionError
-from udfs.events import EventField
+from udfs.lookup_entries import Entry, EntryCodec, RowVersion, Whole
 from udfs.lookups import Lookup
 
-VERSION = 1
 ALWAYS_MS = -(2**62)
 """From when a row is valid that always was: before any event."""
 FILE_PARTITION = -1
 """Of rows of a file; their offset is their number there."""
 _LEAST_LOGGED = 4_096
-_MOST_IN_ENTRY = 4_096
 
 Missing = Literal["no_row", "too_early", "no_key"]
 """Why an event has no row: there is none, or it was deleted; its versions are later; the event names none."""
-
-
-class RowVersion(NamedTuple):
-    """A row from some time on.
-
-    Attributes:
-        key: Of the row, as text.
-        time_ms: From when on it is valid.
-        partition: Of its record; FILE_PARTITION in a file.
-        offset: Of its record.
-        row: An object with the row's fields, as `row_type` makes them; None where the row is deleted.
-    """
-
-    key: str
-    time_ms: int
-    partition: int
-    offset: int
-    row: Any
-
-
-def row_type(lookup: Lookup) -> Any:
-    """The struct of a row: its fields; vectors as (size,) float64."""
-    return msgspec.defstruct("Row", [(one.name, Any) for one in lookup.schema], gc=False)
 
 
 class _Kept:
@@ -75,22 +48,6 @@ class _Kept:
             del times[:first], self.versions[:first]
 
 
-class _Entry(msgspec.Struct, array_like=True):
-    """Versions, column by column; `is_all` where everything before goes, and then with what versions do not say."""
-
-    version: int
-    fields: list[list[Any]]
-    keys: list[str]
-    times_ms: list[int]
-    partitions: list[int]
-    offsets: list[int]
-    rows: list[list[Any] | None]
-    is_all: bool = False
-    floors_ms: list[int] = []
-    clocks_ms: dict[int, int] = {}
-    ends: dict[int, int] = {}
-
-
 class LookupTable:
     """The rows of one table.
 
@@ -104,7 +61,7 @@ class LookupTable:
 
     def __init__(self, lookup: Lookup, history_ms: int) -> None:
         self._lookup, self._history_ms = lookup, history_ms
-        self._type, self._fields = row_type(lookup), [one.definition() for one in lookup.schema]
+        self._codec = EntryCodec(lookup)
         self._rows: dict[str, _Kept] = {}
         self._clocks_ms: dict[int, int] = {}
         self._ends: dict[int, int] = {}
@@ -186,12 +143,12 @@ class LookupTable:
             self._forget()
             removed = list(range(self._first_entry, self._next_entry))
             self._first_entry, self._logged = self._next_entry, self._kept_versions
-            entries = self._all()
+            entries = self._whole()
         else:
             self._logged += len(self._new)
-            entries = map(self._entry, _parts(self._new))
+            entries = self._codec.packed(self._new)
         for entry in entries:
-            put[self._next_entry] = msgspec.msgpack.encode(entry)
+            put[self._next_entry] = entry
             self._next_entry += 1
         self._new = []
         return put, removed
@@ -203,17 +160,14 @@ class LookupTable:
             self._kept_versions -= len(self._rows.pop(key).times_ms)
         return bool(forgotten)
 
-    def _all(self) -> "Iterator[_Entry]":
+    def _whole(self) -> Iterator[bytes]:
         kept = [(version, each.floor_ms) for each in self._rows.values() for version in each.versions]
-        for part in _parts(kept) if kept else [[]]:
-            entry = self._entry([version for version, _ in part])
-            entry.is_all, entry.floors_ms = True, [floor_ms for _, floor_ms in part]
-            entry.clocks_ms, entry.ends = self._clocks_ms, self._ends
-            yield entry
+        whole = Whole([floor_ms for _, floor_ms in kept], self._clocks_ms, self._ends)
+        return self._codec.packed([version for version, _ in kept], whole)
 
-    def _entry(self, versions: Sequence[RowVersion]) -> _Entry:
-        keys, times_ms, partitions, offsets, rows = map(list, zip(*versions, strict=True)) if versions else ([],) * 5
-        return _Entry(VERSION, self._fields, keys, times_ms, partitions, offsets, list(map(_packed, rows)))
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """All of it, numbered, for `restore`: at least one entry."""
+        return enumerate(self._whole())
 
     @classmethod
     def restore(cls, lookup: Lookup, history_ms: int, entries: Iterable[tuple[int, bytes]]) -> "LookupTable":
@@ -230,16 +184,14 @@ class LookupTable:
         """
         table, numbered = cls(lookup, history_ms), sorted(entries)
         for _, content in numbered:
-            table._take(_decoded(lookup, content))
+            table._take(table._codec.entry(content))
         table._new.clear()
         if numbered:
             table._first_entry, table._next_entry = numbered[0][0], numbered[-1][0] + 1
         return table
 
-    def _take(self, entry: _Entry) -> None:
-        unpacked = _Unpacker(self._lookup, self._type, entry.fields)
-        columns = entry.keys, entry.times_ms, entry.partitions, entry.offsets, map(unpacked, entry.rows)
-        versions = map(RowVersion, *columns)
+    def _take(self, entry: Entry) -> None:
+        versions = self._codec.versions(entry)
         if not entry.is_all:
             self.put(versions)
         else:
@@ -251,62 +203,3 @@ class LookupTable:
             self._clocks_ms.update(entry.clocks_ms)
             self._ends.update(entry.ends)
         self._logged += len(entry.keys)
-
-
-class _Unpacker:
-    """Rows of an entry, by the fields that it has."""
-
-    def __init__(self, lookup: Lookup, made: Any, fields: Sequence[list[Any]]) -> None:
-        self._made, self._places = made, list[tuple[int, EventField]]()
-        places = {name: place for place, (name, *_) in enumerate(fields)}
-        for one in lookup.schema:
-            place = places.get(one.name, -1)
-            if not (one.optional if place < 0 else _still_is(fields[place], one)):
-                what = "no field" if place < 0 else "another type of"
-                raise StateVersionError(
-                    f"lookup {lookup.name}: the state has {what} {one.name!r}; call the lookup otherwise, so that its "
-                    "table is read anew"
-                )
-            self._places.append((place, one))
-
-    def __call__(self, values: list[Any] | None) -> Any:
-        if values is None:
-            return None
-        found = [one.default if place < 0 else _unpacked(values[place], one) for place, one in self._places]
-        return self._made(*found)
-
-
-def _still_is(written: list[Any], one: EventField) -> bool:
-    """Whether values of a field as it was are values of it now."""
-    _, kind, is_nullable, categories, *size = written
-    _, *now = one.definition()
-    return [kind, is_nullable and one.nullable, categories, *size] == [now[0], is_nullable, *now[2:]]
-
-
-def _packed(row: Any) -> list[Any] | None:
-    if row is None:
-        return None
-    return [value.tobytes() if isinstance(value, np.ndarray) else value for value in msgspec.structs.astuple(row)]
-
-
-def _unpacked(value: Any, one: EventField) -> Any:
-    return value if one.size is None or value is None else np.frombuffer(value, np.float64)
-
-
-def _parts(each: list[Any]) -> list[list[Any]]:
-    return [each[begin : begin + _MOST_IN_ENTRY] for begin in range(0, len(each), _MOST_IN_ENTRY)]
-
-
-def _decoded(lookup: Lookup, content: bytes) -> _Entry:
-    try:
-        entry = msgspec.msgpack.decode(content, type=_Entry)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise StateCorruptError(f"lookup {lookup.name}: an entry of {len(content)} bytes is none: {error}") from error
-    if entry.version != VERSION:
-        raise StateVersionError(
-            f"lookup {lookup.name}: the state has version {entry.version}, this Millrace reads {VERSION}"
-        )
-    lengths = {len(entry.keys), len(entry.times_ms), len(entry.partitions), len(entry.offsets), len(entry.rows)}
-    if len(lengths | ({len(entry.floors_ms)} if entry.is_all else set())) > 1:
-        raise StateCorruptError(f"lookup {lookup.name}: an entry has {len(entry.keys)} rows, not as many of the rest")
-    return entry

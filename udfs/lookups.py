@@ -16,6 +16,7 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, fields_of, split_element
 from udfs.formats import Format, Json, KeyFormat, Text
 
+LEAST_HISTORY_MS = 3_600_000
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
@@ -35,7 +36,8 @@ class Lookup:
         defaults: What fields are where there is no row for an event. Of others, what the class says, or null.
         delay: Rows are valid that much later, in every engine: longer than rows take to arrive, the job sees what a
             backfill sees. None is not at all.
-        history: How long a version is kept after the next one is valid; None means the pipeline's lateness.
+        history: How long a version is kept after the next one is valid; None means the pipeline's lateness, and an
+            hour at least.
         most_versions: Most versions kept of a row; the oldest goes first.
         most_rows: A table of so many rows takes no further keys.
         max_record_bytes: A larger record is no row.
@@ -99,8 +101,7 @@ class Lookup:
             found = self.field(name, f"{where}: defaults")
             if name == self.key:
                 raise DefinitionError(f"{where}: defaults names the key, which an event without a row has all the same")
-            fits = found.takes(value) if found.size is None or value is None else _is_vector(value, found.size)
-            if not fits:
+            if not self.takes(found, value):
                 raise DefinitionError(f"{where}: the default {name} is {value!r:.80}, which that field cannot have")
 
     def field(self, name: str, where: str) -> EventField:
@@ -135,6 +136,15 @@ class Lookup:
         """How much later rows are valid."""
         return 0 if self.delay is None else parse_duration(self.delay, "delay")
 
+    def history_ms(self, lateness_ms: int) -> int:
+        """How long a version is kept after the next one is valid, in a pipeline of that lateness."""
+        return max(lateness_ms, LEAST_HISTORY_MS) if self.history is None else parse_duration(self.history, "history")
+
+    @staticmethod
+    def takes(field: EventField, value: Any) -> bool:
+        """Whether a row may have that value of a field."""
+        return field.takes(value) if field.size is None or value is None else _is_vector(value, field.size)
+
     def default_of(self, name: str) -> Any:
         """What a field is where there is no row; None for null."""
         return self.defaults[name] if name in self.defaults else self.field(name, "Lookup").default
@@ -163,6 +173,11 @@ def split_lookup(name: str) -> tuple[str, str] | None:
     """Table and field of a name like `products.price` or `products.taste[3]`; None of a field of the event itself."""
     table, dot, field = split_element(name)[0].partition(".")
     return (table, field) if dot else None
+
+
+def table_topics(lookups: Sequence[Lookup]) -> list[str]:
+    """The topics of tables, each once: one may be looked up by several fields."""
+    return list(dict.fromkeys(each.topic for each in lookups if each.topic is not None))
 
 
 def check_lookups(lookups: Sequence[Lookup], events: Events, where: str) -> None:

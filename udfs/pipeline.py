@@ -35,7 +35,7 @@ from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic, split_element
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
 from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format
-from udfs.lookups import Lookup, check_defaults, check_lookups, lookups_read
+from udfs.lookups import Lookup, check_defaults, check_lookups, lookups_read, table_topics
 from udfs.requests import Requests, check_requests
 from udfs.sources import Debezium, Source
 
@@ -170,7 +170,7 @@ class Pipeline:
         further = self.features_topic, self.models_topic, self.models_status_topic, self.shadow_topic
         check_lookups(self.lookups, self.events, f"pipeline {self.name}")
         object.__setattr__(self, "lookups", tuple(self.lookups))
-        tables = dict.fromkeys(each.topic for each in self.lookups)  # one may be looked up by several fields
+        tables = table_topics(self.lookups)
         topics += [each for each in (*further, *tables, self.requests_topic, *self.reply_topics) if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(

@@ -19,6 +19,7 @@ from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_state import Advanced, ShardState
 from udfs.feature_records import FeatureEncoder
 from udfs.ladder import Ladder
+from udfs.lookup_join import Join
 from udfs.plan import FeaturePlan
 from udfs.predicting import Model
 from udfs.predicting import predict_each as predict_each
@@ -51,6 +52,7 @@ class Scorer:
         choice: Chooses the model of each event; None means always `model`.
         ladder: Scores what the model has no score for; None means that this is a dead letter.
         vectors: Writes feature vectors; None means that they have no topic.
+        join: Joins events with the rows of lookups; None where there are none.
 
     Attributes:
         plan: As it was given.
@@ -69,8 +71,9 @@ class Scorer:
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
         vectors: FeatureEncoder | None = None,
+        join: Join | None = None,
     ) -> None:
-        self._vectors = vectors
+        self._vectors, self._join = vectors, join
         self.plan, self._encoder, self.clock_ms = plan, encoder, clock_ms
         self._scores = DutyScores(model, encoder.named, choice, plan.pipeline.outputs)
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
@@ -140,7 +143,8 @@ class Scorer:
         record_times_ms, partitions = records.record_times_ms, records.partitions
         if rows is not None:
             record_times_ms, partitions = record_times_ms[rows], partitions[rows]
-        times_ms, columns, masks, direct = self.plan.columnise(events)
+        seen = None if self._join is None else self._join.of(events)
+        times_ms, columns, masks, direct = self.plan.columnise(events, *(() if seen is None else (seen.rows,)))
         parts: list[Advanced] = []
         begin, ends = 0, _ends_among(rows, records.shard_ends)
         for shard, end in zip(records.shards, ends, strict=True):
@@ -163,7 +167,7 @@ class Scorer:
         if self._choice is not None:
             duties = self._choice.duties(records.shards, ends, times_ms, entities)
         scored = ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES)
-        scored = replace(scored, which=duties and duties.which)
+        scored = replace(scored, which=duties and duties.which, seen=seen and seen.places)
         if self._ladder is not None and self._ladder.last_scores:
             counts = np.diff(ends, prepend=0)
             scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
@@ -252,7 +256,10 @@ class Scorer:
         self, records: RecordBatch, scored: ScoredEvents, failed: Mapping[int, Refused], stage: str
     ) -> bytes:
         refused = {scored.row_of(place): why for place, why in failed.items()}
-        return self._encoder.dead_letters(records, refused, stage=stage)
+        if scored.seen is None:
+            return self._encoder.dead_letters(records, refused, stage=stage)
+        seen = {scored.row_of(place): scored.seen[place] for place in failed}
+        return self._encoder.dead_letters(records, refused, stage=stage, seen=seen)
 
 
 def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
@@ -265,6 +272,7 @@ def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
         "event_times_ms": scored.times_ms,
         "flags": [FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
         "warming": scored.warming,
+        "seen": scored.seen,
     }
 
 

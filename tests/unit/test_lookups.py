@@ -102,7 +102,7 @@ class Numbered:
         ([products(topic="views")], [Value("at")], "need different topics"),
         ([products(by="sku")], [Value("at")], "lookup products: by: View has no field 'sku'"),
         ([Lookup("user", Product, topic="p", key="product", time="changed_at", by="item")], [Value("at")], "rename it"),
-        ([Lookup("n", Numbered, topic="p", key="product", time="at", by="item")], [Value("at")], "item is str, the key"),
+        ([Lookup("n", Numbered, topic="p", key="product", time="at", by="item")], [Value("at")], "item is str, the"),
         ([products()], [Value("products.cost")], "no field 'products.cost'"),
         ([products()], [Value("users.age")], "no field 'users.age'"),
         ([products()], [Value("products.kind")], "products.kind' is str"),

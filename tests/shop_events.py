@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from udfs.lookup_entries import RowVersion, row_type
 from udfs.lookup_rows import RowReader
-from udfs.lookup_table import RowVersion, row_type
 from udfs.pipeline import Count, Events, Lookup, Mean, Model, OneHot, Pipeline, Value, field
 from udfs.raw_record import RawRecord, RecordParts
 
@@ -32,6 +32,11 @@ class User:
     at: int
 
 
+class Weight:
+    item: str
+    grams: float | None
+
+
 def products(**changes):
     given = {"topic": "products", "key": "product", "by": "item", "time": "changed_at", "defaults": {"price": 0.5}}
     return Lookup("products", Product, **{**given, **changes})
@@ -49,11 +54,11 @@ FEATURES = [
 ]  # fmt: skip
 
 
-def shop(lookups=None, features=None, **changes):
-    events = Events(View, "views", entity="user", time="at", id="view_id")
+def shop(lookups=None, features=None, *, name="shop", topic="views", **changes):
+    events = Events(View, topic, entity="user", time="at", id="view_id")
     given = {"model": Model("m", 1), "prediction": "score", **changes}
     lookups = [products(), users()] if lookups is None else lookups
-    return Pipeline("shop", events, features or FEATURES[:-1], lookups=lookups, **given)
+    return Pipeline(name, events, features or FEATURES[:-1], lookups=lookups, **given)
 
 
 def version(key, time_ms, offset, price=1.0, *, kind="book", taste=(1.0, 2.0, 3.0), partition=0, lookup=None):
