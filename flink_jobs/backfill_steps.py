@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class Worker:
         if index is None:
             plan = self._plan(source)
             reader, join = self._reader(source, piece, plan), self._joined(source)
-            before = None if join is None else join.missed()
+            before = Counter() if join is None else join.missed()
             index = write_piece(
                 files,
                 reader.blocks(piece),
@@ -120,7 +121,7 @@ class Worker:
                 until_ms=_ALWAYS_MS if of_labels else work.until_ms,
                 partition=piece.partition,
                 retention_ms=source.pipeline.retention_ms,
-                missing=lambda: {} if join is None else join.missed() - before,
+                missing=lambda: before if join is None else join.missed() - before,
             )
         return index.facts
 

@@ -108,7 +108,7 @@ def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _lookup_facts(lookups: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    facts = []
+    facts = list[tuple[str, str]]()
     for each in lookups:
         told = f"{each['name']}: {each['by']} is the {each['key']} of a row in "
         told += f"topic {each['topic']}" if each["topic"] else f"file {each['file']}"

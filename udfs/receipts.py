@@ -105,9 +105,10 @@ class Receipt(NamedTuple):
     @classmethod
     def _to(cls, topic: str, constants: Mapping[str, str], *, tells_rows: bool) -> "Receipt":
         numbers, flags = [f"{HEADER}{name}" for name in ("partition", "offset", "event-time")], [f"{HEADER}flags"]
-        texts, rows = ([], flags, [*flags, f"{HEADER}warming"]), [ROWS_SEEN] if tells_rows else []
-        groups = (OutputGroup(topic, headers_of(constants), numbers, [*each, *rows]) for each in texts)
-        return cls(*groups, tells_rows=tells_rows)
+        rows = [ROWS_SEEN] if tells_rows else []
+        texts = rows, [*flags, *rows], [*flags, f"{HEADER}warming", *rows]
+        plain, flagged, warming = (OutputGroup(topic, headers_of(constants), numbers, each) for each in texts)
+        return cls(plain, flagged, warming, tells_rows)
 
     def pack(
         self,

@@ -182,7 +182,7 @@ class DeadLetters:
         rows = list(refused)
         keys, values = [records.keys[row] for row in rows], [records.values[row] for row in rows]
         most_key = ENVELOPE_BYTES - _HEADERS_BYTES
-        columns = [
+        columns: list[list[bytes | None]] = [
             [one.reason.encode() for one in refused.values()],
             [stage.encode()] * len(rows),
             [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()],

@@ -119,5 +119,5 @@ def test_missing_rows_and_records_that_are_none_are_gauges(subtask, caplog):
     assert told["lookupWeightsNoRow"] == 1
     assert "lookupWeightsRefused" not in told
     assert [each.getMessage() for each in caplog.records if "is no row" in each.getMessage()] == [
-        "lookup products: a record of products is no row: wrong_type, price is 'dear', not a number"
+        "lookup products: a record of products is no row: wrong_type, Expected `float`, got `str` - at `$.price`"
     ]

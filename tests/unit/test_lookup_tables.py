@@ -68,7 +68,7 @@ def place_of(found):
     return found if isinstance(found, str) else found[:4]
 
 
-@examples(300, 3_000)
+@examples(150)
 @given(changed=changes, restarts=st.sets(st.integers(0, 30)), writes=st.sets(st.integers(0, 30)))
 def test_a_table_tells_what_its_records_say_whatever_restarts_there_were(changed, restarts, writes):
     table, naive, log = LookupTable(LOOKUP, HISTORY_MS), NaiveTable(), {}
@@ -92,7 +92,7 @@ def test_a_table_tells_what_its_records_say_whatever_restarts_there_were(changed
         lookup_table._LEAST_LOGGED = least
 
 
-@examples(200, 2_000)
+@examples(100)
 @given(changed=changes)
 def test_a_history_has_every_version_as_a_table_that_keeps_all(changed):
     versions = versions_of(changed)
