@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from backfills import backfill, features_of
+from backfills import backfill, features_of, request
 from shop_events import FEATURES, Product, View, products, record, shop, version
 from wire_records import RECEIPT_MODEL, SCORED_AT_MS, encoder_of, headers_of, value_of
 
 from flink_jobs.acls import needed_acls
+from flink_jobs.bootstrap_job import build_state
 from flink_jobs.console import CommandError
 from flink_jobs.event_files import EventFileError
 from flink_jobs.lookup_tables import file_versions, history_join, keep_histories, refuse_lookups
 from flink_jobs.pipelines import load_pipeline
+from flink_jobs.state_files import StateFile
 from flink_jobs.topics import topic_specs
 from udfs.answering import Answerer
 from udfs.entity_state import ShardState
@@ -181,6 +183,18 @@ ITEM_ROWS = [
 ]
 
 
+def of_file(_, event):
+    """The row of ITEM_ROWS by its definition."""
+    rows = [each for each in ITEM_ROWS if each["product"] == event.item and each["changed_at"] <= event.at]
+    return SimpleNamespace(**rows[-1]) if rows else None
+
+
+def write_views(folder, views):
+    path = folder / "views.jsonl"
+    path.write_text("".join(json.dumps(dict(zip(View.__annotations__, row, strict=True))) + "\n" for row in views))
+    return path
+
+
 def written_file(folder, kind, rows=ITEM_ROWS):
     path = folder / f"items.{kind}"
     if kind == "parquet":
@@ -198,16 +212,24 @@ def written_file(folder, kind, rows=ITEM_ROWS):
 def test_a_backfill_joins_with_the_rows_of_a_file_as_of_the_events(tmp_path, kind):
     file = written_file(tmp_path, kind)
     pipeline = only_products({"topic": None, "file": str(file)})
-    views = tmp_path / "views.jsonl"
-    views.write_text("".join(json.dumps(dict(zip(View.__annotations__, row, strict=True))) + "\n" for row in VIEWS))
+    views = write_views(tmp_path, VIEWS)
     table, report = backfill(pipeline, views, tmp_path / "set.parquet")
-
-    def of(lookup, event):
-        rows = [each for each in ITEM_ROWS if each["product"] == event.item and each["changed_at"] <= event.at]
-        return SimpleNamespace(**rows[-1]) if rows else None
-
-    np.testing.assert_array_equal(features_of(table, pipeline), oracle(pipeline, of=of))
+    np.testing.assert_array_equal(features_of(table, pipeline), oracle(pipeline, of=of_file))
     assert report.missing == {"products no_key": 1, "products no_row": 2}
+
+
+def test_a_state_from_history_has_what_its_events_saw(tmp_path):
+    pipeline = only_products({"topic": None, "file": str(written_file(tmp_path, "jsonl"))})
+    views = write_views(tmp_path, VIEWS[:6])
+    (digest,), _ = build_state(request(pipeline, views, tmp_path / "state", shards=1))
+    plan = FeaturePlan.build(pipeline)
+    state = ShardState.restore(plan, StateFile(tmp_path / "state" / "000.state", digest).entries())
+    join = history_join(pipeline, keep_histories(pipeline, tmp_path / "kept", "", None))
+    scorer = Scorer(plan, Sum(), encoder_of(pipeline), lambda: SCORED_AT_MS, join=join)
+    outputs = read_outputs(scorer.score(records_of(VIEWS[6:]), {0: state}))
+    told = [value_of(each)["features"].values() for each in outputs]
+    found = [[np.nan if x is None else x for x in row] for row in told]
+    np.testing.assert_array_equal(np.array(found), oracle(pipeline, of=of_file)[6:])
 
 
 def test_rows_of_a_file_without_times_always_were(tmp_path):
