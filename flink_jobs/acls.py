@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flink_jobs.topics import STREAM, Engine, group_id, requests_id, route_id, routed_topics
+from udfs.lookups import table_topics
 from udfs.pipeline import Pipeline
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
@@ -47,6 +48,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *([Acl("run", "topic", dead_letters, "Read")] if sources else []),
     ]
     outputs, own = (predictions, dead_letters), group_id(pipeline, engine)
+    tables = table_topics(pipeline.lookups)
     features = [pipeline.features_topic] if pipeline.features_topic else []
     sessions = [pipeline.sessions_topic] if pipeline.sessions_topic else []
     of_models = [each for each in (pipeline.models_topic, pipeline.models_status_topic, pipeline.shadow_topic) if each]
@@ -63,10 +65,11 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         *([Acl("run", "topic", of_models[0], "Read")] if of_models else []),
         *(Acl("run", "topic", name, "Write") for name in of_models),
         *_request_acls(pipeline, engine),
+        *(Acl("run", "topic", name, "Read") for name in tables),
     ]
     create = [
         Acl("topics create", "topic", name, operation)
-        for name in (*sources, events, *outputs, *features, *sessions, *of_models, *_request_topics(pipeline))
+        for name in (*sources, events, *outputs, *features, *sessions, *of_models, *_request_topics(pipeline), *tables)
         for operation in ("Create", "Describe", "DescribeConfigs")
     ]
     reads = {
@@ -74,7 +77,7 @@ def needed_acls(pipeline: Pipeline, engine: Engine = STREAM) -> list[Acl]:
         "verify": (events, *outputs),
         "explain": (events, *outputs),
         "fork": (events, *outputs),
-        "backfill": (events,),
+        "backfill": (events, *tables),
         "transactions": (events, *outputs),
     }
     return [

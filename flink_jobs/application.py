@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from flink_jobs.console import CommandError, say
 from flink_jobs.environment import MAX_PARALLELISM, configuration_of, flink_options
+from flink_jobs.event_files import EventFileError
 from flink_jobs.job_run import add_job, pipeline_checkpoints
 from flink_jobs.kafka_admin import KafkaAdminError
 from flink_jobs.pipelines import PipelineError, load_pipeline, model_folder
@@ -39,7 +40,9 @@ def run(arguments: Sequence[str]) -> None:
     """Do it; a job that cannot run ends the process with one line that says why."""
     try:
         make_job(arguments)
-    except (CommandError, DefinitionError, KafkaAdminError, PipelineError, PreflightError, SettingsError) as error:
+    except (
+        CommandError, DefinitionError, EventFileError, KafkaAdminError, PipelineError, PreflightError, SettingsError,
+    ) as error:  # fmt: skip
         say(f"Error: {error}")
         sys.exit(1)
 

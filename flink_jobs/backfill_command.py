@@ -20,6 +20,7 @@ from flink_jobs.labels import DEFAULT_COLUMN, LabelRequest
 from flink_jobs.local.home import connected
 from flink_jobs.settings import Settings
 from udfs.durations import duration_text, parse_duration
+from udfs.lookups import table_topics
 from udfs.pipeline import Pipeline
 
 KAFKA = "kafka"
@@ -51,7 +52,7 @@ def run_backfill_command(
     _check_target(target, replace)
     asked = _label_request(settings, labels, label_horizon, label_column, label_absent, labels_until)
     source, pieces = _source(pipeline, name, settings, sources, start, order_by)
-    if KAFKA in sources or (asked is not None and asked.is_topic):
+    if KAFKA in sources or (asked is not None and asked.is_topic) or table_topics(pipeline.lookups):
         connected(settings)
     request = BackfillRequest(
         pipeline=pipeline,
@@ -192,6 +193,9 @@ def _show(report: BackfillReport, request: BackfillRequest, elapsed_s: float) ->
         show(f"  {report.late:,} rows are flagged late, {report.truncated:,} truncated")
     if request.labels is not None:
         _show_labels(report, request.labels)
+    if any(report.missing.values()):
+        counted = ", ".join(f"{why} {count:,}" for why, count in report.missing.items() if count)
+        show(f"  events without a row of a lookup got its defaults: {counted}")
     if report.letters is not None:
         reasons = {**report.refused}
         for reason, count in report.labels_refused.items():

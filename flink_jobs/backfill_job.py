@@ -59,6 +59,7 @@ class BackfillReport:
         behind: Events that come after ones so much later that their entities may be forgotten.
         resumed: Whether an earlier run began it.
         letters: Where the refused records are, if there are any.
+        missing: How many events had no row, by lookup and reason.
     """
 
     rows: int
@@ -75,6 +76,7 @@ class BackfillReport:
     behind: int
     resumed: bool
     letters: Path | None
+    missing: dict[str, int]
 
 
 def run_backfill(
@@ -106,6 +108,7 @@ def _run(
         folder=shards,
         bootstrap=request.bootstrap,
         properties=request.properties,
+        tables=plan.tables,
     )
     workers = Workers(work, request.processes)
     try:
@@ -150,6 +153,14 @@ def refused_records(facts: Iterable[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(refused.items()))
 
 
+def missing_rows(facts: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many events of some pieces had no row, by lookup and reason."""
+    missing = Counter[str]()
+    for each in facts:
+        missing.update(each.get("missing", {}))
+    return dict(sorted(missing.items()))
+
+
 def _with_failed(refused: dict[str, int], failed: int) -> dict[str, int]:
     return dict(sorted({**refused, "feature_failed": failed}.items())) if failed else refused
 
@@ -190,6 +201,7 @@ class _Backfill:
             behind=sum(facts["behind"] for facts in events),
             resumed=self._plan.resumed,
             letters=self._request.letters_file if letters else None,
+            missing=missing_rows(events),
         )
 
     def _say(self, step: str, done: float) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 from flink_jobs.documents import read_document, write_document
 from flink_jobs.history import Piece
 from flink_jobs.labels import LabelRequest, label_pipeline
+from flink_jobs.lookup_tables import keep_histories
 from flink_jobs.shard_segments import Source
+from flink_jobs.state_files import StateFile
 from flink_jobs.training_set import definition_of
 from udfs.pipeline import Pipeline
 
@@ -105,12 +107,14 @@ class BackfillPlan:
         labels: The label events.
         label_kind: Type of their values; None when each counts as 1.
         resumed: Whether an earlier run began it.
+        tables: Of lookups, all their versions.
     """
 
     events: Source
     labels: Source | None
     label_kind: str | None
     resumed: bool
+    tables: dict[str, StateFile]
 
     def absent(self, request: LabelRequest) -> float:
         """The label of an event without a label event."""
@@ -132,13 +136,18 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
     else:
         document = _new_document(request)
         request.work_folder.mkdir(parents=True, exist_ok=True)
+        tables = keep_histories(
+            request.pipeline, request.work_folder / "lookups", request.bootstrap, request.properties
+        )
+        document["tables"] = {name: (str(each.path), each.sha256) for name, each in tables.items()}
         write_document(path, document)
     events = _source(request.pipeline, document["pieces"], request.work_folder / "events", request.order_by)
     labels = None
     if request.labels is not None:
         pipeline = label_pipeline(request.pipeline, document["label_kind"], request.labels.column)
         labels = _source(pipeline, document["label_pieces"], request.work_folder / "labels", None, keyed=False)
-    return BackfillPlan(events, labels, document["label_kind"], resumed)
+    tables = {name: StateFile(Path(path), sha256) for name, (path, sha256) in document.get("tables", {}).items()}
+    return BackfillPlan(events, labels, document["label_kind"], resumed, tables)
 
 
 def _new_document(request: BackfillRequest) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ from flink_jobs.documents import read_document, write_document
 from flink_jobs.file_reader import FileReader
 from flink_jobs.history import Piece, block_rows
 from flink_jobs.history_topic import TopicReader
+from flink_jobs.lookup_tables import history_join
 from flink_jobs.shard_segments import ShardSegments, Source, layout_of
 from flink_jobs.spill import NOT_EMITTED, PieceFiles, Segment, write_piece
+from flink_jobs.state_files import StateFile
 from udfs.entity_state import FAILED, LATE, TRUNCATED
 from udfs.kernel_warm_up import warm_up
 from udfs.label_join import EntityLabels, LabelRule
+from udfs.lookup_join import LookupJoin
 from udfs.plan import FeaturePlan
 from udfs.state_file import packed
 
@@ -39,6 +43,7 @@ class Work:
         folder: For the features, or the states, of shards.
         bootstrap: Where the brokers are.
         properties: Kafka client properties.
+        tables: Of the lookups of the events' pipeline, all their versions.
     """
 
     events: Source
@@ -50,6 +55,7 @@ class Work:
     folder: Path
     bootstrap: str
     properties: Mapping[str, str]
+    tables: Mapping[str, StateFile]
 
 
 class ShardFiles(NamedTuple):
@@ -95,6 +101,7 @@ class Worker:
         self._work = work
         self._readers: dict[tuple[Path, str], Any] = {}
         self._plans: dict[Path, FeaturePlan] = {}
+        self._join: LookupJoin | None = None
 
     def read(self, of_labels: bool, number: int) -> dict[str, Any]:
         """Read one piece, unless that is done; its facts."""
@@ -103,15 +110,18 @@ class Worker:
         index = files.read_index()
         if index is None:
             plan = self._plan(source)
+            reader, join = self._reader(source, piece, plan), self._joined(source)
+            before = Counter() if join is None else join.missed()
             index = write_piece(
                 files,
-                self._reader(source, piece, plan).blocks(piece),
+                reader.blocks(piece),
                 layout=layout_of(source, plan),
                 shards=work.shards,
                 since_ms=-_ALWAYS_MS if of_labels else work.since_ms,
                 until_ms=_ALWAYS_MS if of_labels else work.until_ms,
                 partition=piece.partition,
                 retention_ms=source.pipeline.retention_ms,
+                missing=lambda: before if join is None else join.missed() - before,
             )
         return index.facts
 
@@ -164,13 +174,18 @@ class Worker:
     def _reader(self, source: Source, piece: Piece, plan: FeaturePlan) -> Any:
         known = (source.folder, "topic" if piece.kind == "topic" else "file")
         if known not in self._readers:
-            work, rows = self._work, block_rows(plan)
+            work, rows, join = self._work, block_rows(plan), self._joined(source)
             self._readers[known] = (
-                TopicReader(plan, work.bootstrap, work.properties, rows, keyed=source.keyed)
+                TopicReader(plan, work.bootstrap, work.properties, rows, keyed=source.keyed, join=join)
                 if piece.kind == "topic"
-                else FileReader(plan, rows, source.order_by)
+                else FileReader(plan, rows, source.order_by, join)
             )
         return self._readers[known]
+
+    def _joined(self, source: Source) -> LookupJoin | None:
+        if source.pipeline.lookups and self._join is None:
+            self._join = history_join(source.pipeline, self._work.tables)
+        return self._join if source.pipeline.lookups else None
 
     def _compute(self, files: ShardFiles, shard: int, rule: LabelRule | None) -> dict[str, Any]:
         source = self._work.events

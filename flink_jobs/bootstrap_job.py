@@ -73,6 +73,7 @@ def _work(request: BackfillRequest, plan: BackfillPlan) -> Work:
         folder=request.target,
         bootstrap=request.bootstrap,
         properties=request.properties,
+        tables=plan.tables,
     )
 
 

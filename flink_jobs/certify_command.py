@@ -16,6 +16,7 @@ from flink_jobs.hard_events import hard_records
 from flink_jobs.local.broken_records import broken_records
 from flink_jobs.local.live_shop import can_generate, live_events
 from flink_jobs.local.own_broker import own_broker
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.parity_engines import constant_model
 from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
@@ -42,6 +43,7 @@ def run_certify_command(
     as_json: bool,
 ) -> None:
     """Certify the pipeline; fails when anything was lost, doubled, different or slow."""
+    refuse_lookups(pipeline, "certify")
     chosen = _chosen(faults)
     fetch_jars()
     say(

@@ -95,6 +95,7 @@ def _topic_facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         *([("feature vectors", f"topic {topics['features']}, by {entity}")] if topics["features"] else []),
         *_session_facts(document["sessions"], entity),
         *_request_facts(document["requests"]),
+        *_lookup_facts(document["lookups"]),
         ("consumer group", document["consumer_group"]),
     ]
 
@@ -113,6 +114,17 @@ def _request_facts(requests: dict[str, Any] | None) -> list[tuple[str, str]]:
     needed = ", ".join(requests["required"]) or "no fields"
     told = f"topic {requests['topic']}, with {needed}; answered in {', '.join(requests['replies'])}"
     return [("requests", told)]
+
+
+def _lookup_facts(lookups: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    facts = list[tuple[str, str]]()
+    for each in lookups:
+        told = f"{each['name']}: {each['by']} is the {each['key']} of a row in "
+        told += f"topic {each['topic']}" if each["topic"] else f"file {each['file']}"
+        since = f", valid from {each['time']}" if each["time"] else ""
+        later = f", {each['delay']} later" if each["delay"] else ""
+        facts.append(("lookups" if not facts else "", told + since + later))
+    return facts
 
 
 def _prediction_text(prediction: str | dict[str, str]) -> str:

@@ -11,7 +11,7 @@ import csv
 import gzip
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -89,7 +89,7 @@ def file_records(
     path = Path(path)
     if speedup is not None and not speedup > 0:
         raise EventFileError(f"speedup is {speedup}: write a number above 0, e.g. 60 for a minute a second")
-    rows = _rows(path, pipeline)
+    rows = file_rows(path, pipeline.events.schema)
     return _records(rows, pipeline, speedup, counts or FileCounts(), write, clock, sleep)
 
 
@@ -144,9 +144,15 @@ def _as_record(event: Row, pipeline: Pipeline) -> Record:
 
 def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
     """The row's fields converted where that is possible, and whether it was everywhere."""
+    events = pipeline.events
+    return converted_fields(row, events.schema, events.time, events.time_unit)
+
+
+def converted_fields(row: Row, schema: Sequence[EventField], time: str | None, unit: str) -> tuple[Row, bool]:
+    """As `converted_row`, of fields one of which may be a time in some unit."""
     event: Row = {}
     converted = True
-    for field in pipeline.events.schema:
+    for field in schema:
         if field.name not in row:
             converted &= field.optional
             continue
@@ -154,8 +160,7 @@ def converted_row(row: Row, pipeline: Pipeline) -> tuple[Row, bool]:
         if field.default is not None and not field.nullable and _is_missing(cell):
             continue
         try:
-            is_time = field.name == pipeline.events.time
-            event[field.name] = _time(cell, field, pipeline.events.time_unit) if is_time else _converted(cell, field)
+            event[field.name] = _time(cell, field, unit) if field.name == time else _converted(cell, field)
         except (ValueError, TypeError, OverflowError):
             kept = isinstance(cell, str | int | list)
             event[field.name] = None if _is_missing(cell) else cell if kept else str(cell)
@@ -234,7 +239,16 @@ def _time(cell: Any, field: EventField, unit: str) -> Any:
     return whole_us * UNITS_PER_S[unit] // 1_000_000
 
 
-def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
+def file_rows(path: Path, schema: Sequence[EventField]) -> Iterator[Row | bytes]:
+    """The rows of a JSONL, CSV or Parquet file as they are; a line of JSONL that is none as bytes.
+
+    Args:
+        path: As of `file_records`.
+        schema: The fields that are wanted.
+
+    Raises:
+        EventFileError: As of `file_records`.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else (suffixes or [""])[-1]
     if not path.is_file():
@@ -243,12 +257,12 @@ def _rows(path: Path, pipeline: Pipeline) -> Iterator[Row | bytes]:
         case ".jsonl" | ".ndjson":
             return jsonl_rows(path)
         case ".csv":
-            check_columns(path, csv_header(path)[0], pipeline)
+            check_columns(path, csv_header(path)[0], schema)
             return csv_rows(path)
         case ".parquet":
             columns = pq.read_schema(path).names  # type: ignore[no-untyped-call]
-            check_columns(path, columns, pipeline)
-            return _parquet_rows(path, [field.name for field in pipeline.events.schema if field.name in columns])
+            check_columns(path, columns, schema)
+            return _parquet_rows(path, [field.name for field in schema if field.name in columns])
     raise EventFileError(f"{path.name}: write a .jsonl, .csv (both also .gz) or .parquet file")
 
 
@@ -265,13 +279,13 @@ def csv_header(path: Path) -> tuple[list[str], int]:
     return next(csv.reader([line.decode("utf-8-sig", "replace")]), []), len(line)
 
 
-def check_columns(path: Path, columns: list[str], pipeline: Pipeline) -> None:
-    """Refuse a file without a column for a field that every event has.
+def check_columns(path: Path, columns: list[str], schema: Sequence[EventField]) -> None:
+    """Refuse a file without a column for a field that every row has.
 
     Raises:
         EventFileError: Names the columns.
     """
-    missing = [f.name for f in pipeline.events.schema if not f.optional and f.name not in columns]
+    missing = [f.name for f in schema if not f.optional and f.name not in columns]
     if missing:
         raise EventFileError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(columns)}")
 

@@ -13,6 +13,7 @@ from flink_jobs.console import CommandError, bar, out, show, show_json
 from flink_jobs.decoding import prediction_reader
 from flink_jobs.explanation import Explanation, UsedEvent, explain
 from flink_jobs.local.home import connected
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.settings import Settings
 from flink_jobs.verify_command import value_of
 from udfs.pipeline import Pipeline
@@ -24,6 +25,7 @@ def run_explain_command(
     pipeline: Pipeline, name: str, settings: Settings, reference: str, *, job_began: str | None, as_json: bool
 ) -> None:
     """Explain an event; fails when what comes out now is not what was served."""
+    refuse_lookups(pipeline, "explain")
     connected(settings)
     with bar("records") as progress:
         task = progress.add_task("looking", total=None)

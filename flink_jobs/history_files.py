@@ -91,11 +91,11 @@ def _pieces(path: Path, constants: tuple[tuple[str, str], ...], pipeline: Pipeli
     given = [name for name, _ in constants]
     if kind == "parquet":
         columns = pq.read_schema(path).names  # type: ignore[no-untyped-call]
-        check_columns(path, [*columns, *given], pipeline)
+        check_columns(path, [*columns, *given], pipeline.events.schema)
         return _row_groups(path, tuple(each for each in constants if each[0] not in columns))
     if kind == "csv":
         header, begin = csv_header(path)
-        check_columns(path, [*header, *given], pipeline)
+        check_columns(path, [*header, *given], pipeline.events.schema)
         constants = tuple(each for each in constants if each[0] not in header)
     else:
         begin = 0

@@ -29,6 +29,7 @@ from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
 from udfs.event_keys import events_key_reader
 from udfs.formats import Json, JsonSchema
 from udfs.json_scan import check_keys, scan_json
+from udfs.lookup_join import Join
 from udfs.plan import FeaturePlan
 from udfs.raw_record import RecordParts
 
@@ -190,12 +191,20 @@ class TopicReader:
         properties: Client properties.
         rows: Most records of a block.
         keyed: Whether a record whose key is not its entity is refused, as the job does.
+        join: As of `udfs.event_blocks.decode_block`.
     """
 
     def __init__(
-        self, plan: FeaturePlan, bootstrap: str, properties: Properties | None, rows: int, *, keyed: bool = True
+        self,
+        plan: FeaturePlan,
+        bootstrap: str,
+        properties: Properties | None,
+        rows: int,
+        *,
+        keyed: bool = True,
+        join: Join | None = None,
     ) -> None:
-        self._plan, self._rows, self._keyed = plan, rows, keyed
+        self._plan, self._rows, self._keyed, self._join = plan, rows, keyed, join
         self._decoder, self._headers = event_decoder(plan.pipeline), bool(plan.pipeline.events.headers)
         self._is_plain = not plan.pipeline.events.fields
         self._key_text = events_key_reader(plan.pipeline.events)
@@ -282,7 +291,7 @@ class TopicReader:
             whole = bool(self._schema.kinds[place] != TEXT)
             check_keys(data, *_joined(self._key_texts(records.keys)), int(self._schema.slots[place]), whole, cells)
         fields = fields_of_cells(self._plan, self._schema, cells, data)
-        block = decode_block(self._plan, fields, self._slow(records, partition))
+        block = decode_block(self._plan, fields, self._slow(records, partition), join=self._join)
         offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
         return HistoryBlock(
             len(begins),

@@ -47,7 +47,7 @@ def gathered_batches(
         key_form: How keys are read, from `udfs.event_keys.key_form`.
         headers: Names of those that go with the records.
         max_record_bytes: Of a larger value only the beginning goes on, and its size.
-        command: What is to be done with them: RECORDS or REQUESTS.
+        command: What is to be done with them: RECORDS, REQUESTS, or LOOKUPS with the topic's number, which go to all.
         tick_ms: How often the next operator is told that time goes on; 0 is never.
 
     Returns:

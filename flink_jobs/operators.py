@@ -16,6 +16,7 @@ from flink_jobs.asked_models import AskedModels
 from flink_jobs.bundle_sampling import stop_sampling_bundles
 from flink_jobs.crash_guard import CrashGuard, crash_folder
 from flink_jobs.decoding import schema_source
+from flink_jobs.lookup_serving import ServedTables
 from flink_jobs.model_serving import ModelServing, models_root
 from flink_jobs.pipeline_model import named_model, open_model, open_others, other_folders, within_budget
 from flink_jobs.pipelines import shipped_model
@@ -36,7 +37,7 @@ from udfs.plan import FeaturePlan
 from udfs.positions import Positions
 from udfs.predicting import Model
 from udfs.receipts import NamedModel
-from udfs.record_batch import MODELS, RECORDS, REQUESTS, TICK, WRITE, RecordBatch
+from udfs.record_batch import LOOKUPS, MODELS, RECORDS, REQUESTS, TICK, WRITE, RecordBatch
 from udfs.registered_schema import RegisteredSchema
 from udfs.routing import Router
 from udfs.scoring import Scorer
@@ -77,6 +78,7 @@ class ScoreBatches(KeyedProcessFunction):
         changes: What the control topic of models said before the job, if the pipeline has one.
         features_schema: What feature vectors name, as it was registered.
         sessions_schema: What closed sessions name, as it was registered.
+        tables: By lookup, what its table begins with that is not in Flink's state yet.
     """
 
     def __init__(
@@ -89,8 +91,10 @@ class ScoreBatches(KeyedProcessFunction):
         changes: Sequence[bytes | None] = (),
         features_schema: RegisteredSchema | None = None,
         sessions_schema: RegisteredSchema | None = None,
+        tables: Mapping[str, StateFile] | None = None,
     ) -> None:
         self._pipeline, self._model_folder, self._states = pipeline, model_folder, states or {}
+        self._table_files = tables or {}
         self._prediction_schema, self._features_schema, self._changes = prediction_schema, features_schema, changes
         self._sessions_schema = sessions_schema
         self._crashes = None if settings is None else crash_folder(pipeline, settings)
@@ -129,6 +133,9 @@ class ScoreBatches(KeyedProcessFunction):
             circuit, serving = model.circuit, self._serving
             metrics.gauge(CIRCUIT, lambda: int(circuit.state if serving is None else serving.circuit()))
         self._ladder = self._open_ladder(runtime_context)
+        self._lookups: ServedTables | None = None
+        if self._pipeline.lookups:
+            self._lookups = ServedTables(self._pipeline, self._table_files, self._settings, runtime_context)
         encoder = PredictionEncoder(self._pipeline, model=named_model(manifest), schema=self._prediction_schema)
         vectors = FeatureEncoder(self._pipeline, self._features_schema) if self._pipeline.features_topic else None
         self._sessions = self._open_sessions(runtime_context)
@@ -142,6 +149,7 @@ class ScoreBatches(KeyedProcessFunction):
             self._ladder,
             vectors,
             self._sessions,
+            self._lookups,
         )
         self._shards: dict[int, ShardState] = {}
         self._headers = self._pipeline.events.headers
@@ -186,7 +194,8 @@ class ScoreBatches(KeyedProcessFunction):
         """What answers requests, with a gauge of how many it scored and how many not."""
         choice = None if self._serving is None else AskedModels(self._serving, self._pipeline.outputs)
         clock_ms = self._scorer.clock_ms
-        answerer = Answerer(self._scorer.plan, model, named, clock_ms, choice, self._ladder, self._positions)
+        scores = model, named, clock_ms, choice, self._ladder
+        answerer = Answerer(self._scorer.plan, *scores, self._positions, self._lookups)
         metrics.gauge(REQUESTS_ANSWERED, lambda: answerer.answered)
         metrics.gauge(REQUESTS_REFUSED, lambda: answerer.refused)
         return answerer
@@ -224,6 +233,10 @@ class ScoreBatches(KeyedProcessFunction):
             if outputs:
                 yield outputs
             return
+        if records.command == LOOKUPS:
+            assert self._lookups is not None
+            self._lookups.take(value)
+            return
         shard: int = ctx.get_current_key()
         if records.command == WRITE:
             self._write(shard)
@@ -234,6 +247,8 @@ class ScoreBatches(KeyedProcessFunction):
                 yield outputs
         elif shard not in self._shards:
             self._shards[shard] = ShardState.restore(self._scorer.plan, self._read(shard))
+            if self._lookups is not None:
+                self._lookups.read()
             self._read_schedule(shard)
             if self._positions is not None and (read_to := self._read_to.value()) is not None:
                 self._positions.restore(shard, bytes(read_to))
@@ -273,6 +288,8 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _write(self, shard: int) -> None:
         _put(self._log, self._shards[shard].take_changes())
+        if self._lookups is not None:
+            self._lookups.write()
         if self._positions is not None:
             self._read_to.update(self._positions.packed(shard))
         if self._ladder is not None and self._ladder.remembers:

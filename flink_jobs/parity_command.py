@@ -26,6 +26,7 @@ from flink_jobs.console import (
 from flink_jobs.event_files import file_events
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.own_broker import own_broker
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.parity_comparison import Comparison
 from flink_jobs.parity_job import ENGINES, Difference, ParityReport, run_engines, send_input
 from flink_jobs.settings import Settings
@@ -48,6 +49,7 @@ def run_parity_command(
     as_json: bool,
 ) -> None:
     """Compare the engines; fails when they disagree."""
+    refuse_lookups(pipeline, "parity")
     chosen = _chosen(engines)
     given_text = f"the first {events:,} rows of {data}" if data else f"{events:,} hard records, seed {seed}"
     records = _records(pipeline, events, seed, data)

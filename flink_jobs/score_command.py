@@ -10,6 +10,7 @@ from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.console import CommandError, bar, say, show, show_json
 from flink_jobs.feature_files import column_names
 from flink_jobs.history_files import file_kind, file_pieces
+from flink_jobs.local.home import connected
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.pipelines import load_pipeline, model_folder
 from flink_jobs.score_job import ScoreReport, refused_words, score_events, score_rows
@@ -17,6 +18,7 @@ from flink_jobs.settings import Settings
 from models.onnx_model import OnnxModel
 from models.opened import SHIPPED, find_manifest, open_alone
 from models.outputs import Vector
+from udfs.lookups import table_topics
 from udfs.pipeline import Pipeline
 
 EVENT_ID = "_event_id"
@@ -59,6 +61,8 @@ def run_score_command(
             pipeline = load_pipeline(pipeline_name)
             opened = _model_of(pipeline, model, root)
             _check_columns(target, opened)
+            if table_topics(pipeline.lookups):
+                connected(settings)
             request = _request(pipeline, settings, source, target, order_by, processes)
             progress.update(task, description=f"computing features of {source}, then scoring")
             report = score_events(request, opened, target, told)
@@ -139,4 +143,6 @@ def _request(
         order_by=order_by,
         shards=settings.shards,
         processes=processes or len(os.sched_getaffinity(0)),
+        bootstrap=settings.bootstrap,
+        properties=settings.kafka_properties,
     )

@@ -8,13 +8,15 @@ The SQL at both ends is frozen and generic: its operators have counters for uids
 Python or in operators with uids of their own. A pipeline with sources has a hop before this: `route_job`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flink_jobs.decoding import registered_schema
 from flink_jobs.environment import MAX_PARALLELISM
 from flink_jobs.jvm_operators import dead_letter_limit, gathered_batches, output_rows
+from flink_jobs.lookup_tables import Ends, plan_tables
+from flink_jobs.lookup_topics import row_batches
 from flink_jobs.model_topic import model_commands, read_changes
 from flink_jobs.request_topic import request_batches
 from flink_jobs.route_job import events_start, routed_batches
@@ -87,13 +89,15 @@ def scored_batches(
     tables.execute_sql(source_ddl(_EVENTS, pipeline, settings, start_from))
     keys = _shard_keys(settings.shards)
     changes, changes_end = read_changes(pipeline, settings) if pipeline.models_topic else ([], 0)
-    batches = _gather(tables, pipeline, settings, keys, changes_end)
+    planned = plan_tables(pipeline, settings) if pipeline.lookups else None
+    batches = _gather(tables, pipeline, settings, keys, changes_end, {} if planned is None else planned.ends)
     states = dict(zip(keys, state_files, strict=True)) if state_files else {}
     schema = registered_schema(predictions_of(pipeline), settings)
     features_schema = registered_schema(features_of(pipeline), settings) if pipeline.features_topic else None
     sessions_schema = registered_schema(sessions_of(pipeline), settings) if pipeline.sessions else None
+    files = {} if planned is None else planned.files
     score = ScoreBatches(
-        pipeline, model_folder, states, settings, schema, changes, features_schema, sessions_schema
+        pipeline, model_folder, states, settings, schema, changes, features_schema, sessions_schema, files
     )
     return tables, _score(batches, score)
 
@@ -104,12 +108,14 @@ def _gather(
     settings: Settings,
     shard_keys: list[int],
     changes_end: int,
+    rows_ends: Mapping[str, Ends],
 ) -> "KeyedStream":
     """Raw records -> (shard key, bytes of the records for its subtask that came within batch_ms), keyed by shard key.
 
     Gathered before the shuffle, so that batches cross it and not records; a partition's records stay in order, for
     they take one way. What has a cost a batch, in Python and on the way there, has it once a subtask and not once a
-    shard. What a control topic says of models is for every shard, and joins the batches here, and so do requests.
+    shard. What a control topic says of models is for every shard, and joins the batches here, and so do requests and
+    rows of lookups.
     """
     from pyflink.common import Types
     from pyflink.datastream import DataStream
@@ -133,6 +139,7 @@ def _gather(
         others.append(model_commands(environment, pipeline, settings, shard_keys, changes_end, gathered.getType()))
     if pipeline.requests is not None:
         others.append(request_batches(tables, pipeline, settings, shard_keys))
+    others += row_batches(tables, pipeline, settings, shard_keys, rows_ends)
     if others:
         streams = gateway.new_array(jvm.org.apache.flink.streaming.api.datastream.DataStream, len(others))
         for place, other in enumerate(others):

@@ -8,7 +8,7 @@ an index is finished.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +133,7 @@ def write_piece(
     until_ms: int,
     partition: int,
     retention_ms: int,
+    missing: Callable[[], Mapping[str, int]] = dict,
 ) -> PieceIndex:
     """Write a piece of history.
 
@@ -145,6 +146,7 @@ def write_piece(
         until_ms: So do those from this time on.
         partition: For the training set; what a topic's events come from.
         retention_ms: An entity is forgotten when event time goes on by this without an event of it.
+        missing: Says afterwards how many events had no row, by lookup and reason.
     """
     segments, emitted, reasons = [], [], Counter[str]()
     records, events, latest, behind = 0, 0, None, 0
@@ -171,7 +173,7 @@ def write_piece(
     if passed is not None:
         passed.close()
     facts: dict[str, Any] = {"records": records, "events": events, "latest_ms": latest, "behind": behind}
-    facts["reasons"] = dict(sorted(reasons.items()))
+    facts["reasons"], facts["missing"] = dict(sorted(reasons.items())), dict(missing())
     found = PieceIndex(np.array(segments, np.int64).reshape(-1, shards, 5), np.array(emitted, np.int64), facts)
     _save(files.index, found)
     return found

@@ -8,6 +8,7 @@ from flink_jobs.console import CommandError
 from flink_jobs.kafka_admin import TopicSpec
 from flink_jobs.kafka_security import java_properties
 from flink_jobs.settings import Settings
+from udfs.lookups import table_topics
 from udfs.pipeline import Pipeline
 from udfs.wire_formats import ENVELOPE_BYTES
 
@@ -83,7 +84,8 @@ def routed_topics(pipeline: Pipeline, engine: Engine = STREAM) -> list[str]:
 def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[TopicSpec]:
     """The pipeline's topics: sources, events, predictions, dead letters, sessions, alike; features; about models.
 
-    That of the features is a table: the latest vector of an entity stays, unless a retention is asked for.
+    That of the features is a table: the latest vector of an entity stays, unless a retention is asked for. So are those
+    of lookups, always; a retention is how long older versions of their rows stay.
     """
     names = (
         *pipeline.events.source_topics,
@@ -102,6 +104,10 @@ def topic_specs(pipeline: Pipeline, retention_ms: int | None = None) -> list[Top
         specs.append(TopicSpec(pipeline.models_topic, 1, -1))
         specs.append(TopicSpec(str(pipeline.models_status_topic), 1, retention_ms))
         specs.append(TopicSpec(str(pipeline.shadow_topic), pipeline.events.partitions, retention_ms))
+    # of a key that is written often, versions that a backfill needs must not be gone before it
+    lag = {} if retention_ms is None else {"min.compaction.lag.ms": str(retention_ms)}
+    settings = {"cleanup.policy": "compact", **lag}
+    specs += [TopicSpec(name, pipeline.events.partitions, None, settings) for name in table_topics(pipeline.lookups)]
     about_requests = [each for each in (pipeline.requests_topic, *pipeline.reply_topics) if each]
     specs += [TopicSpec(name, pipeline.events.partitions, retention_ms) for name in about_requests]
     return specs
@@ -213,6 +219,27 @@ def requests_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
     }
     return f"""CREATE TABLE {table} (
     {_RAW_RECORD}
+) WITH (
+    {with_options(options)}
+)"""
+
+
+def rows_ddl(table: str, topic: str, settings: Settings, begins: Mapping[int, int], *, with_headers: bool) -> str:
+    """The table of the raw records of a topic of lookups.
+
+    Where it has come to is in the checkpoints: no group, no permission for one.
+
+    Args:
+        table: Its name.
+        topic: Of the rows.
+        settings: Say the broker.
+        begins: Offset to begin at in each partition without a checkpoint.
+        with_headers: Whether rows are read from headers, too.
+    """
+    options = _source_options([topic], "", settings, offsets_text(begins), "key")
+    del options["properties.group.id"]
+    return f"""CREATE TABLE {table} (
+    {_RAW_RECORD}{_HEADERS if with_headers else ""}
 ) WITH (
     {with_options(options)}
 )"""

@@ -27,6 +27,7 @@ from flink_jobs.console import (
     show_json,
 )
 from flink_jobs.local.own_broker import own_broker
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.preflight import check_model
 from flink_jobs.settings import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
 from flink_jobs.tune import Setting, Trial, candidates, choose, most_trials, next_setting
@@ -55,6 +56,7 @@ def run_tune_command(
     as_json: bool,
 ) -> None:
     """Try settings on a sample and say which to use."""
+    refuse_lookups(pipeline, "tune")
     check_model(pipeline)
     sample = load_sample(pipeline, settings, file)
     fetch_jars()

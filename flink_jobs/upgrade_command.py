@@ -8,6 +8,7 @@ from flink_jobs.console import CommandError, fetch_jars, next_steps, say, show, 
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.dry_run import dry_run
 from flink_jobs.dry_run_comparison import DryRunComparison
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.preflight import preflight
 from flink_jobs.python_archive import make_archive
 from flink_jobs.settings import Settings
@@ -40,6 +41,7 @@ def run_upgrade_command(
     if dry_run_min is not None and not any(each.effect == BLOCKED for each in changes):
         preflight(pipeline, settings)
         fetch_jars("job")
+        refuse_lookups(pipeline, "upgrade --dry-run")
         found = dry_run(job, before, pipeline, settings, minutes=dry_run_min, step=lambda text: say(f"- {text}"))
         _show_dry_run(found, changes, name, as_json=as_json)
         return

@@ -14,6 +14,7 @@ from flink_jobs.committed_reader import receipt
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
 from flink_jobs.decoding import ValueReader, prediction_reader
 from flink_jobs.local.home import connected
+from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
 from flink_jobs.verify_job import VerifyReport, VerifyRequest, verify
@@ -42,6 +43,7 @@ def run_verify_command(
     as_json: bool,
 ) -> None:
     """Verify; fails when something that was served is not what comes out now."""
+    refuse_lookups(pipeline, "verify")
     connected(settings)
     request = VerifyRequest(
         pipeline,

@@ -16,6 +16,7 @@ from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_copies import advance_copies, copies_of
 from udfs.entity_state import ShardState
 from udfs.ladder import Ladder
+from udfs.lookup_join import Join
 from udfs.plan import FeaturePlan
 from udfs.positions import EventPlace, Positions
 from udfs.predicting import Model
@@ -46,6 +47,7 @@ class Answerer:
         choice: Chooses the model of each request; None means always `model`.
         ladder: Scores what the model has no score for; None means that this is an error.
         positions: Of the shards in the topic of events, for requests that name an event.
+        join: As of `Scorer`.
 
     Attributes:
         answered: How many requests were answered with a score so far.
@@ -61,10 +63,11 @@ class Answerer:
         choice: ModelChoice | None = None,
         ladder: Ladder | None = None,
         positions: Positions | None = None,
+        join: Join | None = None,
     ) -> None:
         pipeline = plan.pipeline
         assert pipeline.requests is not None
-        self._plan, self._named, self._clock_ms = plan, named, clock_ms
+        self._plan, self._named, self._clock_ms, self._join = plan, named, clock_ms, join
         self._scores = DutyScores(model, named, choice, pipeline.outputs)
         self._choice, self._ladder, self._pipeline = choice, ladder, pipeline
         self._positions = positions or Positions()
@@ -153,7 +156,8 @@ class Answerer:
         numbers, counts = np.unique(np.searchsorted(records.shard_ends, rows, side="right"), return_counts=True)
         keys, ends = [records.shards[number] for number in numbers.tolist()], counts.cumsum().tolist()
         spans = list(zip(keys, map(slice, [0, *ends[:-1]], ends), strict=True))
-        times_ms, columns, masks, direct = self._plan.columnise(events)
+        seen = () if self._join is None else (self._join.of(events).rows,)
+        times_ms, columns, masks, direct = self._plan.columnise(events, *seen)
         copies = [copies_of(shards[key], entities[span]) for key, span in spans]
         advanced = advance_copies(self._plan, copies, times_ms, columns, masks, direct)
         flags, warming, some_warm = advanced.flags, list[str](), False

@@ -16,6 +16,7 @@ from udfs.cells import Cells, ScanSchema
 from udfs.compiled import compiled
 from udfs.events import EventField, Events, last_time
 from udfs.field_columns import FieldColumn, Numbers, Texts, columnise, times_ms
+from udfs.lookup_join import Join
 from udfs.plan import FeaturePlan
 from udfs.text_scan import ABSENT, LONG_NUMBER, VALUE, Bytes, same_bytes
 from udfs.wire_formats import Refused
@@ -199,7 +200,11 @@ def texts_of(texts: ArrowArray, there: Truths) -> Texts:
 
 
 def decode_block(
-    plan: FeaturePlan, fields: RecordFields, slow: SlowDecoder, order_by: str | None = None
+    plan: FeaturePlan,
+    fields: RecordFields,
+    slow: SlowDecoder,
+    order_by: str | None = None,
+    join: Join | None = None,
 ) -> EventBlock:
     """Every event of a block of records.
 
@@ -208,10 +213,12 @@ def decode_block(
         fields: The columns; records they are not right for are decoded by `slow`.
         slow: See `SlowDecoder`.
         order_by: A number field to give back as `order`.
+        join: Joins events with the rows of lookups; None where there are none.
     """
     events = plan.pipeline.events
-    if events.vectors:  # the scanners know single values
-        return _decoded_slowly(plan, np.arange(len(fields.plain)), slow, fields.ids.type, order_by)
+    # the scanners know single values, and rows of lookups are objects
+    if events.vectors or join is not None:
+        return _decoded_slowly(plan, np.arange(len(fields.plain)), slow, fields.ids.type, order_by, join)
     _check_values(events, fields)
     rows = np.flatnonzero(fields.plain)
     columns, ids = fields.columns, fields.ids
@@ -268,7 +275,12 @@ def _as_keys(entity: FieldColumn) -> Texts:
 
 
 def _decoded_slowly(
-    plan: FeaturePlan, rows: npt.NDArray[np.int64], slow: SlowDecoder, id_type: Any, order_by: str | None
+    plan: FeaturePlan,
+    rows: npt.NDArray[np.int64],
+    slow: SlowDecoder,
+    id_type: Any,
+    order_by: str | None,
+    join: Join | None = None,
 ) -> EventBlock:
     events, kept, refused = [], [], []
     for row in rows.tolist():
@@ -291,7 +303,8 @@ def _decoded_slowly(
         if not real:
             values = [min(max(value, least), -least - 1) for value in values]
         order = np.array(values, np.float64 if real else np.int64)
-    return EventBlock(np.array(kept, np.int64), *plan.columnise(events), Texts(codes, list(keys)), ids, refused, order)
+    arrays = plan.columnise(events) if join is None else plan.columnise(events, join.of(events).rows)
+    return EventBlock(np.array(kept, np.int64), *arrays, Texts(codes, list(keys)), ids, refused, order)
 
 
 def _ids(values: list[Any], id_type: Any) -> ArrowArray:

@@ -1,6 +1,6 @@
 """Decoded events -> the arrays kernels take: field by field, not event by event."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from udfs.columns import Column, ValueTable, look_up, numbers, vectors
 from udfs.conditions import Condition
+from udfs.errors import DefinitionError
 from udfs.events import split_element, value_getter
+from udfs.lookups import split_lookup
 from udfs.pipeline import Pipeline
 
 OneHotPlace = tuple[int, str, dict[Any, int] | None]
@@ -17,8 +19,9 @@ OneHotPlace = tuple[int, str, dict[Any, int] | None]
 
 
 class _Vector(NamedTuple):
-    """A vector that is read: its size, and which of its numbers go into which columns."""
+    """A vector that is read: of which table, its size, and which of its numbers go into which columns."""
 
+    table: str
     name: str
     size: int
     get: Callable[[Any], Any]
@@ -37,7 +40,7 @@ class EventReader:
         direct_width: How many of these features there are.
 
     Attributes:
-        fields: Names of the event fields that are read.
+        fields: Names of the event fields that are read, those that name rows of lookups included.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class EventReader:
         self._time = pipeline.events.time
         alone = [condition.fields[0] if len(condition.fields) == 1 else None for condition in conditions]
         self._tables: list[tuple[str, int, int, ValueTable]] = []
-        for found in pipeline.events.schema:
+        for found in pipeline.fields.values():
             if found.kind != "str" and found.categories is None:
                 continue
             name = found.name
@@ -74,11 +77,14 @@ class EventReader:
             if places is None:
                 self._numbers.setdefault(name, ([], []))[1].append(at)
         compared = {name for _, condition in self._conditions for name in condition.fields}
-        self._vectors = self._take_vectors({one.name: one.size or 0 for one in pipeline.events.vectors})
+        self._vectors = self._take_vectors({name: one.size for name, one in pipeline.fields.items() if one.size})
         names = {self._time, *self._numbers, *compared, *(name for name, *_ in self._tables)}
-        whole = {split_element(name)[0] for name in names}
-        self.fields = tuple(sorted({*whole, *(each.name for each in self._vectors)}))
-        self._getters = {name: value_getter(name) for name in sorted(names)}
+        whole = {split_element(name)[0] for name in (*names, *(each.name for each in self._vectors))}
+        of_rows = {name for name in whole if split_lookup(name)}
+        self.fields = tuple(sorted(whole - of_rows | {each.event_field for each in pipeline.lookups}))
+        self._getters = {name: value_getter(name) for name in sorted(names) if not split_lookup(name)}
+        self._row_getters = {name: _of_row(name) for name in sorted(names) if split_lookup(name)}
+        self._needs_rows = f"pipeline {pipeline.name} reads lookups, with which this is not joined" if of_rows else ""
 
     def _take_vectors(self, sizes: dict[str, int]) -> list["_Vector"]:
         """The numbers of vectors, each vector's together: one array a vector, not one a number."""
@@ -87,17 +93,22 @@ class EventReader:
             vector, place = split_element(name)
             if place is not None:
                 columns, direct = self._numbers.pop(name)
-                read = found.setdefault(vector, _Vector(vector, sizes[vector], attrgetter(vector), [], []))
+                table, field = split_lookup(vector) or ("", vector)
+                read = found.setdefault(vector, _Vector(table, vector, sizes[vector], attrgetter(field), [], []))
                 read.columns.extend((place, column) for column in columns)
                 read.direct.extend((place, column) for column in direct)
         return list(found.values())
 
     def read(
-        self, events: Sequence[Any]
+        self, events: Sequence[Any], rows: Mapping[str, Sequence[Any]]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.float64]]:
         """As `FeaturePlan.columnise`."""
         count = len(events)
         values = {name: list(map(getter, events)) for name, getter in self._getters.items()}
+        if self._needs_rows:
+            if not rows:
+                raise DefinitionError(self._needs_rows)
+            values |= {name: list(map(getter, rows[table])) for name, (table, getter) in self._row_getters.items()}
         columns, direct = np.empty((count, self._columns)), np.empty((count, self._direct_width))
         masks = np.zeros(count, np.uint64)
         for name, (into_columns, into_direct) in self._numbers.items():
@@ -107,14 +118,20 @@ class EventReader:
             for place in into_direct:
                 direct[:, place] = read
         for vector in self._vectors:
-            whole = vectors(list(map(vector.get, events)), vector.size)
+            whole = vectors(list(map(vector.get, rows[vector.table] if vector.table else events)), vector.size)
             for pairs, into in ((vector.columns, columns), (vector.direct, direct)):
                 if pairs:
                     places, to = zip(*pairs, strict=True)
                     into[:, to] = whole[:, places]
         for name, column, first_direct, table in self._tables:
-            rows = table.rows_of(values[name])
-            look_up(table.rows, rows, column, first_direct, columns, masks, direct)
+            known = table.rows_of(values[name])
+            look_up(table.rows, known, column, first_direct, columns, masks, direct)
         for bit, condition in self._conditions:
             masks |= np.array(condition.passes(values), np.uint64) << np.uint64(bit)
         return self._times_ms(values[self._time]), columns, masks, direct
+
+
+def _of_row(name: str) -> tuple[str, Callable[[Any], Any]]:
+    """The table that a field like `products.price` or `products.taste[3]` is of, and what reads it of a row."""
+    table, _, field = name.partition(".")
+    return table, value_getter(field)

@@ -41,6 +41,22 @@ def last_time(unit: str) -> float:
     return MAX_EVENT_TIME_MS * (UNITS_PER_S[unit] // 1_000 or 1e-3)
 
 
+def times_in_ms(values: Sequence[int | float], unit: str) -> npt.NDArray[np.int64]:
+    """Times in a unit of `TIME_UNITS_NS` since 1970, in ms, rounded down: (n,) int64."""
+    if unit == "ms":
+        times = np.array(values)
+        return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
+    unit_ns = TIME_UNITS_NS[unit]
+    if unit_ns >= 1_000_000:
+        factor = unit_ns // 1_000_000
+        # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms
+        return np.array(
+            [v * factor if isinstance(v, int) else int(round(v * factor, 3) // 1) for v in values], np.int64
+        )
+    divisor = 1_000_000 // unit_ns
+    return np.array([int(v // divisor) for v in values], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class EventField:
     """One field of an event.
@@ -169,6 +185,24 @@ def _default(owner: type, name: str) -> Any:
     return None if default is dataclasses.MISSING else default
 
 
+def fields_of(described: type, where: str) -> tuple[EventField, ...]:
+    """The annotated fields of a class, in order.
+
+    Raises:
+        DefinitionError: It is no class, has none, or one of a type that events cannot have; `where` begins the message.
+    """
+    if not isinstance(described, type):
+        raise DefinitionError(f"{where}: {described!r} is not a class; give the class that says the fields")
+    try:
+        hints = get_type_hints(described, include_extras=True)
+    except NameError as error:
+        raise DefinitionError(f"{described.__name__}: an annotation cannot be resolved ({error})") from error
+    hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
+    if not hints:
+        raise DefinitionError(f"{described.__name__} has no annotated fields; write e.g. `user_id: str`")
+    return tuple(_parse_field(described, name, hint) for name, hint in hints.items())
+
+
 def check_topic(topic: str, setting: str) -> None:
     """Refuse what Kafka would refuse as a topic name."""
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic) or topic in (".", ".."):
@@ -216,16 +250,7 @@ class Events:
     schema: tuple[EventField, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.type, type):
-            raise DefinitionError(f"Events: {self.type!r} is not a class; give the class that describes an event")
-        try:
-            hints = get_type_hints(self.type, include_extras=True)
-        except NameError as error:
-            raise DefinitionError(f"{self.type.__name__}: an annotation cannot be resolved ({error})") from error
-        hints = {name: hint for name, hint in hints.items() if not name.startswith("_")}
-        if not hints:
-            raise DefinitionError(f"{self.type.__name__} has no annotated fields; write e.g. `user_id: str`")
-        object.__setattr__(self, "schema", tuple(_parse_field(self.type, name, hint) for name, hint in hints.items()))
+        object.__setattr__(self, "schema", fields_of(self.type, "Events"))
         check_topic(self.topic, "Events: topic")
         if not isinstance(self.partitions, int) or self.partitions < 1:
             raise DefinitionError(f"Events: partitions is {self.partitions!r}; write a whole number from 1 on")
@@ -329,15 +354,4 @@ class Events:
         Returns:
             (n,) int64.
         """
-        if self.time_unit == "ms":
-            times = np.array(values)
-            return times if times.dtype == np.int64 else np.floor(times).astype(np.int64)
-        unit_ns = TIME_UNITS_NS[self.time_unit]
-        if unit_ns >= 1_000_000:
-            factor = unit_ns // 1_000_000
-            # a float of seconds misses its own milliseconds by a rounding error that floor would turn into one ms
-            return np.array(
-                [v * factor if isinstance(v, int) else int(round(v * factor, 3) // 1) for v in values], np.int64
-            )
-        divisor = 1_000_000 // unit_ns
-        return np.array([int(v // divisor) for v in values], dtype=np.int64)
+        return times_in_ms(values, self.time_unit)

@@ -46,6 +46,7 @@ class FeatureEncoder:
         event_times_ms: npt.NDArray[np.int64],
         flags: Sequence[str] | None = None,
         warming: Sequence[str] | None = None,
+        seen: Sequence[str] | None = None,
     ) -> bytes:
         """The vectors of n events, as a group of output records; arguments as of `PredictionEncoder.predictions`.
 
@@ -54,4 +55,4 @@ class FeatureEncoder:
         """
         columns: list[Iterable[Any]] = [map(copy, events) for copy in self._copied]
         values, numbers = self._values_of(columns, features), (partitions, offsets, event_times_ms)
-        return self._receipt.pack(keys, values, numbers, flags, warming, most_bytes=self._most_sent)
+        return self._receipt.pack(keys, values, numbers, flags, warming, seen, most_bytes=self._most_sent)

@@ -72,7 +72,7 @@ def _in_block(feature: "Value | Aggregate", name: str | None, schema: Fields) ->
 def _behind(field: str | None) -> tuple[str, str]:
     """A field in a name, and what comes last in the name where it is a number of a vector."""
     vector, place = split_element(field or "")
-    return vector, "" if place is None else f"_{place}"
+    return vector.replace(".", "_"), "" if place is None else f"_{place}"
 
 
 def check_condition(condition: Condition, feature: str, schema: Fields) -> None:

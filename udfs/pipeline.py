@@ -11,7 +11,6 @@ from typing import Any
 from models.blocks import Block
 from models.outputs import Label, Number, Output, Outputs, Vector
 from udfs.aggregates import (
-    Aggregate,
     Count,
     Custom,
     Distinct,
@@ -38,21 +37,22 @@ from udfs.aggregates import (
 )
 from udfs.conditions import Condition, field
 from udfs.definition_checks import check_budget, check_count, check_name
-from udfs.durations import duration_text, parse_duration
+from udfs.durations import parse_duration
 from udfs.errors import DefinitionError
 from udfs.events import EventField, Events, check_topic, split_element
 from udfs.fallbacks import Default, Fallback, LastScore, OtherModel, check_fallbacks
-from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format, describe_format
-from udfs.requests import Requests, check_requests, describe_requests
-from udfs.session_topic import Sessions, check_sessions, describe_sessions
+from udfs.formats import Avro, Format, Json, JsonSchema, Protobuf, Text, check_format
+from udfs.lookups import Lookup, check_defaults, check_lookups, lookups_read, table_topics
+from udfs.requests import Requests, check_requests
+from udfs.session_topic import Sessions, check_sessions
 from udfs.sources import Debezium, Source
 
 __all__ = [
     "Avro", "Condition", "Count", "Custom", "Debezium", "Default", "DefinitionError", "Distinct", "EventField",
-    "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastN", "LastScore", "Max", "Mean", "Min", "Model",
-    "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests", "SequenceLength",
-    "SessionCount", "SessionDuration", "SessionPause", "SessionPosition", "Sessions", "SinceLast", "Source", "Std",
-    "Sum", "Text", "Value", "Vector", "field",
+    "Events", "Ewma", "Json", "JsonSchema", "Label", "Last", "LastN", "LastScore", "Lookup", "Max", "Mean", "Min",
+    "Model", "Number", "OneHot", "OtherModel", "Pipeline", "Previous", "Protobuf", "Ratio", "Requests",
+    "SequenceLength", "SessionCount", "SessionDuration", "SessionPause", "SessionPosition", "Sessions", "SinceLast",
+    "Source", "Std", "Sum", "Text", "Value", "Vector", "field",
 ]  # fmt: skip
 
 @dataclass(frozen=True)
@@ -109,9 +109,11 @@ class Pipeline:
         model_budget_ms: How long a model may take for a batch of at most 4,096 events; None means as long as it takes.
         requests: A topic in which scores may be asked for, without an event; None means that there is none.
         sessions: A topic of the sessions of entities that are over; None means that there is none.
+        lookups: Tables of attributes that events are joined with; features read their fields as `products.price`.
         feature_names: The features in order (derived).
         outputs: Of the prediction (derived).
-        fields: The event's fields by name, and behind them the numbers of its vectors, like `embedding[3]` (derived).
+        fields: The event's fields by name, and behind them the numbers of its vectors, like `embedding[3]`, and those
+            of lookups (derived).
     """
 
     name: str
@@ -134,6 +136,7 @@ class Pipeline:
     model_budget_ms: float | None = None
     requests: Requests | None = None
     sessions: Sessions | None = None
+    lookups: Sequence[Lookup] = ()
     feature_names: tuple[str, ...] = dataclass_field(init=False, compare=False)
     outputs: Outputs = dataclass_field(init=False, compare=False)
     fields: Mapping[str, EventField] = dataclass_field(init=False, compare=False, repr=False)
@@ -157,8 +160,11 @@ class Pipeline:
         topics = [self.events.topic, *self.events.source_topics, self.predictions, self.dead_letters]
         check_format(self.output_format, f"pipeline {self.name}: output_format")
         check_sessions(self)
-        further = self.features_topic, self.models_topic, self.models_status_topic, self.shadow_topic
-        topics += [each for each in (*further, self.sessions_topic, self.requests_topic, *self.reply_topics) if each]
+        check_lookups(self.lookups, self.events, f"pipeline {self.name}")
+        object.__setattr__(self, "lookups", tuple(self.lookups))
+        further = [self.features_topic, self.sessions_topic, self.models_topic, self.models_status_topic]
+        further += [self.shadow_topic, *table_topics(self.lookups)]
+        topics += [each for each in (*further, self.requests_topic, *self.reply_topics) if each]
         if len(set(topics)) < len(topics):
             raise DefinitionError(
                 f"pipeline {self.name}: events, predictions, dead_letters and what else it has need different topics; "
@@ -199,9 +205,12 @@ class Pipeline:
         check_fallbacks(self.fallbacks, self.model.version, self.outputs, f"pipeline {self.name}: fallbacks")
         check_budget(self.model_budget_ms, f"pipeline {self.name}: model_budget_ms")
         whole = self.events.schema
-        fields = {found.name: found for found in (*whole, *(each for found in whole for each in found.elements))}
-        object.__setattr__(self, "fields", fields)
+        fields = (*whole, *(each for found in whole for each in found.elements))
+        fields += tuple(one for each in self.lookups for one in each.event_fields())
+        object.__setattr__(self, "fields", {found.name: found for found in fields})
         self._name_features()
+        read = [name for feature in self.features for name in feature.reads]
+        check_defaults(self.lookups, read, f"pipeline {self.name}")
         if self.requests is not None:
             check_requests(self, self.requests, f"pipeline {self.name}: requests")
 
@@ -285,6 +294,7 @@ class Pipeline:
         """The event fields anything reads, in the event's order."""
         used = {self.events.entity, self.events.time, self.events.id, *self.include}
         used.update(name for feature in self.features for name in feature.reads)
+        used.update(each.event_field for each in self.lookups)
         used = {split_element(name)[0] for name in used}
         return tuple(one.name for one in self.events.schema if one.name in used)
 
@@ -350,42 +360,14 @@ class Pipeline:
         defaults = {column: self.fields[column].default for column in read if self.fields[column].default is not None}
         if defaults:
             canonical["defaults"] = defaults
+        lookups = lookups_read(self.lookups, read)
+        if lookups:
+            canonical["lookups"] = lookups
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """The pipeline as plain data: features with their meaning, and what is kept per entity (bytes, tiles)."""
-        from udfs.plan import FeaturePlan
+        from udfs.pipeline_description import describe_pipeline
 
-        features = []
-        for feature in self.features:
-            window = feature.window if isinstance(feature, Aggregate) else None
-            where = feature.where.name if isinstance(feature, Aggregate) and feature.where is not None else None
-            tile = feature.tile if isinstance(feature, Aggregate) else None
-            for name in feature.names(self.fields):
-                row = {"name": name, "window": window, "where": where, "tile": tile, "meaning": feature.meaning}
-                features.append(row)
-        return {
-            "name": self.name,
-            "topics": {
-                "events": self.events.topic,
-                "predictions": self.predictions,
-                "dead_letters": self.dead_letters,
-                "features": self.features_topic,
-            },
-            "sources": self.events.source_topics,
-            "requests": describe_requests(self),
-            "sessions": describe_sessions(self),
-            "formats": {
-                "events": describe_format(self.events.format),
-                "keys": describe_format(self.events.key_format),
-                "predictions": describe_format(self.output_format),
-            },
-            "entity": self.events.entity,
-            "features": features,
-            "vectors": {name: len(names) for name, names in self.blocks.items()},
-            "feature_set_hash": self.feature_set_hash(),
-            "lateness": duration_text(self.lateness_ms) if self.lateness_ms else None,
-            "retention": duration_text(self.retention_ms) if self.retention_ms else None,
-            "state": FeaturePlan.build(self).state_description(),
-        }
+        return describe_pipeline(self)

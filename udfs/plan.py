@@ -3,7 +3,7 @@
 The plan also turns decoded events into the arrays the kernels take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from udfs.pipeline import Pipeline
 from udfs.plan_builder import CustomOperation, PlanBuilder
 from udfs.sequences import Codes
 
+_NO_ROWS: Mapping[str, Sequence[Any]] = {}
 _KEY_BYTES = 16 + 12
 """A key's block in the heap and its place in the hash table."""
 
@@ -76,18 +77,22 @@ class FeaturePlan:
         return self._reader.fields
 
     def columnise(
-        self, events: Sequence[Any]
+        self, events: Sequence[Any], rows: Mapping[str, Sequence[Any]] = _NO_ROWS
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint64], npt.NDArray[np.float64]]:
         """Decoded events as arrays.
 
         Args:
             events: Objects with the event's fields as attributes, times within 0..MAX_EVENT_TIME_MS.
+            rows: Of each table of lookups, the row that each event sees.
 
         Returns:
             Event times (n,) int64 in ms; the columns aggregates read (n, len(columns)) float64; the conditions passed
             (n,) uint64, a bit each; the features of the event itself (n, direct_width) float64.
+
+        Raises:
+            DefinitionError: Features read lookups, and no rows are given.
         """
-        return self._reader.read(events)
+        return self._reader.read(events, rows)
 
     def state_description(self) -> dict[str, Any]:
         """What is kept per entity, as plain data."""

@@ -10,6 +10,8 @@ from udfs.output_batch import OutputGroup
 from udfs.pipeline import Pipeline
 
 HEADER = "millrace-"
+ROWS_SEEN = f"{HEADER}lookups"
+"""Says which rows of lookups an event saw, as of `udfs.lookup_join.Joined`."""
 
 
 class OutputTooLargeError(ValueError):
@@ -51,11 +53,13 @@ class Receipt(NamedTuple):
         plain: Of those without flags.
         flagged: Of those with flags.
         warming: Of those with flags and features that are not complete.
+        tells_rows: Whether they say which rows of lookups an event saw.
     """
 
     plain: OutputGroup
     flagged: OutputGroup
     warming: OutputGroup
+    tells_rows: bool
 
     @classmethod
     def of(
@@ -86,7 +90,7 @@ class Receipt(NamedTuple):
             **({"role": role} if role else {}),
             **({"fallback": fallback} if fallback else {}),
         }
-        return cls._to(topic or pipeline.predictions, constants)
+        return cls._to(topic or pipeline.predictions, constants, tells_rows=bool(pipeline.lookups))
 
     @classmethod
     def of_features(cls, pipeline: Pipeline) -> "Receipt":
@@ -96,13 +100,15 @@ class Receipt(NamedTuple):
             "feature-set": pipeline.feature_set_hash(),
             "topic": pipeline.events.topic,
         }
-        return cls._to(str(pipeline.features_topic), constants)
+        return cls._to(str(pipeline.features_topic), constants, tells_rows=bool(pipeline.lookups))
 
     @classmethod
-    def _to(cls, topic: str, constants: Mapping[str, str]) -> "Receipt":
+    def _to(cls, topic: str, constants: Mapping[str, str], *, tells_rows: bool) -> "Receipt":
         numbers, flags = [f"{HEADER}{name}" for name in ("partition", "offset", "event-time")], [f"{HEADER}flags"]
-        texts = ((), flags, [*flags, f"{HEADER}warming"])
-        return cls(*(OutputGroup(topic, headers_of(constants), numbers, each) for each in texts))
+        rows = [ROWS_SEEN] if tells_rows else []
+        texts = rows, [*flags, *rows], [*flags, f"{HEADER}warming", *rows]
+        plain, flagged, warming = (OutputGroup(topic, headers_of(constants), numbers, each) for each in texts)
+        return cls(plain, flagged, warming, tells_rows)
 
     def pack(
         self,
@@ -111,6 +117,7 @@ class Receipt(NamedTuple):
         numbers: Sequence[npt.NDArray[Any]],
         flags: Sequence[str] | None,
         warming: Sequence[str] | None,
+        seen: Sequence[str] | None = None,
         *,
         most_bytes: int,
     ) -> bytes:
@@ -122,16 +129,18 @@ class Receipt(NamedTuple):
             numbers: Their partitions, offsets and event times, (n,) each.
             flags: What is special about each event; None if nothing is about any.
             warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
+            seen: Which rows of lookups each event saw; None where there are no lookups.
             most_bytes: What a record may have.
 
         Raises:
             OutputTooLargeError: One has more; the sink would fail on it for ever.
         """
-        texts = [Lines.of([text.encode() or None for text in column]) for column in (flags, warming) if column]
+        columns = (flags, warming, (seen or [""] * len(values)) if self.tells_rows else None)
+        texts = [Lines.of([text.encode() or None for text in column]) for column in columns if column]
         largest = int(sum((lines.lengths for lines in (values, *texts)), keys.lengths).max(initial=0))
         if largest > most_bytes:
             raise OutputTooLargeError(f"its record has {largest} bytes; the limit is {most_bytes}")
         if flags is None:
-            return self.plain.pack(keys, values, numbers)
+            return self.plain.pack(keys, values, numbers, texts)
         group = self.flagged if warming is None else self.warming
         return group.pack(keys, values, numbers, texts)

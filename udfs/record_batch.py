@@ -15,11 +15,18 @@ import numpy as np
 from udfs.byte_lines import Lines
 from udfs.raw_record import RawRecord, RecordParts
 
-RECORDS, READ, WRITE, MODELS, REQUESTS, TICK = range(6)
+RECORDS, READ, WRITE, MODELS, REQUESTS, LOOKUPS, TICK = range(7)
 """What to do: score the records; read the state of the shard whose key this has, or write it; change its models as the
 record of the control topic says that follows, or do what is due if there is none; answer the records, which are
-requests; or look at the clock of the machine. Those have no headers."""
+requests and have no headers; take in the records, which are rows of lookups; or look at the clock of the machine. Of
+LOOKUPS the number of their topic is in the command's upper bytes."""
+_COMMAND_BITS = 8
 _HEAD, _LENGTH = struct.Struct("<iiii"), struct.Struct("<i")
+
+
+def lookups_command(topic: int) -> int:
+    """The command of rows of the topic of that number."""
+    return LOOKUPS | topic << _COMMAND_BITS
 
 
 class RecordBatch:
@@ -30,7 +37,8 @@ class RecordBatch:
         headers: Names of the headers in it.
 
     Attributes:
-        command: RECORDS, READ, WRITE, MODELS, REQUESTS or TICK.
+        command: RECORDS, READ, WRITE, MODELS, REQUESTS, LOOKUPS or TICK.
+        topic: Of LOOKUPS: which topic of the pipeline's tables.
         offsets: (n,) int64.
         record_times_ms: (n,) int64, Kafka's timestamps.
         partitions: (n,) int32.
@@ -55,11 +63,13 @@ class RecordBatch:
         "shard_ends",
         "shards",
         "sizes",
+        "topic",
         "values",
     )
 
     def __init__(self, data: bytes, headers: Sequence[str] = ()) -> None:
-        self.command, segments, count, keys_size = _HEAD.unpack_from(data)
+        command, segments, count, keys_size = _HEAD.unpack_from(data)
+        self.topic, self.command = command >> _COMMAND_BITS, command & (1 << _COMMAND_BITS) - 1
         # copies, for kernels are compiled for writable arrays
         longs = np.frombuffer(data, "<i8", 2 * count, _HEAD.size).copy()
         integers = np.frombuffer(data, "<i4", 2 * segments + 3 * count, _HEAD.size + longs.nbytes).copy()
@@ -73,12 +83,12 @@ class RecordBatch:
         end = len(data) if self.command == MODELS else begin + keys_size + int((value_lengths + 1).sum())
         self.values = Lines(value_lengths, data[begin + keys_size : end])
         self.sizes: dict[int, int] = {}
-        if self.command in (RECORDS, REQUESTS):
+        if self.command in (RECORDS, REQUESTS, LOOKUPS):
             (cuts,) = _LENGTH.unpack_from(data, end)
             end += _LENGTH.size
             self.sizes = dict(np.frombuffer(data, "<i4", 2 * cuts, end).reshape(-1, 2).tolist())
             end += 8 * cuts
-        self.names = headers if self.command == RECORDS else ()
+        self.names = headers if self.command in (RECORDS, LOOKUPS) else ()
         self._headers = data[end:] if headers else b""
         self.change = data[_HEAD.size :] if self.command == MODELS else b""
 

@@ -8,7 +8,7 @@ One mechanism for the topic of a pipeline's events, as others write it, and for 
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ from udfs.event_rows import RowEvents
 from udfs.events import EventField, Events, last_time
 from udfs.formats import Avro, JsonSchema, Protobuf
 from udfs.json_events import JsonEvents
-from udfs.pipeline import Pipeline
 from udfs.raw_record import RawRecord, part_reader, time_conversion
 from udfs.record_fields import Getter, flat_type, nested_type
 from udfs.refused import NO_VALUE, Refused, invalid_time, too_large
@@ -35,11 +34,23 @@ _Column = tuple[Callable[[Any], Any], bool]
 """What gives a field, and whether it takes the raw record rather than what its value became."""
 
 
+class Readable(Protocol):
+    """What records are read for: a pipeline, or a table of lookups."""
+
+    @property
+    def events(self) -> Events:
+        """What a record becomes."""
+
+    @property
+    def max_record_bytes(self) -> int:
+        """A larger record is refused."""
+
+
 class RecordReader:
     """Reads the records of one topic.
 
     Args:
-        pipeline: Whose events they become.
+        pipeline: Whose events they become, or the lookup whose rows they are.
         source: Says where the fields are, and the format.
         schemas: Where the schemas come from that records name.
 
@@ -50,7 +61,7 @@ class RecordReader:
         DefinitionError: A schema of the source is none.
     """
 
-    def __init__(self, pipeline: Pipeline, source: Source, schemas: SchemaSource = no_schemas) -> None:
+    def __init__(self, pipeline: Readable, source: Source, schemas: SchemaSource = no_schemas) -> None:
         events = pipeline.events
         self._max_bytes, self._source = pipeline.max_record_bytes, source
         self._time, self._last_time = events.time, last_time(events.time_unit)

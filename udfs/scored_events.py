@@ -36,6 +36,7 @@ class ScoredEvents:
         which: (n,) whose duty it is to score each, as of `Duties`; None where one model scores all.
         rungs: (n,) which rung of the ladder scored each, 0 for the model whose duty it is; None where that scored all.
         owners: Whose events they are; None where nobody asks.
+        seen: Which rows of lookups each saw, as of `udfs.lookup_join.Joined`; None where there are no lookups.
     """
 
     events: Sequence[Any]
@@ -48,6 +49,7 @@ class ScoredEvents:
     which: npt.NDArray[np.intp] | None = None
     rungs: npt.NDArray[np.intp] | None = None
     owners: Owners | None = None
+    seen: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.events)
@@ -69,6 +71,7 @@ class ScoredEvents:
             None if self.which is None else self.which[places],
             None if self.rungs is None else self.rungs[places],
             self.owners and self.owners.part(places),
+            self.seen and [self.seen[place] for place in places.tolist()],
         )
 
     def without(self, failed: Mapping[int, object]) -> "ScoredEvents":

@@ -19,6 +19,7 @@ from udfs.duty_scores import DutyScores, ModelChoice
 from udfs.entity_state import Advanced, ShardState
 from udfs.feature_records import FeatureEncoder
 from udfs.ladder import Ladder
+from udfs.lookup_join import Join
 from udfs.plan import FeaturePlan
 from udfs.predicting import Model
 from udfs.predicting import predict_each as predict_each
@@ -53,6 +54,7 @@ class Scorer:
         ladder: Scores what the model has no score for; None means that this is a dead letter.
         vectors: Writes feature vectors; None means that they have no topic.
         sessions: Follows the sessions of entities; None means that they have no topic.
+        join: Joins events with the rows of lookups; None where there are none.
 
     Attributes:
         plan: As it was given.
@@ -72,8 +74,9 @@ class Scorer:
         ladder: Ladder | None = None,
         vectors: FeatureEncoder | None = None,
         sessions: SessionWatch | None = None,
+        join: Join | None = None,
     ) -> None:
-        self._vectors, self._sessions = vectors, sessions
+        self._vectors, self._sessions, self._join = vectors, sessions, join
         self.plan, self._encoder, self.clock_ms = plan, encoder, clock_ms
         self._scores = DutyScores(model, encoder.named, choice, plan.pipeline.outputs)
         self._choice, self._ladder, self.shadow_failures = choice, ladder, 0
@@ -147,7 +150,8 @@ class Scorer:
         record_times_ms, partitions = records.record_times_ms, records.partitions
         if rows is not None:
             record_times_ms, partitions = record_times_ms[rows], partitions[rows]
-        times_ms, columns, masks, direct = self.plan.columnise(events)
+        seen = None if self._join is None else self._join.of(events)
+        times_ms, columns, masks, direct = self.plan.columnise(events, *(() if seen is None else (seen.rows,)))
         parts: list[Advanced] = []
         begin, ends = 0, _ends_among(rows, records.shard_ends)
         for shard, end in zip(records.shards, ends, strict=True):
@@ -170,7 +174,7 @@ class Scorer:
         if self._choice is not None:
             duties = self._choice.duties(records.shards, ends, times_ms, entities)
         scored = ScoredEvents(events, rows, times_ms, whole.features, whole.flags, whole.warming, _NO_SCORES)
-        scored = replace(scored, which=duties and duties.which)
+        scored = replace(scored, which=duties and duties.which, seen=seen and seen.places)
         if self._ladder is not None and self._ladder.last_scores:
             counts = np.diff(ends, prepend=0)
             scored = replace(scored, owners=Owners(entities, np.repeat(np.array(records.shards), counts)))
@@ -259,7 +263,10 @@ class Scorer:
         self, records: RecordBatch, scored: ScoredEvents, failed: Mapping[int, Refused], stage: str
     ) -> bytes:
         refused = {scored.row_of(place): why for place, why in failed.items()}
-        return self._encoder.dead_letters(records, refused, stage=stage)
+        if scored.seen is None:
+            return self._encoder.dead_letters(records, refused, stage=stage)
+        seen = {scored.row_of(place): scored.seen[place] for place in failed}
+        return self._encoder.dead_letters(records, refused, stage=stage, seen=seen)
 
 
 def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
@@ -272,6 +279,7 @@ def _origins(records: RecordBatch, scored: ScoredEvents) -> dict[str, Any]:
         "event_times_ms": scored.times_ms,
         "flags": [FLAG_NAMES[flag] for flag in scored.flags.tolist()] if scored.flags.any() else None,
         "warming": scored.warming,
+        "seen": scored.seen,
     }
 
 

@@ -99,7 +99,9 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
     if pipeline.events.vectors:
         listed = ", ".join(one.name for one in pipeline.events.vectors)
         refused.append(f"its statements read single values, and {listed} is a vector of them")
-    for feature in () if pipeline.events.vectors else pipeline.features:
+    if pipeline.lookups:
+        refused.append(f"its statements join with nothing, and there are lookups: {_listed(pipeline)}")
+    for feature in () if pipeline.events.vectors or pipeline.lookups else pipeline.features:
         names = feature.names(pipeline.fields)
         try:
             expressions |= zip(names, compiler.expressions(feature), strict=True)
@@ -110,6 +112,10 @@ def compile_features(pipeline: Pipeline) -> SqlFeatures:
         raise SqlRefusedError(f"pipeline {pipeline.name} cannot be run by SQL: {'; '.join(refused)}")
     windows = sorted(compiler.windows.values(), key=lambda window: window.length_ms)
     return SqlFeatures(windows, expressions, sorted(compiler.functions))
+
+
+def _listed(pipeline: Pipeline) -> str:
+    return ", ".join(each.name for each in pipeline.lookups)
 
 
 class _Compiler:

@@ -19,7 +19,7 @@ from udfs.output_fields import predictions_of
 from udfs.output_writers import value_writer
 from udfs.pipeline import Pipeline
 from udfs.receipts import HEADER as HEADER
-from udfs.receipts import NamedModel, Receipt, headers_of
+from udfs.receipts import ROWS_SEEN, NamedModel, Receipt, headers_of
 from udfs.receipts import OutputTooLargeError as OutputTooLargeError
 from udfs.receipts import printable as printable
 from udfs.record_batch import RecordBatch
@@ -61,6 +61,7 @@ _HEADERS_BYTES = 8_192
 _LETTER_TEXTS = ("reason", "stage", "exception", "cut-from-bytes", "key-cut-from-bytes", "null")
 
 _TEXT_BYTES_MAX = 300
+_NONE_SEEN: Mapping[int, str] = {}
 
 
 def most_sent_bytes(pipeline: Pipeline) -> int:
@@ -114,6 +115,7 @@ class PredictionEncoder:
         warming: Sequence[str] | None = None,
         features: npt.NDArray[np.float64] | None = None,
         receipt: Receipt | None = None,
+        seen: Sequence[str] | None = None,
     ) -> bytes:
         """The predictions of n events with their receipts, as a group of output records.
 
@@ -129,6 +131,7 @@ class PredictionEncoder:
             warming: Features that are not complete yet, of each event; None if all are of all. Only with `flags`.
             features: (n, F) float64, for pipelines that include them; NaN becomes null.
             receipt: Of another model than the pipeline's own.
+            seen: As of `Receipt.pack`.
 
         Raises:
             OutputTooLargeError: A prediction is larger than what is sent to Kafka; the sink would fail on it for ever.
@@ -136,7 +139,9 @@ class PredictionEncoder:
         columns: list[Iterable[Any]] = [*(map(copy, events) for copy in self._copied), *self._outputs.columns(scores)]
         columns.append(repeat(scored_at_ms, len(events)))
         values, numbers = self._values_of(columns, features), (partitions, offsets, event_times_ms)
-        return (receipt or self._receipt).pack(keys, values, numbers, flags, warming, most_bytes=self._most_sent)
+        return (receipt or self._receipt).pack(
+            keys, values, numbers, flags, warming, seen, most_bytes=self._most_sent
+        )
 
 
 class DeadLetters:
@@ -148,12 +153,12 @@ class DeadLetters:
     """
 
     def __init__(self, pipeline: Pipeline, topic: str) -> None:
-        self._max_bytes = pipeline.max_record_bytes
+        self._max_bytes, self._tells_rows = pipeline.max_record_bytes, bool(pipeline.lookups)
         self._group = OutputGroup(
             str(pipeline.dead_letters),
             headers_of({"pipeline": pipeline.name, "topic": topic}),
             [f"{HEADER}{name}" for name in ("partition", "offset", "record-time")],
-            [f"{HEADER}{name}" for name in _LETTER_TEXTS],
+            [*(f"{HEADER}{name}" for name in _LETTER_TEXTS), *([ROWS_SEEN] if pipeline.lookups else [])],
         )
 
     def pack(
@@ -163,6 +168,7 @@ class DeadLetters:
         *,
         stage: str,
         partitions: npt.NDArray[np.int32] | None = None,
+        seen: Mapping[int, str] = _NONE_SEEN,
     ) -> bytes:
         """The original bytes of refused records, with headers that say why and where from; cut when over the limit.
 
@@ -171,11 +177,12 @@ class DeadLetters:
             refused: Why, by row.
             stage: Where in the job.
             partitions: (n,) int32, where the batch's are not those of the topic.
+            seen: Which rows of lookups events saw, by row.
         """
         rows = list(refused)
         keys, values = [records.keys[row] for row in rows], [records.values[row] for row in rows]
         most_key = ENVELOPE_BYTES - _HEADERS_BYTES
-        columns = (
+        columns: list[list[bytes | None]] = [
             [one.reason.encode() for one in refused.values()],
             [stage.encode()] * len(rows),
             [printable(one.detail[:_TEXT_BYTES_MAX]).encode() for one in refused.values()],
@@ -185,7 +192,9 @@ class DeadLetters:
             ],
             [_size_over(len(key or b""), most_key) for key in keys],
             [_NULLS[key is None, value is None] for key, value in zip(keys, values, strict=True)],
-        )
+        ]
+        if self._tells_rows:
+            columns.append([seen.get(row, "").encode() or None for row in rows])
         partitions = records.partitions if partitions is None else partitions
         return self._group.pack(
             Lines.of([(key or b"")[:most_key] for key in keys]),

@@ -37,8 +37,9 @@ import org.apache.flink.util.MathUtils;
  * else and before the first barrier, so that every checkpoint holds what was read; before a barrier, and when many of its
  * records have been sent since, WRITE its state.
  *
- * <p>What records are, events or requests, is the command that their arrays begin with. Every tick_ms, if that is not 0,
- * the first of the operator's subtasks tells all of the next that time goes on, which may change the state of any shard.
+ * <p>What records are, events, requests or rows of lookups, is the command that their arrays begin with. Rows go to all
+ * subtasks, as records of any shard of theirs. Every tick_ms, if that is not 0, the first of the operator's subtasks tells
+ * all of the next that time goes on, which may change the state of any shard.
  */
 public class SubtaskBatches extends AbstractStreamOperator
         implements OneInputStreamOperator, ProcessingTimeService.ProcessingTimeCallback {
@@ -46,7 +47,9 @@ public class SubtaskBatches extends AbstractStreamOperator
     private static final int READ = 1;
     private static final int WRITE = 2;
     private static final int REQUESTS = 4;
-    private static final int TICK = 5;
+    private static final int LOOKUPS = 5;
+    private static final int TICK = 6;
+    private static final int COMMAND_BITS = 0xFF;
     private static final int MOST_RECORDS = 4_000;
     private static final int MOST_BYTES = 1 << 20;
     private static final int MOST_KEPT_BYTES = 2 * MOST_BYTES;
@@ -66,6 +69,7 @@ public class SubtaskBatches extends AbstractStreamOperator
     private final int command;
     private final long tickMs;
     private final Object[] headers;
+    private final int[] shardOfSubtask;
     private transient Shard[] shards;
     private transient int[] records;
     private transient int[] bytes;
@@ -95,6 +99,11 @@ public class SubtaskBatches extends AbstractStreamOperator
             Row key = Row.of(new Object[] {Integer.valueOf(shardKeys[shard])});
             subtaskOfShard[shard] = KeyGroupRangeAssignment.assignKeyToParallelOperator(key, maxParallelism, parallelism);
         }
+        this.shardOfSubtask = new int[parallelism];
+        Arrays.fill(shardOfSubtask, -1);
+        for (int shard = shardKeys.length - 1; shard >= 0; shard--) {
+            shardOfSubtask[subtaskOfShard[shard]] = shard;
+        }
         this.records = new int[parallelism];
         this.bytes = new int[parallelism];
         this.setup(task, config, output);
@@ -122,11 +131,30 @@ public class SubtaskBatches extends AbstractStreamOperator
         RowData record = (RowData) element.getValue();
         byte[] key = record.isNullAt(0) ? null : record.getBinary(0);
         byte[] value = record.isNullAt(1) ? null : record.getBinary(1);
-        int shard = key == null ? 0 : Math.floorMod(MathUtils.murmurHash(Arrays.hashCode(entity(key))), shards.length);
         int size = value == null ? 0 : value.length;
         if (size > mostValueBytes) {
             value = Arrays.copyOf(value, mostValueBytes);
         }
+        if ((command & COMMAND_BITS) == LOOKUPS) {
+            for (int shard : shardOfSubtask) {
+                if (shard >= 0) {
+                    gather(shard, key, value, size, record);
+                }
+            }
+        } else {
+            int hash = key == null ? 0 : MathUtils.murmurHash(Arrays.hashCode(entity(key)));
+            gather(Math.floorMod(hash, shards.length), key, value, size, record);
+        }
+        if (!timerIsSet) {
+            timerIsSet = true;
+            ProcessingTimeService timers = getProcessingTimeService();
+            long nowMs = timers.getCurrentProcessingTime();
+            // all subtasks at the same moments, so that their batches go into Python together
+            timers.registerTimer(nowMs - nowMs % waitMs + waitMs, this);
+        }
+    }
+
+    private void gather(int shard, byte[] key, byte[] value, int size, RowData record) {
         shards[shard].add(key, value, size, record.getInt(2), record.getLong(3), record.getTimestamp(4, 3).getMillisecond());
         if (headers.length > 0) {
             shards[shard].addHeaders(headers, record.isNullAt(5) ? null : record.getMap(5));
@@ -136,13 +164,6 @@ public class SubtaskBatches extends AbstractStreamOperator
         bytes[subtask] += (key == null ? 0 : key.length) + (value == null ? 0 : value.length);
         if (records[subtask] == MOST_RECORDS || bytes[subtask] >= MOST_BYTES) {
             sendRecords(subtask);
-        }
-        if (!timerIsSet) {
-            timerIsSet = true;
-            ProcessingTimeService timers = getProcessingTimeService();
-            long nowMs = timers.getCurrentProcessingTime();
-            // all subtasks at the same moments, so that their batches go into Python together
-            timers.registerTimer(nowMs - nowMs % waitMs + waitMs, this);
         }
     }
 

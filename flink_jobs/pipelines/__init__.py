@@ -28,7 +28,7 @@ def shipped_pipelines() -> list[str]:
 def load_pipeline(reference: str) -> Pipeline:
     """The pipeline of that name, or of that file.
 
-    A model root that is no absolute path and no URL is one beside the file.
+    A model root that is no absolute path and no URL is one beside the file, and so is the file of a lookup.
 
     Args:
         reference: `purchase` (a file of this folder) or `path/to/fraud.py`.
@@ -44,6 +44,12 @@ def load_pipeline(reference: str) -> Pipeline:
     found = getattr(module, "pipeline", None)
     if not isinstance(found, Pipeline):
         raise PipelineError(f"{path.name} has no `pipeline = Pipeline(...)` at its top level")
+    lookups = [
+        each if each.file is None else dataclasses.replace(each, file=str(path.resolve().parent / each.file))
+        for each in found.lookups
+    ]
+    if lookups:
+        found = dataclasses.replace(found, lookups=lookups)
     root = found.model.root
     if root is None or "://" in str(root) or Path(root).is_absolute():
         return found
