@@ -5,6 +5,7 @@ long its rows are kept, is in a table of our own.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ class SqliteStore:
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._write_ahead()
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._make_tables()
         value = f"substr(?2, begin, {VALUE_BYTES})"
@@ -54,6 +55,18 @@ class SqliteStore:
             "expires_ms = excluded.expires_ms "
             "WHERE (excluded.event_ms, excluded.event_offset) >= (event_ms, event_offset)"
         )
+
+    def _write_ahead(self) -> None:
+        """SQLite does not wait by itself where two open a new file at once: either would wait for the other."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _make_tables(self) -> None:
         self._connection.executescript(
