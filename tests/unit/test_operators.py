@@ -1,16 +1,20 @@
 """The operator reads a shard's state when told to, writes it when told to, and goes on from what it wrote."""
 
+import dataclasses
 import hashlib
 import struct
+import time
 
+import msgspec
 import pytest
 from wire_records import PURCHASE, shopper_records
 
-from flink_jobs.operators import ScoreBatches
+from flink_jobs.operators import OPEN_SESSIONS, ScoreBatches
 from flink_jobs.pipelines import model_folder
 from flink_jobs.state_files import StateFile, StateFileError
 from udfs.output_batch import read_outputs
-from udfs.record_batch import MODELS, READ, WRITE, RecordBatch, pack_records
+from udfs.pipeline import Sessions
+from udfs.record_batch import MODELS, READ, TICK, WRITE, RecordBatch, pack_records
 from udfs.state_file import packed
 
 
@@ -144,3 +148,49 @@ def test_a_shard_whose_file_is_damaged_does_not_begin_without_it(records, tmp_pa
 def test_records_of_a_shard_that_was_not_read_are_an_error(records):
     with pytest.raises(KeyError):
         Flink().process(7, batch(records[:10], 0, 7))
+
+
+class FlinkOfSessions(Flink):
+    """Runs the operator of a pipeline whose sessions are closed when nothing came for a moment."""
+
+    def start(self):
+        pipeline = dataclasses.replace(PURCHASE, sessions=Sessions(gap="1ms", idle="1ms"))
+        self.operator = ScoreBatches(pipeline, model_folder(PURCHASE))
+        self.operator.open(self)
+
+    def get_map_state(self, descriptor):
+        return self.sessions if descriptor.name == OPEN_SESSIONS else self
+
+    def gauge(self, _name, _value):
+        """Nobody looks at it here."""
+
+    @property
+    def sessions(self):
+        return self.__dict__.setdefault("of_sessions", Log())
+
+    def closed(self, outputs):
+        return [(each.key, each.value) for each in outputs if each.topic == "purchase-sessions"]
+
+
+def test_what_a_tick_closes_comes_again_after_a_failure_and_never_once_it_was_written(records):
+    flink = FlinkOfSessions()
+    flink.command(7, READ)
+    keys, values = zip(*records[:50], strict=True)
+    arrived = pack_records(keys, values, [0] * 50, range(50), [10**13] * 50, shard=7)
+    before = flink.closed(flink.process(7, arrived))
+    flink.command(7, WRITE)
+    time.sleep(0.01)
+    lost = flink.closed(flink.command(7, TICK))
+    assert lost
+    flink.start()  # what came after the last write is undone
+    flink.command(7, READ)
+    time.sleep(0.01)
+    again = flink.closed(flink.command(7, TICK))
+    assert again == lost
+    flink.command(7, WRITE)
+    flink.start()
+    flink.command(7, READ)
+    time.sleep(0.01)
+    assert flink.closed(flink.command(7, TICK)) == []
+    counted = [msgspec.json.decode(value)["events"] for _, value in (*before, *again)]
+    assert sum(counted) == 50
