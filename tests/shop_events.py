@@ -61,10 +61,13 @@ def shop(lookups=None, features=None, *, name="shop", topic="views", **changes):
     return Pipeline(name, events, features or FEATURES[:-1], lookups=lookups, **given)
 
 
-def version(key, time_ms, offset, price=1.0, *, kind="book", taste=(1.0, 2.0, 3.0), partition=0, lookup=None):
+_PRODUCT = row_type(products())
+
+
+def version(key, time_ms, offset, price=1.0, *, kind="book", taste=(1.0, 2.0, 3.0), partition=0):
     """A version of a product; deleted where its price is None."""
     vector = None if taste is None else np.array(taste)
-    row = None if price is None else row_type(lookup or products())(key, price, kind, vector, time_ms)
+    row = None if price is None else _PRODUCT(key, price, kind, vector, time_ms)
     return RowVersion(key, time_ms, partition, offset, row)
 
 
