@@ -20,7 +20,7 @@ from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import JobFailedError, start_job
 from flink_jobs.kafka_client import KafkaAdminError
 from flink_jobs.preflight import PreflightError, check_kafka
-from udfs.pipeline import Requests
+from udfs.pipeline import Requests, Sessions
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ KINDS = {
     "cluster": ResourceType.BROKER,
 }  # fmt: skip
 OPERATIONS = {"Read": AclOperation.READ, "Write": AclOperation.WRITE, "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS}
-PIPELINE = purchase("allowed", features_topic="allowed-features", requests=Requests())
+PIPELINE = purchase("allowed", features_topic="allowed-features", requests=Requests(), sessions=Sessions())
 RUN = [acl for acl in needed_acls(PIPELINE) if acl.command == "run"]
 
 
