@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from other_clients import Served, serve
 
 from flink_jobs.local import jars, registry_files
 from flink_jobs.local.broker import Broker
@@ -55,3 +56,9 @@ def own_registry(fetched_registry: None, tmp_path: Path) -> Iterator[LocalRegist
     started = LocalRegistry.start(tmp_path / "registry", die_with_parent=True)
     yield started
     started.kill()
+
+
+@pytest.fixture(scope="session")
+def served(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """What a job wrote, for other clients to read, who leave it as it is."""
+    return serve(broker, tmp_path_factory.mktemp("served"))
