@@ -4,6 +4,7 @@ The topics are those of one bounded job. Behind its records, in each of their pa
 aborted, one that was committed, one that is open, and a record that is hidden behind the open one.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -19,13 +20,16 @@ from workloads import START_MS, make_topics, purchase, settings_of
 
 from flink_jobs.committed_reader import read_all
 from flink_jobs.environment import PROJECT_ROOT
+from flink_jobs.local.jars import java_home
 from flink_jobs.local.processes import _die_with_parent
+from tests.interplay.files import class_path
 from udfs.pipeline import Pipeline
 
 EVENTS = 300
 ABORTED, COMMITTED, OPEN, BEHIND = "aborted", "committed", "open", "behind"
 HIDDEN = ABORTED, OPEN, BEHIND
 WAIT_S = 60
+JAVA = java_home() / "bin" / "java"
 SILENCE_S = 1.0
 """For so long more records than there are would be seen."""
 
@@ -182,3 +186,10 @@ def python_client(code, folder):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "client.py").write_text(code)
     return Client([sys.executable, "-u", "client.py"], folder)
+
+
+def java_client(command, folder, *classes):
+    """A class of the Kafka jars, or of these folders, as a client."""
+    path = os.pathsep.join([*classes, class_path("kafka")])
+    options = ["-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true", "-cp", path]
+    return Client([JAVA, *options, *command], folder)

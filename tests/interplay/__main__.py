@@ -1,0 +1,11 @@
+"""Fetch what the tests of other clients run: `make interplay`; `--lock` resolves the jars again."""
+
+import sys
+
+from tests.interplay.files import JARS, READY, SETS, fetch, lock
+
+if sys.argv[1:] == ["--lock"]:
+    print("\n".join(jar.coordinate for jar in lock()))
+else:
+    fetch(*SETS)
+    (JARS / READY).touch()
