@@ -204,7 +204,12 @@ def source_ddl(table: str, pipeline: Pipeline, settings: Settings, start_from: s
 def requests_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
     """The table of the raw records of a pipeline's requests, from the first that was never read by a checkpoint."""
     assert pipeline.requests_topic is not None
-    options = _source_options([pipeline.requests_topic], requests_id(pipeline), settings, COMMITTED, "key")
+    options = {
+        **_source_options([pipeline.requests_topic], requests_id(pipeline), settings, COMMITTED, "key"),
+        # who asks sends requests one by one; fetched so, they would keep all who take part busy, and come no sooner
+        "properties.fetch.min.bytes": "65536",
+        "properties.fetch.max.wait.ms": "10",
+    }
     return f"""CREATE TABLE {table} (
     {_RAW_RECORD}
 ) WITH (

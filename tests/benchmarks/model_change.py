@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -51,7 +51,7 @@ def _measured(broker: Broker, home: Path, warm_up_s: float, changes: int) -> dic
     producing = [broker.bootstrap, "events", str(RATE), most, str(home / "sent.npz")]
     with steered_job(task, home / "job") as job:
         job.wait_for("running")
-        asked: list[tuple[float, float]] = []
+        asked: list[_Change] = []
         load_ms: list[float] = []
         with companion("tests.benchmarks.paced_producer", producing, home / "producer"):
             deadline = time.monotonic() + START_S
@@ -67,12 +67,21 @@ def _measured(broker: Broker, home: Path, warm_up_s: float, changes: int) -> dic
                 begin = time.time()
                 # the rows' event times are those of the events; all of them are past this one
                 changed = change_models(pipeline, settings, serving, at_ms=0)
-                asked.append((begin, time.time()))
-                load_ms += [each.load_ms for each in changed.answers if each.state == "ready"]
+                ready = [each for each in changed.answers if each.state == "ready"]
+                asked.append(_Change(begin, max(each.at_ms for each in ready) / 1e3, time.time()))
+                load_ms += [each.load_ms for each in ready]
                 time.sleep(BETWEEN_S)
         job.ask("catch_up")
         job.ask("stop")
     return _figures(broker, quiet, asked, load_ms)
+
+
+class _Change(NamedTuple):
+    """When a change was asked for, when all subtasks had opened the model, and when all used it, in seconds."""
+
+    asked: float
+    ready: float
+    serving: float
 
 
 class _Answer(msgspec.Struct, gc=False):
@@ -80,20 +89,23 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 def _figures(
-    broker: Broker, quiet: float, asked: list[tuple[float, float]], load_ms: list[float]
+    broker: Broker, quiet: float, asked: list[_Change], load_ms: list[float]
 ) -> dict[str, float]:
     decode = msgspec.json.Decoder(_Answer).decode
-    answers = read_all(broker.bootstrap, ["answers"])
+    answers = list(read_all(broker.bootstrap, ["answers"]))
     scored_s = np.sort(np.array([decode(each.value()).scored_at for each in answers])) / 1e3
     places = Counter(_place(each.headers()) for each in answers)
-    events = len(read_all(broker.bootstrap, ["events"]))
-    at_change = [_longest_gap_ms(scored_s, begin, end + 1.0) for begin, end in asked]
-    length = max(end - begin for begin, end in asked) + 1.0
+    events = sum(1 for _ in read_all(broker.bootstrap, ["events"]))
+    opening = [_longest_gap_ms(scored_s, each.asked, each.ready) for each in asked]
+    at_change = [_longest_gap_ms(scored_s, each.ready, each.serving + 1.0) for each in asked]
+    length = max(each.serving - each.asked for each in asked) + 1.0
     beside = [_longest_gap_ms(scored_s, begin, begin + length) for begin in np.arange(quiet, quiet + BETWEEN_S, 2.0)]
     versions = Counter(dict(each.headers())["millrace-model-version"].decode() for each in answers)
     found = {
         "model_change_pause_max_ms": max(at_change),
         "model_change_pause_p50_ms": float(np.median(at_change)),
+        "model_change_opening_max_ms": max(opening),
+        "model_change_opening_p50_ms": float(np.median(opening)),
         "model_change_gap_without_max_ms": max(beside),
         "model_change_gap_without_p50_ms": float(np.median(beside)),
         "model_change_load_max_ms": max(load_ms),

@@ -41,7 +41,7 @@ class JobTask(NamedTuple):
     def pipeline(self) -> Pipeline:
         shipped = load_pipeline("purchase")
         events = dataclasses.replace(shipped.events, topic=self.events)
-        asked = Requests() if self.requests else None
+        asked = Requests(unknown="score") if self.requests else None  # events are of another time than now
         return dataclasses.replace(
             shipped, predictions=self.output, events=events, models_topic=self.models_topic, requests=asked
         )
