@@ -65,9 +65,10 @@ feast: $(VENV)/.ready ## Test our online stores with the real Feast, in an envir
 	@$(BIN)/python -c 'from tests.benchmarks.peers import FEAST, python_of; python_of(FEAST)'
 	@$(BIN)/python -m pytest tests/integration/test_feast.py
 
-interplay: $(VENV)/.ready ## Test other clients on our topics: Kafka Streams, Kafka Connect (110 MB, once)
+interplay: $(VENV)/.ready ## Test other clients on our topics: Kafka Streams, Kafka Connect, Spark (700 MB, once)
 	@$(BIN)/python -m tests.interplay
-	@$(BIN)/python -m pytest tests/integration/test_connect_worker.py tests/integration/test_streams_reader.py
+	@$(BIN)/python -m pytest tests/integration/test_connect_worker.py tests/integration/test_streams_reader.py \
+		tests/integration/test_spark_reader.py
 
 sbom: $(VENV)/.ready ## Write build/sbom.json: every locked package and jar with its digest (CycloneDX)
 	@$(BIN)/python -m flink_jobs.bill_of_materials build/sbom.json

@@ -67,6 +67,6 @@ def served(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @pytest.fixture(scope="session")
 def interplay() -> None:
-    """Other clients for the Java machine; nothing is fetched here, because that may take minutes."""
+    """Other clients for the Java machine; nothing is fetched here, because that takes minutes."""
     if not interplay_files.are_here():
-        pytest.skip("Kafka Streams and Kafka Connect are not here: `make interplay` fetches them, 110 MB")
+        pytest.skip("Kafka Streams, Kafka Connect and Spark are not here: `make interplay` fetches them, 700 MB")

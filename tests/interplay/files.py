@@ -1,15 +1,15 @@
-"""What tests run of other clients for the Java machine: jars by locked digests, in build/interplay."""
+"""What tests run of other clients for the Java machine: jars by locked digests in build/interplay, and Spark by pip."""
 
 import os
 from pathlib import Path
 
 from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.local.jars import ensure_jars, write_lock
+from tests.benchmarks.peers import READY, Peer
 
 JARS = PROJECT_ROOT / "build" / "interplay" / "jars"
-READY = ".ready"  # written last: a folder without it was interrupted
 LOCK = Path(__file__).with_name("jars.lock")
-KAFKA = "4.2.2"
+KAFKA, SPARK_VERSION = "4.2.2", "4.1.1"
 SETS = {
     "kafka": (
         f"org.apache.kafka:connect-runtime:{KAFKA}",
@@ -19,7 +19,9 @@ SETS = {
         f"org.apache.kafka:kafka-streams:{KAFKA}",
     ),
     "compiler": ("org.eclipse.jdt:ecj:3.40.0",),
+    "spark": (f"org.apache.spark:spark-sql-kafka-0-10_2.13:{SPARK_VERSION}",),
 }
+SPARK = Peer("spark", (f"pyspark=={SPARK_VERSION}",), beside=())
 
 
 def lock():
@@ -34,7 +36,7 @@ def fetch(*sets):
 
 def are_here():
     """Whether nothing has to be fetched: the tests fetch nothing by themselves."""
-    return (JARS / READY).exists()
+    return (JARS / READY).exists() and (SPARK.folder / READY).exists()
 
 
 def class_path(*sets):
