@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := flink_jobs udfs models
 
-.PHONY: help setup demo test unit integration check format bench bench-quick fuzz feast sbom lock jars-lock clean
+.PHONY: help setup demo test unit integration check format bench bench-quick fuzz feast interplay sbom lock jars-lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,11 @@ fuzz: $(VENV)/.ready ## Fuzz every decoder, FUZZ_SECONDS each (600 unless set); 
 feast: $(VENV)/.ready ## Test our online stores with the real Feast, in an environment of its own (600 MB, once)
 	@$(BIN)/python -c 'from tests.benchmarks.peers import FEAST, python_of; python_of(FEAST)'
 	@$(BIN)/python -m pytest tests/integration/test_feast.py
+
+interplay: $(VENV)/.ready ## Test other clients on our topics: Kafka Streams, Kafka Connect, Spark (700 MB, once)
+	@$(BIN)/python -m tests.interplay
+	@$(BIN)/python -m pytest tests/integration/test_connect_worker.py tests/integration/test_streams_reader.py \
+		tests/integration/test_spark_reader.py
 
 sbom: $(VENV)/.ready ## Write build/sbom.json: every locked package and jar with its digest (CycloneDX)
 	@$(BIN)/python -m flink_jobs.bill_of_materials build/sbom.json

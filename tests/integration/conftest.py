@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from other_clients import Served, serve
 
 from flink_jobs.local import jars, registry_files
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.registry import LocalRegistry
+from tests.interplay import files as interplay_files
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +57,16 @@ def own_registry(fetched_registry: None, tmp_path: Path) -> Iterator[LocalRegist
     started = LocalRegistry.start(tmp_path / "registry", die_with_parent=True)
     yield started
     started.kill()
+
+
+@pytest.fixture(scope="session")
+def served(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """What a job wrote, for other clients to read, who leave it as it is."""
+    return serve(broker, tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def interplay() -> None:
+    """Other clients for the Java machine; nothing is fetched here, because that takes minutes."""
+    if not interplay_files.are_here():
+        pytest.skip("Kafka Streams, Kafka Connect and Spark are not here: `make interplay` fetches them, 700 MB")

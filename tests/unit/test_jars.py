@@ -34,6 +34,7 @@ def test_shipped_lock_holds_the_roots_and_one_version_of_kafka():
     coordinates = {jar.coordinate for jar in locked}
     assert {root for roots in jars.ROOTS.values() for root in roots} <= coordinates
     assert [jar.jar_set for jar in locked].count("connector") == 1
+    assert {jar.jar_set for jar in locked} == {*jars.ROOTS, *jars.JOBS_TOO.values()}
     kafka = {c.split(":")[2] for c in coordinates if c.startswith("org.apache.kafka:")}
     assert len(kafka) == 1, "kafka-clients of another version than the broker's would break it"
     assert "http" not in jars.LOCK_FILE.read_text()
@@ -41,7 +42,7 @@ def test_shipped_lock_holds_the_roots_and_one_version_of_kafka():
 
 @pytest.mark.parametrize(
     "line",
-    ["a:b 00 broker", f"{COORDINATE} {'0' * 64}", f"{COORDINATE} {'0' * 63} broker", f"{COORDINATE} {'0' * 64} x"],
+    ["a:b 00 broker", f"{COORDINATE} {'0' * 64}", f"{COORDINATE} {'0' * 63} broker", f"{COORDINATE} {'0' * 64} 7"],
 )
 def test_wrong_line_is_refused_with_its_number(tmp_path, line):
     lock = tmp_path / "jars.lock"
