@@ -45,7 +45,7 @@ def connected():
     return dataclasses.replace(pipeline, events=events)
 
 
-def test_events_come_and_predictions_go_by_connect(broker, served, interplay, tmp_path):
+def test_events_come_and_predictions_go_by_connect(interplay, broker, served, tmp_path):
     pipeline = connected()
     make_topics(broker, pipeline)
     lines, visitors = [value for _, value in shopper_lines(EVENTS, START_MS)], [f"v{n}" for n in range(VISITORS)]

@@ -25,7 +25,7 @@ def java_for_spark(folder):
     return str(folder / "java")
 
 
-def test_spark_sees_what_was_committed_and_nothing_else(served, interplay, tmp_path):
+def test_spark_sees_what_was_committed_and_nothing_else(interplay, served, tmp_path):
     jars = ",".join(map(str, fetch("spark")))
     code = readme("Spark Structured Streaming", **{
         "spark.jars.packages": "spark.jars", "org.apache.spark:spark-sql-kafka-0-10_2.13:4.1.1": jars,

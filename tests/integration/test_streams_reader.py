@@ -38,7 +38,7 @@ def compiled(source, folder):
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_a_table_of_features_has_what_was_committed_and_nothing_else(served, interplay, tmp_path):
+def test_a_table_of_features_has_what_was_committed_and_nothing_else(interplay, served, tmp_path):
     names = {"localhost:9092": served.bootstrap, "fraud-features": served.pipeline.features_topic}
     compiled(PROGRAM % readme("Kafka Streams", **names), tmp_path)
     with java_client(["Features"], tmp_path, "classes") as table:
