@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 from other_clients import Served, serve
 
+from flink_jobs.environment import prepare_process
 from flink_jobs.local import jars, registry_files
 from flink_jobs.local.broker import Broker
 from flink_jobs.local.registry import LocalRegistry
 from tests.interplay import files as interplay_files
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _jvm(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A Java machine in this process is begun by whichever test needs one first, and serves all others."""
+    prepare_process(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture(scope="session")

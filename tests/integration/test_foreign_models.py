@@ -20,8 +20,7 @@ from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.pipeline_model import named_model, open_model
 from flink_jobs.verify_job import VerifyRequest, verify
 from models.binding import manifest_for_model
-from models.json_document import ModelRefusedError
-from models.manifest import MODEL_FILE, OutputBinding
+from models.manifest import MODEL_FILE, ModelMismatchError, OutputBinding
 from udfs.entity_state import ShardState
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Count, Events, Label, Last, Mean, Min, Model, Pipeline, Value, Vector
@@ -116,7 +115,7 @@ def test_model_scores_rows_as_onnxruntime_does(name, tmp_path):
 def test_model_that_cannot_score_a_row_is_refused(tmp_path):
     path = tmp_path / "sigmoid.onnx"
     shutil.copyfile(FOLDER / "sigmoid.onnx", path)
-    with pytest.raises(ModelRefusedError, match="sigmoid"):
+    with pytest.raises(ModelMismatchError, match="output 'y' has"):
         manifest_for_model(path, name="sigmoid", version=1, features=TWO, feature_set_hash="00" * 32)
 
 

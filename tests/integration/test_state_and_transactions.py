@@ -18,7 +18,6 @@ from workloads import make_topics, shipped_as, shoppers
 
 from flink_jobs.cli import app
 from flink_jobs.committed_reader import read_all
-from flink_jobs.environment import prepare_process
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import latest_restore_point, restore_points
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
@@ -93,11 +92,6 @@ class Looked:
             times = [row.time_ms for row in arrived if row.time_ms > newest - self.pipeline.exact_retention_ms]
             kept[user] = sorted(times)
         return kept
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _jvm(tmp_path_factory):
-    prepare_process(tmp_path_factory.mktemp("logs"))
 
 
 def contents(plan, point):
