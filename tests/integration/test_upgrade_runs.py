@@ -69,7 +69,7 @@ class Traffic:
 
     def __init__(self, broker):
         self._stop, self._broker = threading.Event(), broker
-        self._records = iter(kept_events(30_000, users=40))
+        self._records = iter(kept_events(60_000, users=40))
         self._thread = threading.Thread(target=self._send, daemon=True)
         self._thread.start()
 
