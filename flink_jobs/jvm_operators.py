@@ -107,7 +107,9 @@ def output_rows(
     tables._j_tenv.createTemporaryView(view, records)
 
 
-def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *references: Any) -> Any:
+def add_operator(
+    stream: Any, name: str, class_name: str, output_type: Any, *references: Any, parallelism: int | None = None
+) -> Any:
     """Add the operator of `jvm/<class_name>.java` behind a stream.
 
     Args:
@@ -116,6 +118,7 @@ def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *ref
         class_name: Of an operator whose constructor takes what `CodeGenOperatorFactory` hands over.
         output_type: Java `TypeInformation` of what it gives.
         references: Java objects, or what py4j makes into them: the first argument of that constructor.
+        parallelism: None is the environment's. Another one than that of the stream does not keep its order.
 
     Returns:
         The Java `DataStream` behind it.
@@ -134,7 +137,7 @@ def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *ref
         name,
         runtime.operators.CodeGenOperatorFactory(generated),
         output_type,
-        environment.getParallelism(),
+        environment.getParallelism() if parallelism is None else parallelism,
     )
     added.setUid(f"{name}-v1")
     environment.addOperator(added)

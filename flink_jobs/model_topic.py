@@ -75,4 +75,7 @@ def model_commands(
     )
     watermarks = jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
     records = environment.fromSource(source, watermarks, "models").setParallelism(1).uid(MODELS_UID)
-    return add_operator(records, "model-commands", "ModelCommands", command_type, int_array(shard_keys))
+    # by more than one, changes would overtake each other, and subtasks might come to them in different orders
+    return add_operator(
+        records, "model-commands", "ModelCommands", command_type, int_array(shard_keys), parallelism=1
+    )

@@ -139,19 +139,18 @@ def expected_version(event, schedule):
 def wait_for_rollback(pipeline, settings, reader, job, most_s=60):
     """Until the control topic says what is to be undone, and the job has answered a while longer."""
     deadline = time.monotonic() + most_s
-    while not planned_and_rolled_back(pipeline, settings)[1]:
+    while not (rollbacks := planned_and_rolled_back(pipeline, settings)[1]):
         assert time.monotonic() < deadline, "nothing was rolled back"
         reader.wait_for(len(reader.messages) + 10, job=job)
-    # each subtask whose guard is breached asks, all for the same; the first that comes is done, and the others are late
-    done = []
-    while len(done) < settings.parallelism:
-        assert time.monotonic() < deadline, done
+    (rollback,) = rollbacks  # each subtask whose guard is breached asks; the first in the topic is done, by all
+    answers = []
+    while [each.state for each in answers].count("rolled_back") < settings.parallelism:
+        assert time.monotonic() < deadline, answers
         told = read_all(settings.bootstrap, [pipeline.models_status_topic])
         answers = [msgspec.json.decode(each.value(), type=ChangeAnswer) for each in told]
-        done = [each for each in answers if each.state == "rolled_back"]
-    (asked,) = {each.id for each in done}
-    rollback = next(each for each in answers if (each.id, each.state) == (asked, "breached"))
-    assert all(each.why == rollback.why for each in done)
+        answers = [each for each in answers if each.id == rollback.id]
+    assert "breached" in [each.state for each in answers]
+    assert all(each.why == rollback.why for each in answers)
     assert f"level/{SHIFTED}: after" in rollback.why
     assert "PSI" in rollback.why
 
