@@ -26,6 +26,8 @@ from udfs.requests import MOST_REQUEST_BYTES
 
 _POLL_S = 0.05
 _END_S = 5.0
+_LINGER_MS = 10
+"""Requests sent one by one keep a broker busy: it takes them partition by partition."""
 _AGAIN_S = 0.01
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -106,7 +108,7 @@ class ScoreClient:
         self._loop = asyncio.get_running_loop()
         kafka = self._settings.bootstrap, self._settings.kafka_properties
         self._reader = await asyncio.to_thread(CommittedReader, kafka[0], [self._replies], kafka[1], from_start=False)
-        config = client_config(*kafka, linger_ms=1, enable_idempotence=True, delivery_timeout_ms=30_000)
+        config = client_config(*kafka, linger_ms=_LINGER_MS, enable_idempotence=True, delivery_timeout_ms=30_000)
         self._producer = Producer({**config, "queue.buffering.max.messages": max(2 * self._most, 1_000)})
         self._thread = threading.Thread(target=self._read, name="replies", daemon=True)
         self._thread.start()

@@ -187,6 +187,9 @@ def _source_options(topics: list[str], group: str, settings: Settings, start_fro
         "properties.group.id": group,
         # a Java consumer reads uncommitted records unless told otherwise
         "properties.isolation.level": "read_committed",
+        # what comes one by one is fetched together: it waits for its batch anyway, and each fetch costs the broker, too
+        "properties.fetch.min.bytes": "65536",
+        "properties.fetch.max.wait.ms": "10",
         "scan.topic-partition-discovery.interval": "30 s",
         **_startup_options(start_from),
         "key.format": "raw",
@@ -213,9 +216,6 @@ def requests_ddl(table: str, pipeline: Pipeline, settings: Settings) -> str:
     assert pipeline.requests_topic is not None
     options = {
         **_source_options([pipeline.requests_topic], requests_id(pipeline), settings, COMMITTED, "key"),
-        # who asks sends requests one by one; fetched so, they would keep all who take part busy, and come no sooner
-        "properties.fetch.min.bytes": "65536",
-        "properties.fetch.max.wait.ms": "10",
     }
     return f"""CREATE TABLE {table} (
     {_RAW_RECORD}

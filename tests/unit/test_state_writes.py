@@ -29,14 +29,22 @@ class Service:
         self.sent += 1
         self.log.append(f"write {self.sent}")
         return Answer(self.sent, self.log)
+    def extend(self, key, coder, elements):
+        return self.append_raw(key, elements)
+    def clear(self, key):
+        return self.append_raw(key, None)
 
-def commit(shards):
+def commit(shards, values=False):
     service = Service()
     backend = RemoteKeyedStateBackend(service, FlinkCoder(BigIntCoder()), None, 1000, 0, 1000)
     log = backend.get_map_state("log", BigIntCoder(), BinaryCoder())
+    value = backend.get_value_state("value", BinaryCoder())
     for shard in range(shards):
         backend.set_current_key(shard)
-        log.put(1, b"entry")
+        if values:
+            value.update(b"value")
+        else:
+            log.put(1, b"entry")
     try:
         backend.commit()
     finally:
@@ -45,16 +53,19 @@ def commit(shards):
 
 said, broken = [], 0
 assert commit(2) == ["write 1", "answer 1", "write 2", "answer 2"], "PyFlink no longer waits: the module can go"
+assert commit(2, values=True) == ["write 1", "write 2", "answer 2", "write 3", "write 4", "answer 4"]
 send_state_writes_together()
 send_state_writes_together()
 assert commit(3) == ["write 1", "write 2", "write 3", "answer 1", "answer 2", "answer 3"]
+assert commit(2, values=True) == ["write 1", "write 2", "write 3", "write 4", *(f"answer {n}" for n in (1, 2, 3, 4))]
 broken = 2
-try:
-    commit(3)
-except OSError as error:
-    assert "refused" in str(error)
-else:
-    raise SystemExit("a failed write was not told")
+for values in (False, True):
+    try:
+        commit(3, values)
+    except OSError as error:
+        assert "refused" in str(error)
+    else:
+        raise SystemExit("a failed write was not told")
 """
 
 
