@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.duty_scores import DutyScores, ModelChoice
-from udfs.entity_copies import advance_copies, copies_of
+from udfs.entity_copies import Scratch, copies_of
 from udfs.entity_state import ShardState
 from udfs.ladder import Ladder
 from udfs.lookup_join import Join
@@ -70,7 +70,7 @@ class Answerer:
         self._plan, self._named, self._clock_ms, self._join = plan, named, clock_ms, join
         self._scores = DutyScores(model, named, choice, pipeline.outputs)
         self._choice, self._ladder, self._pipeline = choice, ladder, pipeline
-        self._positions = positions or Positions()
+        self._positions, self._scratch = positions or Positions(), Scratch(plan)
         self._refuses_unknown = pipeline.requests.unknown == "error"
         self._reader, self._replies = RequestReader(pipeline), ReplyEncoder(pipeline)
         self._dead_letters = DeadLetters(pipeline, str(pipeline.requests_topic)).pack
@@ -159,7 +159,7 @@ class Answerer:
         seen = () if self._join is None else (self._join.of(events).rows,)
         times_ms, columns, masks, direct = self._plan.columnise(events, *seen)
         copies = [copies_of(shards[key], entities[span]) for key, span in spans]
-        advanced = advance_copies(self._plan, copies, times_ms, columns, masks, direct)
+        advanced = self._scratch.advance(copies, times_ms, columns, masks, direct)
         flags, warming, some_warm = advanced.flags, list[str](), False
         for (key, span), copy in zip(spans, copies, strict=True):
             found = shards[key].mark_warming(times_ms[span], copy.partitions, flags[span])

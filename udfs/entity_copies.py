@@ -4,6 +4,7 @@ shard's entities -> copies under numbers in a shard of their own -> take in the 
 """
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ _PARTITION = 2
 """Word of a head."""
 NOWHERE = np.iinfo(np.int32).max
 """As the partition of an entity of which nothing is kept."""
+_MOST_KEPT_BYTES = 1 << 24
+"""A scratch that grew larger than this is made anew: its next copies are hardly as large."""
 
 
 @compiled
@@ -72,33 +75,45 @@ def copies_of(state: ShardState, entities: Sequence[str]) -> EntityCopies:
     return EntityCopies(kept, partitions, heads, rows)
 
 
-def advance_copies(
-    plan: FeaturePlan,
-    copies: Sequence[EntityCopies],
-    times_ms: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.float64],
-    masks: npt.NDArray[np.uint64],
-    direct: npt.NDArray[np.float64],
-) -> Advanced:
-    """What n events would give, each alone on the copy of its entity; arguments as of `ShardState.advance`.
+class Scratch:
+    """A shard for copies; it is made once, for making one costs more than what a few requests need of it.
 
     Args:
-        plan: Of the shards.
-        copies: Of the n entities, shard by shard.
-        times_ms: (n,) int64.
-        columns: (n, len(plan.columns)) float64.
-        masks: (n,) uint64.
-        direct: (n, plan.direct_width) float64.
+        plan: Of the shards that are copied from.
     """
-    scratch, count = ShardState(plan, log_changes=False), len(times_ms)
-    names = np.array([f"{number}" for number in range(count)])
-    kept = np.concatenate([each.kept for each in copies])
-    heads = np.concatenate([each.heads for each in copies])
-    # no clock goes on in the scratch, so no copy is forgotten because of another
-    heads[:, _PARTITION] = 0
-    known = joined_keys(names[kept].tolist())
-    if len(heads):
-        slots = scratch.slots_of(known, len(heads))
-        load_entities(scratch.memory, slots, heads, np.concatenate([each.rows for each in copies]))
-    never, nowhere = np.full(count, NEVER_MS, np.int64), np.zeros(count, np.int32)
-    return scratch.advance(names.tolist(), times_ms, never, nowhere, columns, masks, direct)
+
+    def __init__(self, plan: FeaturePlan) -> None:
+        self._plan = plan
+        self._state = ShardState(plan, log_changes=False)
+
+    def advance(
+        self,
+        copies: Sequence[EntityCopies],
+        times_ms: npt.NDArray[np.int64],
+        columns: npt.NDArray[np.float64],
+        masks: npt.NDArray[np.uint64],
+        direct: npt.NDArray[np.float64],
+    ) -> Advanced:
+        """What n events would give, each alone on the copy of its entity; arguments as of `ShardState.advance`.
+
+        Args:
+            copies: Of the n entities, shard by shard.
+            times_ms: (n,) int64.
+            columns: (n, len(plan.columns)) float64.
+            masks: (n,) uint64.
+            direct: (n, plan.direct_width) float64.
+        """
+        state, count = self._state, len(times_ms)
+        if state.memory_bytes() > _MOST_KEPT_BYTES:
+            state = self._state = ShardState(self._plan, log_changes=False)
+        state.memory.clear()
+        names = list(map(str, range(count)))
+        kept = np.concatenate([each.kept for each in copies]).tolist()
+        heads = np.concatenate([each.heads for each in copies])
+        # no clock goes on in the scratch, so no copy is forgotten because of another
+        heads[:, _PARTITION] = 0
+        if len(heads):
+            slots = state.slots_of(joined_keys([*compress(names, kept)]), len(heads))
+            load_entities(state.memory, slots, heads, np.concatenate([each.rows for each in copies]))
+        never, nowhere = np.full(count, NEVER_MS, np.int64), np.zeros(count, np.int32)
+        return state.advance(names, times_ms, never, nowhere, columns, masks, direct)

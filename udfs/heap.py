@@ -37,9 +37,15 @@ class Heap(NamedTuple):
 
 def new_heap(words: int) -> Heap:
     """A heap without blocks."""
-    free = np.zeros(SIZE_CLASSES + 2, np.int64)
-    free[HANDED_OUT] = _FIRST_OFFSET
+    free = np.empty(SIZE_CLASSES + 2, np.int64)
+    no_blocks(free)
     return heap_of(np.zeros(max(words, 64), np.int64), free)
+
+
+def no_blocks(free: npt.NDArray[np.int64]) -> None:
+    """Make it the `free` of a heap without blocks."""
+    free[:] = 0
+    free[HANDED_OUT] = _FIRST_OFFSET
 
 
 def heap_of(words: npt.NDArray[np.int64], free: npt.NDArray[np.int64]) -> Heap:

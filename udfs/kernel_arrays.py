@@ -196,8 +196,8 @@ class Shard(NamedTuple):
 
 def new_shard(operations: Operations) -> Shard:
     """A shard without entities."""
-    counts = np.zeros(7, np.int64)
-    counts[FREE_SLOT], counts[SEED] = -1, hash("keys of entities")
+    counts = np.empty(7, np.int64)
+    no_entities(counts)
     number = np.zeros(1)
     places = 4 << (operations.limits.direct_rows - 1).bit_length()
     return Shard(
@@ -205,6 +205,12 @@ def new_shard(operations: Operations) -> Shard:
         np.full(1, NEVER_MS, np.int64), counts, np.empty(len(operations.steps)),
         np.zeros((len(operations.spans), 7), np.int64), np.empty(places), number, number.view(np.int64), 0,
     )  # fmt: skip
+
+
+def no_entities(counts: npt.NDArray[np.int64]) -> None:
+    """Make them the counts of a shard without entities."""
+    counts[:] = 0
+    counts[FREE_SLOT], counts[SEED] = -1, hash("keys of entities")
 
 
 def _no_operations() -> Operations:

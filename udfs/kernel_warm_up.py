@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from udfs.entity_copies import advance_copies, copies_of
+from udfs.entity_copies import Scratch, copies_of
 from udfs.entity_state import ShardState
 from udfs.pipeline import Distinct, Events, Model, Pipeline, Sum
 from udfs.plan import FeaturePlan
@@ -46,5 +46,5 @@ def warm_up() -> None:
     restored = ShardState.restore(plan, stored.items())
     restored.forget_expired()
     copies = [copies_of(restored, ["2000-1"])]
-    advance_copies(plan, copies, times_ms[:1], columns[:1], masks[:1], direct[:1])
+    Scratch(plan).advance(copies, times_ms[:1], columns[:1], masks[:1], direct[:1])
     restored.memory.pack()

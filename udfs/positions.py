@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from udfs.record_batch import RecordBatch
 
@@ -27,12 +26,11 @@ class Positions:
 
     def note(self, records: RecordBatch) -> None:
         """The records of a batch of events are in the state."""
-        begin = 0
+        begin, partitions, offsets = 0, records.partitions.tolist(), records.offsets.tolist()
         for shard, end in zip(records.shards, records.shard_ends, strict=True):
             ends = self._ends.setdefault(shard, {})
-            partitions, offsets = records.partitions[begin:end], records.offsets[begin:end]
-            for partition in np.unique(partitions).tolist():
-                last = int(offsets[partitions == partition].max())
+            # a partition's records are in order: the last one stays
+            for partition, last in dict(zip(partitions[begin:end], offsets[begin:end], strict=True)).items():
                 ends[partition] = max(ends.get(partition, 0), last + 1)
             begin = end
 

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from udfs.compiled import Parcel, compiled, opened
 from udfs.entity_keys import key_class, put_in_table
 from udfs.entity_slots import HEAP_FULL, PARTITION_NEW
-from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, heap_of, words_of
+from udfs.heap import FREED, HANDED_OUT, MOST_WORDS, heap_of, no_blocks, words_of
 from udfs.kernel_arrays import (
     ENTITIES,
     ENTITY,
@@ -18,6 +18,7 @@ from udfs.kernel_arrays import (
     Operations,
     Shard,
     new_shard,
+    no_entities,
 )
 from udfs.paged_array import PagedArray
 
@@ -87,6 +88,16 @@ class ShardMemory:
         self._table = PagedArray(np.int64, _LEAST_SLOTS)
         self._parcel: Parcel | None = None
         self._open()
+
+    def clear(self) -> None:
+        """Forget all entities; the memory stays."""
+        used = int(self.shard.counts[SLOTS_USED])
+        self.shard.entities[:used] = np.zeros(1, ENTITY)
+        self.shard.owners[: used * len(self.shard.operations.stores)] = np.zeros(1, OWNER)
+        self.shard.table[:] = 0
+        self._clocks_ms[:] = NEVER_MS
+        no_entities(self.shard.counts)
+        no_blocks(self._free)
 
     def _open(self) -> None:
         heap = heap_of(self._words.array(), self._free)

@@ -24,7 +24,7 @@ from flink_jobs.committed_reader import CommittedReader, read_all, receipt
 from flink_jobs.local.processes import free_port
 from flink_jobs.local.shoppers import as_records, shopper_events
 from flink_jobs.score_client import ClientClosedError, RequestRefusedError, ScoreClient
-from udfs.entity_copies import advance_copies, copies_of
+from udfs.entity_copies import Scratch, copies_of
 from udfs.entity_state import ShardState
 from udfs.pipeline import Requests
 from udfs.plan import FeaturePlan
@@ -223,6 +223,7 @@ def assert_in_order(pipeline, events, replies, asked):
     An entity may be unknown before its first event, and once its last one has left the longest window.
     """
     plan, decode = FeaturePlan.build(pipeline), EventDecoder(pipeline).decode
+    scratch = Scratch(plan)
     lives, requests, read = defaultdict(list), defaultdict(list), RequestReader(pipeline).read
     now_ms = time.time_ns() // 1_000_000
     for event in events:
@@ -250,7 +251,7 @@ def assert_in_order(pipeline, events, replies, asked):
                         break
                 elif read_events_so_far:
                     copies = copies_of(state, [entity])
-                    found = advance_copies(plan, [copies], *plan.columnise([parsed.event])).features[0]
+                    found = scratch.advance([copies], *plan.columnise([parsed.event])).features[0]
                     if np.array_equal(found, np.array(features), equal_nan=True):
                         break
                 assert read_events_so_far < len(life), f"request {number} of {entity} is out of order"

@@ -9,7 +9,7 @@ from properties import examples
 from shard_driver import Purchase, Shard
 from test_against_oracle import EXTREMES, NUMBERS, histories, partition_of, pipelines
 
-from udfs.entity_copies import advance_copies, copies_of
+from udfs.entity_copies import Scratch, copies_of
 from udfs.entity_state import LATE
 from udfs.naive_features import NaiveFeatures
 
@@ -27,21 +27,22 @@ def requests(draw, history, numbers):
     return sorted(asked, key=lambda each: each[0])
 
 
-def answer(shard, events):
+def answer(shard, scratch, events):
     """What requests that come together are told: features, flags and of which something is kept."""
     copies = copies_of(shard.state, [event.user for event in events])
-    advanced = advance_copies(shard.plan, [copies], *shard.plan.columnise(events))
+    advanced = scratch.advance([copies], *shard.plan.columnise(events))
     return advanced.features, advanced.flags, copies.kept
 
 
 def asked_among(pipeline, history, asked, restart):
     """Answers of the engine and of an oracle's copy, and the features that events got, with requests and without."""
     shard, quiet, oracle = Shard(pipeline, 10), Shard(pipeline, 10), NaiveFeatures(pipeline)
+    scratch = Scratch(shard.plan)
     answers, expected, features, undisturbed, by_oracle = [], [], [], [], []
     for place in range(len(history) + 1):
         here = [event for at, event in asked if at == place]
         if here:
-            got, flags, kept = answer(shard, here)
+            got, flags, kept = answer(shard, scratch, here)
             for number, event in enumerate(here):
                 partition = partition_of(event) if event.user in "ab" else 0
                 row, late = copy.deepcopy(oracle).advance(event, event.time, partition)
@@ -82,7 +83,7 @@ def test_a_request_gets_the_bits_that_the_engine_would_give_its_event(pipeline, 
                       [partition_of(each) for each, _ in history])  # fmt: skip
     partition = partition_of(event) if event.user in "ab" else 0
     came = told.advance([event], [event.time], [partition])
-    twice, flags, _ = answer(asked, [event, event])
+    twice, flags, _ = answer(asked, Scratch(asked.plan), [event, event])
     assert twice[0].tobytes() == twice[1].tobytes() == came.features[0].tobytes()
     assert flags.tolist() == [came.flags[0]] * 2
 
@@ -95,6 +96,6 @@ def test_a_request_for_an_entity_that_is_forgotten_finds_nothing_kept():
     shard = Shard(pipeline_of(Count(window="1h")))
     hour = 3_600_000
     shard.advance([purchase(hour, user="a"), purchase(9 * hour, user="b")])
-    features, _, kept = answer(shard, [purchase(9 * hour, user=user) for user in "abc"])
+    features, _, kept = answer(shard, Scratch(shard.plan), [purchase(9 * hour, user=user) for user in "abc"])
     assert kept.tolist() == [False, True, False]
     assert features[:, 0].tolist() == [1.0, 2.0, 1.0]
