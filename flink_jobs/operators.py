@@ -34,7 +34,7 @@ from udfs.kernel_warm_up import warm_up
 from udfs.ladder import Ladder
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
-from udfs.positions import Positions
+from udfs.positions import READ_TO, Positions
 from udfs.predicting import Model
 from udfs.receipts import NamedModel
 from udfs.record_batch import LOOKUPS, MODELS, RECORDS, REQUESTS, TICK, WRITE, RecordBatch
@@ -50,7 +50,6 @@ SHADOW_FAILURES = "shadowFailures"
 """Gauge: scores of shadows that could not be had or written."""
 LAST_SCORES = "last-scores"
 OPEN_SESSIONS = "open-sessions"
-EVENTS_READ = "events-read"
 CIRCUIT = "modelCircuit"
 """Gauge: the worst circuit of the models that are open, 0 closed, 1 half-open, 2 open; with a `model_budget_ms`."""
 REQUESTS_ANSWERED, REQUESTS_REFUSED = "requestsAnswered", "requestsRefused"
@@ -159,9 +158,6 @@ class ScoreBatches(KeyedProcessFunction):
         self._positions: Positions | None = None
         if self._pipeline.requests is not None:
             self._positions = Positions()
-            self._read_to = runtime_context.get_state(
-                ValueStateDescriptor(EVENTS_READ, Types.PRIMITIVE_ARRAY(Types.BYTE()))
-            )
             answerer = self._open_answerer(metrics, model, named_model(manifest))
             self._answer = functools.partial(scores, answerer)
 
@@ -250,7 +246,7 @@ class ScoreBatches(KeyedProcessFunction):
             if self._lookups is not None:
                 self._lookups.read()
             self._read_schedule(shard)
-            if self._positions is not None and (read_to := self._read_to.value()) is not None:
+            if self._positions is not None and (read_to := self._log.get(READ_TO)) is not None:
                 self._positions.restore(shard, bytes(read_to))
             if self._ladder is not None and self._ladder.remembers:
                 entries = {number: bytes(entry) for number, entry in self._last_scores.items()}
@@ -260,7 +256,7 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _read(self, shard: int) -> list[tuple[int, bytes]]:
         """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
-        entries = [(number, bytes(entry)) for number, entry in self._log.items()]
+        entries = [(number, bytes(entry)) for number, entry in self._log.items() if number >= 0]
         if not entries and shard in self._states:
             entries = self._states[shard].entries()
             for number, entry in entries:
@@ -291,7 +287,7 @@ class ScoreBatches(KeyedProcessFunction):
         if self._lookups is not None:
             self._lookups.write()
         if self._positions is not None:
-            self._read_to.update(self._positions.packed(shard))
+            self._log.put(READ_TO, self._positions.packed(shard))
         if self._ladder is not None and self._ladder.remembers:
             _put(self._last_scores, self._ladder.last_scores[shard].take_changes())
         if self._sessions is not None:

@@ -27,6 +27,9 @@ def request_batches(
     The operators of its SQL have names of their own, and those behind them the numbers that they have without it: a
     pipeline may begin to answer requests and go on from the savepoint of one that did not.
 
+    One subtask reads all partitions: a batch costs the scoring more than the records in it, and one subtask gathers
+    more requests than many can answer.
+
     Args:
         tables: Of the job.
         pipeline: Has `requests`.
@@ -39,7 +42,12 @@ def request_batches(
     tables.execute_sql(requests_ddl(_REQUESTS, pipeline, settings))
     query = f"SELECT `key`, `value`, `partition`, `offset`, `timestamp` FROM {_REQUESTS}"  # noqa: S608  # our own name
     spread = settings.batch_ms, settings.parallelism
-    with planned_apart(tables, "requests"):
-        return gathered_batches(
-            tables, query, "gather-requests", shard_keys, *spread, AS_TEXT, [], MOST_REQUEST_BYTES, command=REQUESTS
-        )
+    environment: Any = tables._j_tenv.execEnv()
+    environment.setParallelism(1)
+    try:
+        with planned_apart(tables, "requests"):
+            return gathered_batches(
+                tables, query, "gather-requests", shard_keys, *spread, AS_TEXT, [], MOST_REQUEST_BYTES, command=REQUESTS
+            )
+    finally:
+        environment.setParallelism(settings.parallelism)

@@ -20,6 +20,7 @@ from typing import Any
 from flink_jobs.jvm_operators import JVM_SOURCES, object_array
 from flink_jobs.restore_points import RestorePointError, found_folder, java_cause, load_metadata, written_ms
 from flink_jobs.scoring_job import SCORE_UID
+from udfs.positions import READ_TO
 
 _PREFIX, _READER = "python-state-", "ShardLogReader"
 _KEY = struct.Struct(">BBiBiq")
@@ -162,7 +163,8 @@ def _put(logs: dict[int, Log], key: bytes, value: bytes, folder: Path) -> None:
         is_null, in_java, in_python = _VALUE.unpack_from(value)
         entry = value[_VALUE.size :]
         if (nulls, namespace, octets, is_null) == (0, 0, 8, False) and in_java - 4 == in_python == len(entry):
-            logs.setdefault(shard, []).append((number, entry))
+            if number != READ_TO:
+                logs.setdefault(shard, []).append((number, entry))
             return
     raise RestorePointError(f"{folder}: an entry of the shards' state has bytes that Millrace does not write")
 

@@ -7,6 +7,9 @@ import msgspec
 
 from udfs.record_batch import RecordBatch
 
+READ_TO = -1
+"""Number in the map of a shard's log, whose entries have numbers from 0 on: a checkpoint waits for each state apart."""
+
 
 class EventPlace(NamedTuple):
     """Partition and offset of an event in its topic."""
