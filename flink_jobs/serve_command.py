@@ -1,5 +1,6 @@
 """`millrace serve`: scores over HTTP."""
 
+import gc
 import importlib.util
 
 from flink_jobs.console import CommandError, next_steps, say, show_json
@@ -8,6 +9,8 @@ from flink_jobs.settings import Settings
 from udfs.pipeline import Pipeline
 
 _KEPT_ALIVE_S = 30
+_COLLECTED_AFTER = 50_000
+"""New objects that the collector waits for: by default it goes through everything that waits, again and again."""
 
 
 def run_serve_command(
@@ -51,6 +54,8 @@ def run_serve_command(
             say(f"with exactly-once a reply takes a checkpoint ({settings.checkpoint_interval_ms} ms)")
         body = """-H 'content-type: application/json' -d '{"entity": "...", "fields": {}}'"""
         next_steps((f"curl {url}/score {body}", "asks for a score"))
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER)
     uvicorn.run(
         app,
         host=host,

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import requests
+import uvloop
 
 from flink_jobs.committed_reader import read_all
 from flink_jobs.kafka_admin import create_topics
@@ -92,10 +93,10 @@ def _measured(broker: Broker, home: Path, span_s: tuple[float, float]) -> dict[s
         print(f"{'':20}{'p50':>9}{'p99':>9}{'max':>9}", flush=True)
         for rate in RATES:
             span = Span(rate, *span_s)
-            result |= _told("client", rate, asyncio.run(_by_client(pipeline, settings, entities, span)))
+            result |= _told("client", rate, uvloop.run(_by_client(pipeline, settings, entities, span)))
         with _front(broker, home) as port:
             for rate in RATES:
-                result |= _told("http", rate, asyncio.run(_by_http(port, entities, Span(rate, *span_s))))
+                result |= _told("http", rate, uvloop.run(_by_http(port, entities, Span(rate, *span_s))))
         raise_if_ended(job.process, home / "job")
     return result
 
@@ -178,6 +179,9 @@ async def _by_http(port: int, entities: list[str], span: Span) -> np.ndarray:
 
     async def ask(entity: str) -> None:
         reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        while reader.at_eof():  # the front closes what nobody used for a while
+            writer.close()
+            reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
         body = msgspec.json.encode({"entity": entity, "fields": FIELDS})
         writer.write(b"POST /score HTTP/1.1\r\nhost: front\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         head = await reader.readuntil(b"\r\n\r\n")
