@@ -189,7 +189,7 @@ def _source_options(topics: list[str], group: str, settings: Settings, start_fro
         "properties.isolation.level": "read_committed",
         # what comes one by one is fetched together: it waits for its batch anyway, and each fetch costs the broker, too
         "properties.fetch.min.bytes": "65536",
-        "properties.fetch.max.wait.ms": "10",
+        "properties.fetch.max.wait.ms": str(max(settings.batch_ms // 2, 1)),
         "scan.topic-partition-discovery.interval": "30 s",
         **_startup_options(start_from),
         "key.format": "raw",
