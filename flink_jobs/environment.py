@@ -228,6 +228,17 @@ def planned_apart(tables: "StreamTableEnvironment", name: str) -> Iterator[None]
         _number_operators_after(last)
 
 
+@contextlib.contextmanager
+def in_one_subtask(environment: Any) -> Iterator[None]:
+    """Operators that are added to a Java environment meanwhile have one subtask."""
+    parallelism = int(environment.getParallelism())
+    environment.setParallelism(1)
+    try:
+        yield
+    finally:
+        environment.setParallelism(parallelism)
+
+
 def allow_token_urls(settings: Settings) -> None:
     """Let Kafka's clients in this process's JVM ask the identity provider of the settings, or read the token's file."""
     from pyflink.java_gateway import get_gateway

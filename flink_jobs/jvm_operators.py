@@ -107,9 +107,7 @@ def output_rows(
     tables._j_tenv.createTemporaryView(view, records)
 
 
-def add_operator(
-    stream: Any, name: str, class_name: str, output_type: Any, *references: Any, parallelism: int | None = None
-) -> Any:
+def add_operator(stream: Any, name: str, class_name: str, output_type: Any, *references: Any) -> Any:
     """Add the operator of `jvm/<class_name>.java` behind a stream.
 
     Args:
@@ -118,7 +116,6 @@ def add_operator(
         class_name: Of an operator whose constructor takes what `CodeGenOperatorFactory` hands over.
         output_type: Java `TypeInformation` of what it gives.
         references: Java objects, or what py4j makes into them: the first argument of that constructor.
-        parallelism: None is the environment's. Another one than that of the stream does not keep its order.
 
     Returns:
         The Java `DataStream` behind it.
@@ -137,7 +134,7 @@ def add_operator(
         name,
         runtime.operators.CodeGenOperatorFactory(generated),
         output_type,
-        environment.getParallelism() if parallelism is None else parallelism,
+        environment.getParallelism(),
     )
     added.setUid(f"{name}-v1")
     environment.addOperator(added)

@@ -5,6 +5,7 @@ Each record is told to every shard of the scoring, which has a schedule of its o
 
 from typing import Any
 
+from flink_jobs.environment import in_one_subtask
 from flink_jobs.jvm_operators import add_operator, int_array
 from flink_jobs.kafka_admin import topic_ends, topic_starts
 from flink_jobs.kafka_security import SHADED, java_properties
@@ -74,8 +75,7 @@ def model_commands(
         .build()
     )
     watermarks = jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
-    records = environment.fromSource(source, watermarks, "models").setParallelism(1).uid(MODELS_UID)
     # by more than one, changes would overtake each other, and subtasks might come to them in different orders
-    return add_operator(
-        records, "model-commands", "ModelCommands", command_type, int_array(shard_keys), parallelism=1
-    )
+    with in_one_subtask(environment):
+        records = environment.fromSource(source, watermarks, "models").uid(MODELS_UID)
+        return add_operator(records, "model-commands", "ModelCommands", command_type, int_array(shard_keys))
