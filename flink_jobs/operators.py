@@ -256,7 +256,7 @@ class ScoreBatches(KeyedProcessFunction):
 
     def _read(self, shard: int) -> list[tuple[int, bytes]]:
         """The shard's log. One that begins with a file is in Flink's state from now on, and so in every checkpoint."""
-        entries = [(number, bytes(entry)) for number, entry in self._log.items() if number >= 0]
+        entries = [(number, bytes(entry)) for number, entry in self._log.items() if number != READ_TO]
         if not entries and shard in self._states:
             entries = self._states[shard].entries()
             for number, entry in entries:
