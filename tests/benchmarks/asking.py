@@ -177,11 +177,16 @@ async def _by_http(port: int, entities: list[str], span: Span) -> np.ndarray:
     """By connections that stay open; who finds none free opens another."""
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
+    async def connected() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while free:
+            reader, writer = free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the front closes what nobody used for a while
+        return await asyncio.open_connection("127.0.0.1", port)
+
     async def ask(entity: str) -> None:
-        reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
-        while reader.at_eof():  # the front closes what nobody used for a while
-            writer.close()
-            reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await connected()
         body = msgspec.json.encode({"entity": entity, "fields": FIELDS})
         writer.write(b"POST /score HTTP/1.1\r\nhost: front\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         head = await reader.readuntil(b"\r\n\r\n")
