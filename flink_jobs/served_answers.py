@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from udfs.wire_formats import HEADER
 BUCKET_OFFSETS = 131_072
 FLUSH_ROWS = 20_000
 FIRST_ANSWERS = 1_000  # of a topic whose beginning is deleted: about what answers of one moment are spread over
+ONE_MOMENT_MS = 60_000
+ALL_EVENTS = np.iinfo(np.int64).max
 PREDICTION, DEAD_LETTER = 0, 1
 NO_TIME = -1
 Score = float | list[float]
@@ -106,12 +108,16 @@ class ServedAnswers:
         for topic, partitions in spans.items():
             kind = PREDICTION if topic == self._pipeline.predictions else DEAD_LETTER
             cut = {partition for partition, (begin, _) in partitions.items() if begin > 0}
-            seen: Counter[int] = Counter()
+            first_kept: dict[int, list[Message]] = {partition: [] for partition in cut}
             for messages in scan(bootstrap, properties, topic, partitions):
                 for message in messages:
                     self._enter(message, kind)
-                    self._note_cut(message, seen, cut)
+                    of_partition = first_kept.get(cast(int, message.partition()))
+                    if of_partition is not None and len(of_partition) < FIRST_ANSWERS:
+                        of_partition.append(message)
                 progress(sum(self.count.values()) + self.foreign)
+            for each in first_kept.values():
+                self._note_cut(each)
         self._flush()
 
     def buckets(self) -> list[Bucket]:
@@ -138,11 +144,11 @@ class ServedAnswers:
         if told.get(_PIPELINE) != self._pipeline.name.encode():
             self.foreign += 1
             return
-        try:
-            partition, offset = int(told[_PARTITION]), int(told[_OFFSET])
-        except (KeyError, ValueError, TypeError):
+        place = _place(told)
+        if place is None:
             self.foreign += 1
             return
+        partition, offset = place
         self.count[kind] += 1
         topic = (told.get(_TOPIC) or b"").decode("utf-8", "replace")
         if topic != self._pipeline.events.topic:
@@ -202,19 +208,24 @@ class ServedAnswers:
             self.reasons.append(reason.decode("utf-8", "replace"))
         return self._reason_numbers[reason]
 
-    def _note_cut(self, message: Message, seen: Counter[int], cut: set[int]) -> None:
-        """Learn from the first answers kept, where some are deleted, up to which event answers may be missing."""
-        at: Any = message.partition()
-        if at not in cut or seen[at] >= FIRST_ANSWERS:
+    def _note_cut(self, first_kept: list[Message]) -> None:
+        """Learn from the first answers that a partition keeps up to which event answers may be deleted.
+
+        Answers of one moment lie in any order, so where no later moment is kept, any event's may be.
+        """
+        if not first_kept:
             return
         self.beginning_deleted = True
-        seen[at] += 1
-        headers: Any = message.headers() or ()
-        told = dict(headers)
+        times = [message.timestamp()[1] for message in first_kept]
+        one_moment = len(first_kept) < FIRST_ANSWERS and max(times) - min(times) < ONE_MOMENT_MS
         ours = self._pipeline.name.encode(), self._pipeline.events.topic.encode()
-        if (told.get(_PIPELINE), told.get(_TOPIC)) == ours:
-            partition, offset = int(told[_PARTITION]), int(told[_OFFSET])
-            self.kept_from[partition] = max(self.kept_from.get(partition, 0), offset)
+        for message in first_kept:
+            headers: Any = message.headers() or ()
+            told = dict(headers)
+            place = _place(told)
+            if place and (told.get(_PIPELINE), told.get(_TOPIC)) == ours:
+                offset = ALL_EVENTS if one_moment else place[1]
+                self.kept_from[place[0]] = max(self.kept_from.get(place[0], 0), offset)
 
     def _flush(self) -> None:
         for bucket, rows in self._waiting.items():
@@ -224,6 +235,14 @@ class ServedAnswers:
 
     def _path(self, bucket: Bucket) -> Path:
         return self._folder / f"{bucket[0]:06d}-{bucket[1]:012d}.answers"
+
+
+def _place(told: dict[str, bytes]) -> tuple[int, int] | None:
+    """Partition and offset of the event that is answered; None if the receipt has no such."""
+    try:
+        return int(told[_PARTITION]), int(told[_OFFSET])
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def spans_of(starts: dict[int, int], ends: dict[int, int]) -> dict[int, Span]:
