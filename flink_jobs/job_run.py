@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flink_jobs.crash_guard import unread_crashes
 from flink_jobs.definitions import JobDefinition, keep_definition, write_definition
+from flink_jobs.dropped_inputs import leave_dropped_inputs
 from flink_jobs.environment import create_environment, planning
 from flink_jobs.job_control import JobControl, MiniClusterControl
 from flink_jobs.kafka_admin import KafkaAdminError, committed_offsets, reset_committed_offsets, topic_ends
@@ -291,6 +292,8 @@ def start_job(
         settings, checkpoints, restore_from, SQL_OPTIONS if engine == SQL else None
     )
     add_job(environment, pipeline, folder, settings, start_from, engine=engine, state_files=state_files)
+    if restore_from is not None:
+        leave_dropped_inputs(environment, restore_from)
     client = environment.execute_async(job_name(pipeline, engine))
     job = JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
     job.keep_definition(JobDefinition.of(pipeline, settings))

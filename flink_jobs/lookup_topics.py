@@ -6,6 +6,7 @@ Kafka source -> gather (JVM), for all subtasks -> joins the batches of events be
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flink_jobs.dropped_inputs import lookups_name
 from flink_jobs.environment import planned_apart
 from flink_jobs.jvm_operators import AS_TEXT, gathered_batches
 from flink_jobs.lookup_tables import Ends, lookup_headers
@@ -47,7 +48,7 @@ def row_batches(
         columns = f"`key`, `value`, `partition`, `offset`, `timestamp`{', `headers`' if headers else ''}"
         query = f"SELECT {columns} FROM {table}"  # noqa: S608  # names of our own
         most = max(each.max_record_bytes for each in pipeline.lookups if each.topic == topic)
-        name, command = f"lookups-{topic}", lookups_command(number)
+        name, command = lookups_name(topic), lookups_command(number)
         with planned_apart(tables, name):
             batches = gathered_batches(
                 tables, query, f"gather-{name}", shard_keys, *spread, AS_TEXT, headers, most, command=command

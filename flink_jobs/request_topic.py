@@ -5,6 +5,7 @@ Kafka source -> gather (JVM), by the same shards as events -> joins the batches 
 
 from typing import TYPE_CHECKING, Any
 
+from flink_jobs.dropped_inputs import REQUESTS_NAME
 from flink_jobs.environment import in_one_subtask, planned_apart
 from flink_jobs.jvm_operators import AS_TEXT, gathered_batches
 from flink_jobs.settings import Settings
@@ -42,7 +43,7 @@ def request_batches(
     tables.execute_sql(requests_ddl(_REQUESTS, pipeline, settings))
     query = f"SELECT `key`, `value`, `partition`, `offset`, `timestamp` FROM {_REQUESTS}"  # noqa: S608  # our own name
     spread = settings.batch_ms, settings.parallelism
-    with planned_apart(tables, "requests"), in_one_subtask(tables._j_tenv.execEnv()):
+    with planned_apart(tables, REQUESTS_NAME), in_one_subtask(tables._j_tenv.execEnv()):
         return gathered_batches(
             tables, query, "gather-requests", shard_keys, *spread, AS_TEXT, [], MOST_REQUEST_BYTES, command=REQUESTS
         )

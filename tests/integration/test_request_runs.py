@@ -286,6 +286,10 @@ def test_requests_among_events_are_answered_once_in_order_and_change_nothing(bro
         file = tmp_path / "asked.py"
         file.write_text(shipped_as("asked", "requests=Requests(max_age='1h', reply_topics=('asked-elsewhere',))"))
         own.append(assert_http(file, pipeline, broker, tmp_path, entities[0]))
+        # and one that no longer answers them from the state of one that did
+        job.go_on_as(before, settings)
+        traffic.send_events(BEFORE)
+        job.catch_up()
         job.stop()
     seen = replies.rest()
     assert len(seen) == len(replies.seen), "a request has two replies"
