@@ -16,6 +16,7 @@ from workloads import log_model, make_topics
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import committed_offsets
+from flink_jobs.local.processes import free_port
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.topics import group_id
 
@@ -102,7 +103,8 @@ def millrace(broker, tmp_path):
         assert (done.returncode != 0) == fails, done.stderr[-3_000:]
         return done
 
-    run("cluster", "up", "--slots", "3", "--json")
+    # of its own: another test may be about to take the usual one
+    run("cluster", "up", "--slots", "3", "--port", str(free_port()), "--json")
     yield run
     run("cluster", "down")
 
