@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,14 +107,13 @@ class ServedAnswers:
         """
         for topic, partitions in spans.items():
             kind = PREDICTION if topic == self._pipeline.predictions else DEAD_LETTER
-            cut = {partition for partition, (begin, _) in partitions.items() if begin > 0}
-            first_kept: dict[int, list[Message]] = {partition: [] for partition in cut}
+            first_kept: dict[Any, list[Message]] = {at: [] for at, (begin, _) in partitions.items() if begin > 0}
             for messages in scan(bootstrap, properties, topic, partitions):
                 for message in messages:
                     self._enter(message, kind)
-                    of_partition = first_kept.get(cast(int, message.partition()))
-                    if of_partition is not None and len(of_partition) < FIRST_ANSWERS:
-                        of_partition.append(message)
+                    first = first_kept.get(message.partition())
+                    if first is not None and len(first) < FIRST_ANSWERS:
+                        first.append(message)
                 progress(sum(self.count.values()) + self.foreign)
             for each in first_kept.values():
                 self._note_cut(each)
@@ -139,8 +138,7 @@ class ServedAnswers:
         return PlaceOfAnswer(topic, int(row["at_partition"]), int(row["at_offset"]))
 
     def _enter(self, message: Message, kind: int) -> None:
-        headers: Any = message.headers() or ()
-        told = dict(headers)
+        told = _told(message)
         if told.get(_PIPELINE) != self._pipeline.name.encode():
             self.foreign += 1
             return
@@ -220,8 +218,7 @@ class ServedAnswers:
         one_moment = len(first_kept) < FIRST_ANSWERS and max(times) - min(times) < ONE_MOMENT_MS
         ours = self._pipeline.name.encode(), self._pipeline.events.topic.encode()
         for message in first_kept:
-            headers: Any = message.headers() or ()
-            told = dict(headers)
+            told = _told(message)
             place = _place(told)
             if place and (told.get(_PIPELINE), told.get(_TOPIC)) == ours:
                 offset = ALL_EVENTS if one_moment else place[1]
@@ -235,6 +232,11 @@ class ServedAnswers:
 
     def _path(self, bucket: Bucket) -> Path:
         return self._folder / f"{bucket[0]:06d}-{bucket[1]:012d}.answers"
+
+
+def _told(message: Message) -> dict[str, bytes]:
+    headers: Any = message.headers() or ()
+    return dict(headers)
 
 
 def _place(told: dict[str, bytes]) -> tuple[int, int] | None:
