@@ -5,7 +5,8 @@ Flink refuses state that no operator takes, which is right of all others: a job 
 
 from typing import TYPE_CHECKING, Any
 
-from flink_jobs.restore_points import RestorePointError, load_metadata
+from flink_jobs.environment import LEAVE_UNCLAIMED, configuration_of
+from flink_jobs.restore_points import RestorePointError, load_metadata, operator_uid
 
 if TYPE_CHECKING:
     from pyflink.datastream import StreamExecutionEnvironment
@@ -29,27 +30,17 @@ def leave_dropped_inputs(environment: "StreamExecutionEnvironment", restore_from
     Returns:
         The uids of the operators whose state is left.
     """
-    from pyflink.java_gateway import get_gateway
-
     try:
         operators = load_metadata(restore_from).getOperatorStates().toArray()
     except RestorePointError:  # Flink says what is wrong with it, where the job runs
         return []
-    java_environment = environment._j_stream_execution_environment
-    nodes = java_environment.getStreamGraph(False).getStreamNodes().toArray()
+    nodes = environment._j_stream_execution_environment.getStreamGraph(False).getStreamNodes().toArray()
     taken = {str(node.getTransformationUID()) for node in nodes}
-    left = [uid for uid in map(_uid, filter(_has_state, operators)) if uid not in taken]
+    left = [uid for uid in map(operator_uid, filter(_has_state, operators)) if uid not in taken]
     if not left or not all(uid.startswith((f"{REQUESTS_NAME}_", _LOOKUPS)) for uid in left):
         return []
-    configuration = get_gateway().jvm.org.apache.flink.configuration.Configuration()
-    configuration.setString("execution.state-recovery.ignore-unclaimed-state", "true")
-    java_environment.configure(configuration)
+    environment.configure(configuration_of(LEAVE_UNCLAIMED))
     return left
-
-
-def _uid(operator: Any) -> str:
-    uid = operator.getOperatorUid()
-    return str(uid.get()) if uid.isPresent() else ""
 
 
 def _has_state(operator: Any) -> bool:

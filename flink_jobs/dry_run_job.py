@@ -16,7 +16,7 @@ from pyflink.common import Types
 from pyflink.datastream import MapFunction, RuntimeContext
 
 from flink_jobs.dry_run_outputs import SUFFIX, framed
-from flink_jobs.environment import create_environment, planning
+from flink_jobs.environment import LEAVE_UNCLAIMED, create_environment, planning
 from flink_jobs.job_control import MiniClusterControl
 from flink_jobs.job_run import JobRun
 from flink_jobs.pipelines import model_folder
@@ -67,8 +67,7 @@ def start_dry_run(pipeline: Pipeline, settings: Settings, savepoint: str, folder
         pipeline, name=name, output_format=Json(), features_topic=None, sessions=None, requests=None
     )
     quiet = settings.model_copy(update={"checkpoint_interval_ms": _NEVER_MS, "restart_attempts": 0})
-    options = {"execution.state-recovery.ignore-unclaimed-state": "true"}
-    environment, rest_address = create_environment(quiet, folder / "checkpoints", savepoint, options)
+    environment, rest_address = create_environment(quiet, folder / "checkpoints", savepoint, LEAVE_UNCLAIMED)
     with planning():
         _, scored = scored_batches(environment, trial, model_folder(pipeline), quiet, "earliest")
     kept = scored.map(KeepOutputs(folder), Types.INT()).uid("dry-run-v1").name("keep")

@@ -49,6 +49,10 @@ def prepare_process(logs: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in paths if path))
 
 
+LEAVE_UNCLAIMED = {"execution.state-recovery.ignore-unclaimed-state": "true"}
+"""State of a restore point that no operator of the job takes is left, whatever it is."""
+
+
 def flink_options(settings: Settings, checkpoints: Path, restore_from: str | None) -> dict[str, str]:
     """Flink's options of one job.
 

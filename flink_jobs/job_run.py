@@ -291,9 +291,10 @@ def start_job(
     environment, rest_address = create_environment(
         settings, checkpoints, restore_from, SQL_OPTIONS if engine == SQL else None
     )
-    add_job(environment, pipeline, folder, settings, start_from, engine=engine, state_files=state_files)
-    if restore_from is not None:
-        leave_dropped_inputs(environment, restore_from)
+    add_job(
+        environment, pipeline, folder, settings, start_from, engine=engine, restore_from=restore_from,
+        state_files=state_files,
+    )  # fmt: skip
     client = environment.execute_async(job_name(pipeline, engine))
     job = JobRun(pipeline, settings, MiniClusterControl(client, rest_address), engine)
     job.keep_definition(JobDefinition.of(pipeline, settings))
@@ -308,6 +309,7 @@ def add_job(
     start_from: str,
     *,
     engine: Engine,
+    restore_from: str | None = None,
     state_files: Sequence[StateFile] = (),
     is_shipped: bool = False,
 ) -> None:
@@ -320,6 +322,7 @@ def add_job(
         settings: How to run it.
         start_from: Where to begin in the topic without a checkpoint.
         engine: What runs it.
+        restore_from: Checkpoint or savepoint that the environment goes on from, if it was said here.
         state_files: States to begin with, of every shard; none are empty states.
         is_shipped: Whether workers find the model in the code that comes with the job; otherwise in the same folder.
     """
@@ -330,6 +333,8 @@ def add_job(
             folder = None if is_shipped else model
             statements = build_scoring_job(environment, pipeline, folder, settings, start_from, state_files)
         statements.attach_as_datastream()
+        if restore_from is not None:
+            leave_dropped_inputs(environment, restore_from)
 
 
 def show_start(

@@ -60,6 +60,11 @@ def load_metadata(restore_point: str) -> Any:
         raise RestorePointError(f"{folder}/_metadata cannot be read: {java_cause(error)}") from error
 
 
+def operator_uid(operator: Any) -> str:
+    """The uid of a Java `OperatorState`; empty where the operator had none."""
+    return str(operator.getOperatorUid().orElse(""))
+
+
 def operator_handles(metadata: Any) -> Iterator[Any]:
     """Java handles of what operators themselves keep (not by key), of all operators and subtasks."""
     for operator in metadata.getOperatorStates().toArray():

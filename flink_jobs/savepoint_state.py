@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from flink_jobs.jvm_operators import JVM_SOURCES, object_array
-from flink_jobs.restore_points import RestorePointError, found_folder, java_cause, load_metadata, written_ms
+from flink_jobs.restore_points import (
+    RestorePointError,
+    found_folder,
+    java_cause,
+    load_metadata,
+    operator_uid,
+    written_ms,
+)
 from flink_jobs.scoring_job import SCORE_UID
 from udfs.positions import READ_TO
 
@@ -92,7 +99,7 @@ def read_kept_state(restore_point: str) -> KeptState:
 
 def _score_operator(metadata: Any, folder: Path) -> Any:
     operators = metadata.getOperatorStates().toArray()
-    uids = [str(operator.getOperatorUid().orElse("")) for operator in operators]
+    uids = [operator_uid(operator) for operator in operators]
     if SCORE_UID not in uids:
         raise RestorePointError(
             f"{folder} holds no state of Millrace's scoring job (no operator with uid {SCORE_UID}): it is another "

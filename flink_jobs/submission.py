@@ -6,7 +6,6 @@ from pathlib import Path
 
 from flink_jobs.console import CommandError
 from flink_jobs.definitions import JobDefinition
-from flink_jobs.dropped_inputs import leave_dropped_inputs
 from flink_jobs.environment import create_remote_environment
 from flink_jobs.job_control import ClusterControl
 from flink_jobs.job_run import ENDED, JobRun, add_job, pipeline_checkpoints, show_start
@@ -104,10 +103,9 @@ def submit_job(
         environment.add_python_archive(str(python_archive), NAME)
     model = shipment / "models" / pipeline.model.name / str(pipeline.model.version)
     add_job(
-        environment, pipeline, model, settings, start_from, engine=engine, state_files=state_files, is_shipped=True
-    )
-    if restore_from is not None:
-        leave_dropped_inputs(environment, restore_from)
+        environment, pipeline, model, settings, start_from, engine=engine, restore_from=restore_from,
+        state_files=state_files, is_shipped=True,
+    )  # fmt: skip
     client = environment.execute_async(job_name(pipeline, engine))
     job = JobRun(pipeline, settings, ClusterControl(cluster, str(client.get_job_id())), engine)
     job.keep_definition(
