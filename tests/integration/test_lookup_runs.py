@@ -142,8 +142,8 @@ def test_events_see_rows_as_of_their_times_through_kills_restarts_and_other_para
     rows = [{"item": item, "grams": grams} for item, grams in weights.items()]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "weights.parquet")
     file = str(tmp_path / "weights.parquet")
-    lookups = [products(topic="looked-products"), Lookup("weights", Weight, file=file, key="item")]
-    topics = {"name": "looked", "topic": "looked-views", "include_features": True}
+    lookups = [products(topic="joined-products"), Lookup("weights", Weight, file=file, key="item")]
+    topics = {"name": "joined", "topic": "joined-views", "include_features": True}
     pipeline = shop(lookups, FEATURES, **topics)
     before = shop([], [Value("at")], **topics)
     pipeline = shop(lookups, FEATURES, **topics, model=log_model(pipeline, tmp_path / "models", "products_price"))
