@@ -67,6 +67,7 @@ def run_serve_command(
         timeout_keep_alive=_KEPT_ALIVE_S,
         timeout_graceful_shutdown=5,
         server_header=False,
+        proxy_headers=False,  # nobody is told the caller's address
     )
     if not as_json:
         say("stopped")

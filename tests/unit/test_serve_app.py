@@ -71,6 +71,22 @@ def test_a_large_body_is_not_read_to_its_end(app):
     assert call(app, "POST", "/score", *parts)[0] == 413
 
 
+def test_a_body_that_ends_early_is_refused_and_only_post_asks(app):
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app({"type": "http", "method": "POST", "path": "/score"}, gone, send))
+    assert sent[0]["status"] == 400
+    status, document = call(app, "GET", "/score")
+    assert (status, document["error"]["reason"]) == (405, "wrong_method")
+    assert call(app, "POST", "/scores")[0] == 404
+
+
 def test_without_kafka_it_is_live_and_not_ready_and_says_no_more_than_that(app):
     assert call(app, "GET", "/health/live") == (200, {"status": "live"})
     status, document = call(app, "GET", "/health/ready")
