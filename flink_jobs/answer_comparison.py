@@ -1,19 +1,17 @@
 """Answers that were served against what comes out now, stretch by stretch of the events' topic."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow
-import pyarrow.parquet
 
 from flink_jobs.receipt_models import ReceiptModel, ReceiptModels
-from flink_jobs.served_answers import BUCKET_OFFSETS, DEAD_LETTER, PREDICTION, Bucket, ServedAnswers, identity
+from flink_jobs.recomputed import Recomputed
+from flink_jobs.served_answers import BUCKET_OFFSETS, DEAD_LETTER, PREDICTION, Bucket, ServedAnswers
+from flink_jobs.served_scores import scores_as_served
 from models.onnx_model import OnnxModel
 from udfs.entity_state import LATE, TRUNCATED, WARMING
 from udfs.pipeline import Pipeline
@@ -21,11 +19,10 @@ from udfs.refused import Refused
 from udfs.scoring import FLAG_NAMES, predict_each
 from udfs.wire_formats import NOT_TRIED_AGAIN
 
-pa: Any = pyarrow
-pq: Any = pyarrow.parquet
 Place = tuple[int, int]
 Floats = npt.NDArray[np.float64]
-READ_ROWS = 65_536
+OF_THE_EVENT = "flags", "event time", "event id or entity"
+"""Parts of an answer that no feature changes."""
 
 DIFFERENT, MISSING, DUPLICATED, NO_EVENT = "different", "missing", "duplicated", "no_event"
 WRONG_VECTOR = "wrong_vector"
@@ -57,27 +54,6 @@ class Judged:
     due_from: Mapping[int, int] = field(default_factory=dict)
 
 
-@dataclass
-class Recomputed:
-    """What comes out now for a stretch of events, in order of offsets.
-
-    Attributes:
-        offsets: (n,) int64 of events.
-        times_ms: (n,) int64.
-        flags: (n,) uint8.
-        identities: (n,) int64.
-        features: (n, features) float64.
-        letters: Reasons of records that are no events, by offset.
-    """
-
-    offsets: npt.NDArray[np.int64]
-    times_ms: npt.NDArray[np.int64]
-    flags: npt.NDArray[np.uint8]
-    identities: npt.NDArray[np.int64]
-    features: npt.NDArray[np.float64]
-    letters: dict[int, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Finding:
     """Something that is not as it must be.
@@ -104,23 +80,27 @@ class Findings:
     Attributes:
         equal: Answers that are what comes out now, dead letters included.
         dead_letters: How many of them are dead letters.
+        other_batch: Predictions that the model gives in a batch of another size than that of the comparison only.
         vectors: Feature vectors in their topic that are what comes out now.
         counts: Of DIFFERENT, MISSING, DUPLICATED, NO_EVENT and WRONG_VECTOR.
         fallbacks: Predictions in place of the model's, by what scored. Another model's are counted as equal, too, if
             they are; of the others all but the score is compared.
         taken_as_told: Dead letters of events that decode and whose answer is not tried again, by reason.
         unverifiable: How many cannot be verified, by why.
+        rows: By lookup, how many events saw another row than a backfill says now; see `StretchRows.counted`.
         waiting: Events without an answer that the job has not come to.
         first: The first findings of each kind.
     """
 
     equal: int = 0
     dead_letters: int = 0
+    other_batch: int = 0
     vectors: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
     taken_as_told: Counter[str] = field(default_factory=Counter)
     unverifiable: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, Counter[str]] = field(default_factory=dict)
     waiting: int = 0
     first: list[Finding] = field(default_factory=list)
 
@@ -128,79 +108,6 @@ class Findings:
     def holds(self) -> bool:
         """Whether nothing is wrong."""
         return not self.counts.total()
-
-
-def recomputed_stretches(
-    pipeline: Pipeline, rows: Path, letters: Path | None, wanted: list[Bucket]
-) -> Iterator[tuple[Bucket, Recomputed]]:
-    """The training set that a backfill of the topic made, stretch by stretch; those of `wanted` even if empty.
-
-    Args:
-        pipeline: Whose features.
-        rows: The training set: partition by partition, by offset.
-        letters: Records that were no events, in the same order.
-        wanted: In order.
-    """
-    row_source, letter_source = _rows(pipeline, rows), _letters(letters)
-    row, letter = next(row_source, None), next(letter_source, None)
-    waiting = list(reversed(wanted))
-    while row or letter or waiting:
-        heads = [each[0] for each in (row, letter) if each] + waiting[-1:]
-        bucket = min(heads)
-        parts: list[Recomputed] = []
-        found_letters: dict[int, str] = {}
-        while row and row[0] == bucket:
-            parts.append(row[1])
-            row = next(row_source, None)
-        while letter and letter[0] == bucket:
-            found_letters[letter[1]] = letter[2]
-            letter = next(letter_source, None)
-        if waiting and waiting[-1] == bucket:
-            waiting.pop()
-        yield bucket, _joined(parts, len(pipeline.feature_names), found_letters)
-
-
-def _rows(pipeline: Pipeline, path: Path) -> Iterator[tuple[Bucket, Recomputed]]:
-    names = pipeline.feature_names
-    about = ["_partition", "_offset", "_event_id", "_entity", "_event_time", "_late", "_truncated"]
-    with pq.ParquetFile(path) as file:
-        if "_partition" not in file.schema_arrow.names:  # nothing was read
-            return
-        for batch in file.iter_batches(READ_ROWS, columns=[*about, *names]):
-            partitions, offsets = batch.column("_partition").to_numpy(), batch.column("_offset").to_numpy()
-            numbers = offsets // BUCKET_OFFSETS
-            cuts = np.flatnonzero((np.diff(partitions) != 0) | (np.diff(numbers) != 0)) + 1
-            marks = batch.column("_late").to_numpy(zero_copy_only=False) * np.uint8(LATE)
-            marks = marks + batch.column("_truncated").to_numpy(zero_copy_only=False) * np.uint8(TRUNCATED)
-            who = zip(batch.column("_event_id").to_pylist(), batch.column("_entity").to_pylist(), strict=True)
-            identities = np.array([identity(*each) for each in who], np.int64)
-            times = batch.column("_event_time").cast(pa.int64()).to_numpy()
-            features = np.array([batch.column(name).to_numpy() for name in names]).T
-            for begin, end in zip([0, *cuts.tolist()], [*cuts.tolist(), len(offsets)], strict=True):
-                part = slice(begin, end)
-                if begin < end:
-                    yield (int(partitions[begin]), int(numbers[begin])), Recomputed(
-                        offsets[part], times[part], marks[part].astype(np.uint8), identities[part], features[part]
-                    )
-
-
-def _letters(path: Path | None) -> Iterator[tuple[Bucket, int, str]]:
-    if path is None:
-        return
-    with path.open("rb") as lines:
-        for line in lines:
-            letter = json.loads(line)
-            offset = letter["offset"]
-            yield (letter["partition"], offset // BUCKET_OFFSETS), offset, letter["reason"]
-
-
-def _joined(parts: list[Recomputed], width: int, letters: dict[int, str]) -> Recomputed:
-    if not parts:
-        nothing = np.empty(0, np.int64)
-        return Recomputed(nothing, nothing, np.empty(0, np.uint8), nothing, np.empty((0, width)), letters)
-    names = ("offsets", "times_ms", "flags", "identities", "features")
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Recomputed(**arrays, letters=letters)
 
 
 class AnswerComparison:
@@ -231,6 +138,8 @@ class AnswerComparison:
     def compare(self, bucket: Bucket, now: Recomputed) -> None:
         """Compare the answers to a stretch with what comes out now."""
         partition, served = bucket[0], self._answers.bucket(bucket)
+        for name, counts in ({} if now.seen is None else now.seen.counted()).items():
+            self.findings.rows.setdefault(name, Counter()).update(counts)
         begin = self._judged.begins.get(partition, 0)
         letters = np.array(sorted(now.letters), np.int64)
         self._unanswered(partition, now.offsets[~np.isin(now.offsets, served["offset"])], now)
@@ -295,9 +204,9 @@ class AnswerComparison:
     ) -> None:
         places = np.searchsorted(now.offsets, served["offset"])
         features = now.features[places]
-        scores, failed = served["score"], dict[int, Refused]()
+        scores, failed, otherwise = served["score"], dict[int, Refused](), np.zeros(len(served), np.bool_)
         if named.by_model:
-            scores, failed = predict_each(model, features, self._pipeline.outputs)
+            scores, failed, otherwise = scores_as_served(model, features, served["score"], self._pipeline.outputs)
         equal = {
             **self._pipeline.outputs.equal(served["score"], scores),
             "flags": served["flags"] == now.flags[places],
@@ -308,16 +217,23 @@ class AnswerComparison:
             told = np.where(np.isfinite(features), features, np.nan)  # as JSON has it
             same = (served["features"] == told) | (np.isnan(served["features"]) & np.isnan(told))
             equal |= dict(zip(self._pipeline.feature_names, same.T, strict=True))
+        if now.seen is not None:
+            equal |= now.seen.right(places)
         good = np.logical_and.reduce(list(equal.values()))
         good[list(failed)] = False
         if named.fallback:
             self.findings.fallbacks[named.fallback] += int(good.sum())
         if named.by_model:
             self.findings.equal += int(good.sum())
+            self.findings.other_batch += int((good & otherwise).sum())
         for row in np.flatnonzero(~good).tolist():
             offset, time_ms = int(served["offset"][row]), int(now.times_ms[places[row]])
             if time_ms < self._judged.full_from_ms.get(partition, time_ms):
                 self.findings.unverifiable[OLDER_THAN_TOPIC] += 1
+                continue
+            unsure = now.why_unsure(int(places[row]))
+            if unsure is not None and all(equal[name][row] for name in OF_THE_EVENT):
+                self.findings.unverifiable[unsure] += 1
                 continue
             what = ", ".join(name for name, same in equal.items() if not same[row])
             if row in failed:
@@ -333,6 +249,15 @@ class AnswerComparison:
             return
         else:
             same = reason == "model_failed" and self._some_model_fails(now, offset)
+            place = int(np.searchsorted(now.offsets, offset))
+            wrong = [] if now.seen is None else list(now.seen.right(np.array([place])))
+            if wrong:
+                self._find(DIFFERENT, partition, offset, f"a dead letter ({reason}), {', '.join(wrong)}", now)
+                return
+            unsure = now.why_unsure(place)
+            if not same and unsure is not None:
+                self.findings.unverifiable[unsure] += 1
+                return
         if same:
             self.findings.equal += 1
             self.findings.dead_letters += 1

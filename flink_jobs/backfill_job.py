@@ -109,6 +109,7 @@ def _run(
         bootstrap=request.bootstrap,
         properties=request.properties,
         tables=plan.tables,
+        served=request.served,
     )
     workers = Workers(work, request.processes)
     try:

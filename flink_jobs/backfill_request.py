@@ -13,6 +13,7 @@ from flink_jobs.documents import read_document, write_document
 from flink_jobs.history import Piece
 from flink_jobs.labels import LabelRequest, label_pipeline
 from flink_jobs.lookup_tables import keep_histories
+from flink_jobs.served_rows import ServedPlaces
 from flink_jobs.shard_segments import Source
 from flink_jobs.state_files import StateFile
 from flink_jobs.training_set import definition_of
@@ -57,6 +58,7 @@ class BackfillRequest:
         processes: How many work at a time.
         bootstrap: Where the brokers are.
         properties: Kafka client properties.
+        served: Which rows of lookups events saw in the job; None joins all with the history.
     """
 
     pipeline: Pipeline
@@ -71,6 +73,7 @@ class BackfillRequest:
     processes: int = 1
     bootstrap: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
+    served: ServedPlaces | None = None
 
     @property
     def work_folder(self) -> Path:

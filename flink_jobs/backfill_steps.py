@@ -14,8 +14,9 @@ import numpy.typing as npt
 from flink_jobs.documents import read_document, write_document
 from flink_jobs.file_reader import FileReader
 from flink_jobs.history import Piece, block_rows
-from flink_jobs.history_topic import TopicReader
-from flink_jobs.lookup_tables import history_join
+from flink_jobs.history_topic import RowsAt, TopicReader
+from flink_jobs.lookup_tables import histories_of
+from flink_jobs.served_rows import ServedPlaces, ServedRows
 from flink_jobs.shard_segments import ShardSegments, Source, layout_of
 from flink_jobs.spill import NOT_EMITTED, PieceFiles, Segment, write_piece
 from flink_jobs.state_files import StateFile
@@ -44,6 +45,7 @@ class Work:
         bootstrap: Where the brokers are.
         properties: Kafka client properties.
         tables: Of the lookups of the events' pipeline, all their versions.
+        served: Which rows of them events saw in the job; None joins all with the history.
     """
 
     events: Source
@@ -56,6 +58,7 @@ class Work:
     bootstrap: str
     properties: Mapping[str, str]
     tables: Mapping[str, StateFile]
+    served: ServedPlaces | None = None
 
 
 class ShardFiles(NamedTuple):
@@ -102,6 +105,7 @@ class Worker:
         self._readers: dict[tuple[Path, str], Any] = {}
         self._plans: dict[Path, FeaturePlan] = {}
         self._join: LookupJoin | None = None
+        self._served: ServedRows | None = None
 
     def read(self, of_labels: bool, number: int) -> dict[str, Any]:
         """Read one piece, unless that is done; its facts."""
@@ -176,16 +180,25 @@ class Worker:
         if known not in self._readers:
             work, rows, join = self._work, block_rows(plan), self._joined(source)
             self._readers[known] = (
-                TopicReader(plan, work.bootstrap, work.properties, rows, keyed=source.keyed, join=join)
+                TopicReader(plan, work.bootstrap, work.properties, rows, keyed=source.keyed, seen=self._rows_at(join))
                 if piece.kind == "topic"
                 else FileReader(plan, rows, source.order_by, join)
             )
         return self._readers[known]
 
     def _joined(self, source: Source) -> LookupJoin | None:
-        if source.pipeline.lookups and self._join is None:
-            self._join = history_join(source.pipeline, self._work.tables)
-        return self._join if source.pipeline.lookups else None
+        pipeline = source.pipeline
+        if pipeline.lookups and self._join is None:
+            histories = histories_of(pipeline, self._work.tables)
+            self._join = LookupJoin(pipeline, histories)
+            if self._work.served is not None:
+                self._served = ServedRows(pipeline, histories, self._work.served)
+        return self._join if pipeline.lookups else None
+
+    def _rows_at(self, join: LookupJoin | None) -> RowsAt | None:
+        if join is None or self._served is not None:
+            return None if self._served is None else self._served.rows
+        return lambda events, _partition, _offsets: join.of(events).rows
 
     def _compute(self, files: ShardFiles, shard: int, rule: LabelRule | None) -> dict[str, Any]:
         source = self._work.events

@@ -108,7 +108,7 @@ def _answer_to(
         return all(each in headers for each in wanted) and pipeline_header in headers
 
     for later in (True, False):
-        for topic, spans in _answer_spans(pipeline, settings, record_time_ms - CLOCKS_APART_MS, later=later):
+        for topic, spans in answer_spans_from(pipeline, settings, record_time_ms - CLOCKS_APART_MS, later=later):
             for message in _searched(settings, topic, spans, newest_first=not later, looked=looked):
                 if message is not None and is_it(message):
                     return message
@@ -118,7 +118,7 @@ def _answer_to(
 def _answer_with_id(pipeline: Pipeline, settings: Settings, event_id: str, looked: Looked) -> Message | None:
     """The newest answer with that event id; of dead letters, whose value may be anything, one that holds it as text."""
     needle, name = json.dumps(event_id, ensure_ascii=False)[1:-1].encode(), pipeline.events.id
-    for topic, spans in _answer_spans(pipeline, settings, 0, later=True):
+    for topic, spans in answer_spans_from(pipeline, settings, 0, later=True):
         newest: Message | None = None
         for message in _searched(settings, topic, spans, newest_first=True, looked=looked):
             if message is None:  # a step is done
@@ -144,9 +144,10 @@ def _has_id(content: bytes, name: str, event_id: str) -> bool:
     return isinstance(value, dict) and str(value.get(name)) == event_id
 
 
-def _answer_spans(
+def answer_spans_from(
     pipeline: Pipeline, settings: Settings, from_ms: int, *, later: bool
 ) -> Iterator[tuple[str, dict[int, Span]]]:
+    """By topic, where the answers are that came from a time on, or before it."""
     for topic in (pipeline.predictions, str(pipeline.dead_letters)):
         place = settings.bootstrap, topic
         starts, ends = topic_starts(*place, settings.kafka_properties), None

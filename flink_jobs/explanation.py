@@ -1,76 +1,31 @@
 """Why an event got its score: the events of its entity that its features were made of, and the score once more.
 
-The events of the entity's shard go through the engine, as they did in the job; the oracle says which of them each
-feature used.
+What comes out now is said in `flink_jobs.feature_origins`.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from confluent_kafka import Message
+import numpy.typing as npt
 
 from flink_jobs.committed_reader import receipt
 from flink_jobs.decoding import decode_message, event_decoder, prediction_reader
 from flink_jobs.event_lookup import CLOCKS_APART_MS, Found, Looked, find_event
-from flink_jobs.job_beginning import JobBeginning, said_beginning
+from flink_jobs.feature_origins import Computed, Stretch, compute
+from flink_jobs.hand_over import hand_over_folder
+from flink_jobs.job_beginning import JobBeginning, handed_over_beginning, said_beginning
 from flink_jobs.kafka_admin import offsets_for_time, topic_starts
 from flink_jobs.receipt_models import ReceiptModel, ReceiptModels
+from flink_jobs.served_scores import scores_as_served
 from flink_jobs.settings import Settings
-from flink_jobs.topic_scan import scan
 from flink_jobs.verify_command import value_of
 from flink_jobs.verify_job import VerifyRequest, beginning_of, own_folder, read_answers
 from models.onnx_model import OnnxModel
-from udfs.aggregates import Aggregate, Ratio
-from udfs.entity_state import FAILED, ShardState
-from udfs.event_keys import shard_text
-from udfs.key_places import key_shards
-from udfs.naive_features import Arrived, NaiveFeatures
 from udfs.pipeline import Pipeline
-from udfs.plan import FeaturePlan
-from udfs.scoring import FLAG_NAMES, predict_each
+from udfs.scoring import predict_each
 from udfs.wire_formats import NOT_TRIED_AGAIN, Refused
-
-Place = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class UsedEvent:
-    """An event that a feature was made of.
-
-    Attributes:
-        place: Partition and offset.
-        time_ms: Its event time.
-        fields: Its fields.
-        features: Names of the features that used it.
-    """
-
-    place: Place
-    time_ms: int
-    fields: dict[str, Any]
-    features: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What comes out for an event now.
-
-    Attributes:
-        features: By name.
-        flags: As a receipt has them.
-        events: Those that the features were made of, in order of arrival; the event itself is the last.
-        read_from: First offset that was read.
-        read: Records read.
-        failed: Whether an aggregate of the user's own raised, whose feature is NaN then.
-    """
-
-    features: dict[str, float]
-    flags: str
-    events: list[UsedEvent]
-    read_from: int
-    read: int
-    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +41,7 @@ class Explanation:
         differences: What differs from what was served, in words; () if nothing does or nothing was served.
         beginning: Where the job is taken to have begun; None if that did not matter.
         member: Which member of a cascade scores the event now; None if no cascade does.
+        unsure: Why something is not compared with what was served; None if everything is.
     """
 
     found: Found
@@ -96,6 +52,7 @@ class Explanation:
     differences: tuple[str, ...]
     beginning: JobBeginning | None
     member: str | None = None
+    unsure: str | None = None
 
     @property
     def receipt(self) -> dict[str, str]:
@@ -141,7 +98,9 @@ def explain(
     near = first
     if near_ms > 0:
         near = offsets_for_time(place[0], place[1], near_ms, place[2])[found.place[0]]
-    explained = _explained(pipeline, settings, found, max(first, min(near, found.place[1])), said, looked)
+    live = _live(pipeline, settings, said, kept)
+    stretch = Stretch(max(first, min(near, found.place[1])), max(0, near_ms - CLOCKS_APART_MS), live)
+    explained = _explained(pipeline, settings, found, stretch, said, looked)
     if not explained.differences or (said is not None and near <= first):
         return explained
     if said is None:
@@ -149,13 +108,24 @@ def explain(
         with own_folder(settings) as folder:
             answers = read_answers(request, folder, lambda text, share: looked(text, int(share * 1_000), 1_000))
             said = beginning_of(request, answers)
-    return _explained(pipeline, settings, found, said.offsets[found.place[0]], said, looked)
+    stretch = Stretch(said.offsets[found.place[0]], 0, said.live)
+    return _explained(pipeline, settings, found, stretch, said, looked)
+
+
+def _live(
+    pipeline: Pipeline, settings: Settings, said: JobBeginning | None, kept: Mapping[int, int]
+) -> Mapping[int, int]:
+    """By partition, the first offset that the job answered itself, where its state was built from history."""
+    if said is not None:
+        return said.live
+    hand_over = hand_over_folder(pipeline, settings).hand_over()
+    return {} if hand_over is None else handed_over_beginning(hand_over.begun, kept).live
 
 
 def _explained(
-    pipeline: Pipeline, settings: Settings, found: Found, begin: int, said: JobBeginning | None, looked: Looked
+    pipeline: Pipeline, settings: Settings, found: Found, stretch: Stretch, said: JobBeginning | None, looked: Looked
 ) -> Explanation:
-    computed = compute(pipeline, settings, found, begin, looked)
+    computed = compute(pipeline, settings, found, stretch, looked)
     told = {} if found.answer is None else receipt(found.answer)
     named = ReceiptModel.of(told)
     if "reason" in told or found.answer is None:  # it does not say by which model
@@ -166,16 +136,31 @@ def _explained(
     elif told.get("reason") != "model_crashed":
         model = ReceiptModels(pipeline).model(named)
     if isinstance(model, str):
-        differences = _feature_differences(pipeline, found, computed)
-        return Explanation(found, None, computed, None, model, differences, said)
+        differ = _Differences(_feature_differences(pipeline, found, computed))
+        unsure = differ.unsure(computed)
+        return Explanation(found, None, computed, None, model, differ.known(computed), said, unsure=unsure)
     row = np.array([list(computed.features.values())])
-    scores, failed = predict_each(model, row, pipeline.outputs)
+    scores, failed = _scores(pipeline, model, row, found)
     score = None if failed else pipeline.outputs.values(scores)
-    differences = () if found.answer is None else _differences(pipeline, found, computed, score, told)
+    differ = _Differences() if found.answer is None else _differences(pipeline, found, computed, score, told)
     problem = failed[0].detail if failed else None
     members = None if failed else model.members(row)
     member = members[0] if members else None
-    return Explanation(found, None, computed, score, problem, differences, said, member)
+    unsure = differ.unsure(computed)
+    return Explanation(found, None, computed, score, problem, differ.known(computed), said, member, unsure)
+
+
+def _scores(
+    pipeline: Pipeline, model: OnnxModel, row: npt.NDArray[np.float64], found: Found
+) -> tuple[npt.NDArray[np.float64], dict[int, Refused]]:
+    """The score of a (1, F) row, and why there is none; what was served if the model says that in any batch."""
+    served: Any = None if found.answer is None else value_of(found.answer, prediction_reader(pipeline))
+    try:
+        numbers = np.array([pipeline.outputs.numbers(served)], np.float64)
+    except (KeyError, TypeError, ValueError, AttributeError):  # a dead letter, or no prediction of ours
+        return predict_each(model, row, pipeline.outputs)
+    again = scores_as_served(model, row, numbers[:, 0] if pipeline.outputs.is_number else numbers, pipeline.outputs)
+    return again.scores, again.failed
 
 
 def _own(pipeline: Pipeline) -> ReceiptModel:
@@ -188,130 +173,49 @@ def _own(pipeline: Pipeline) -> ReceiptModel:
     )
 
 
-def compute(pipeline: Pipeline, settings: Settings, found: Found, begin: int, looked: Looked) -> Computed:
-    """The features of an event, from the events of its shard in its partition, and what they were made of.
+class _Differences(NamedTuple):
+    """What of an answer is not what comes out now, in words.
 
-    Args:
-        pipeline: Whose features.
-        settings: Where Kafka is, and the number of shards.
-        found: The event.
-        begin: First offset to read.
-        looked: See `Looked`.
+    Attributes:
+        of_features: That features make.
+        of_event: That they do not.
     """
-    shard = _Shard(pipeline, settings.shards, found)
-    partition, offset = found.place
-    spans = {partition: (begin, offset + 1)}
-    read = 0
-    for messages in scan(settings.bootstrap, settings.kafka_properties, pipeline.events.topic, spans):
-        shard.take(messages)
-        read += len(messages)
-        looked(f"reading {pipeline.events.topic}/{partition}", read, offset + 1 - begin)
-    features, flags = shard.latest
-    names = pipeline.feature_names
-    given = dict(zip(names, features, strict=True))
-    return Computed(given, FLAG_NAMES[flags & ~FAILED], shard.used(), begin, read, bool(flags & FAILED))
 
+    of_features: tuple[str, ...] = ()
+    of_event: tuple[str, ...] = ()
 
-class _Shard:
-    """The events of one shard, through the engine; those of one entity through the oracle too."""
+    def known(self, computed: Computed) -> tuple[str, ...]:
+        """Those that are certain, with what is wrong with the rows that the answer names."""
+        return *computed.wrong, *self.of_event, *(self.of_features if computed.unsure is None else ())
 
-    def __init__(self, pipeline: Pipeline, shards: int, found: Found) -> None:
-        self._pipeline, self._shards, self._partition = pipeline, shards, found.place[0]
-        self._plan, self._decoder = FeaturePlan.build(pipeline), event_decoder(pipeline)
-        self._state, self._oracle = ShardState(self._plan, log_changes=False), NaiveFeatures(pipeline)
-        self._key = _bytes(found.record.key()) or b""
-        self._key_text, self._shard = shard_text(pipeline.events, self._key), self._shard_of(self._key)
-        self._known: dict[bytes, bool] = {}
-        self._places: dict[int, Place] = {}
-        self._entity: Any = None
-        self.latest: tuple[list[float], int] = [], 0
-
-    def take(self, messages: list[Message]) -> None:
-        """Take in the records that are of the shard."""
-        events, record_times_ms = [], []
-        for message in messages:
-            key: Any = message.key()
-            if key is None or not self._is_mine(key):
-                continue
-            event = decode_message(self._decoder, message)
-            if event is None or isinstance(event, Refused):
-                continue
-            events.append(event)
-            record_times_ms.append(message.timestamp()[1])
-            if shard_text(self._pipeline.events, key) == self._key_text:
-                self._entity = getattr(event, self._pipeline.events.entity)
-                self._places[id(event)] = self._partition, int(message.offset() or 0)
-                self._oracle.advance(event, record_times_ms[-1], self._partition, wanted=False)
-            else:
-                self._oracle.pass_by(self._oracle.time_ms(event), record_times_ms[-1], self._partition)
-        if not events:
-            return
-        names = [str(getattr(event, self._pipeline.events.entity)) for event in events]
-        times_ms, columns, masks, direct = self._plan.columnise(events)
-        partitions = np.full(len(events), self._partition, np.int32)
-        advanced = self._state.advance(
-            names, times_ms, np.array(record_times_ms, np.int64), partitions, columns, masks, direct
-        )
-        self.latest = advanced.features[-1].tolist(), int(advanced.flags[-1])
-
-    def used(self) -> list[UsedEvent]:
-        """The events that the features of the last event were made of."""
-        by_event: dict[int, tuple[Arrived, list[str]]] = {}
-        latest = self._oracle.arrived[self._entity][-1]
-        by_event[id(latest.event)] = latest, []
-        for feature in self._pipeline.features:
-            parts = (feature.numerator, feature.denominator) if isinstance(feature, Ratio) else (feature,)
-            names = feature.names(self._pipeline.fields)
-            for part in parts:
-                inside = self._oracle.window(part, self._entity) if isinstance(part, Aggregate) else [latest]
-                for row in inside:
-                    known = by_event.setdefault(id(row.event), (row, []))[1]
-                    known.extend(name for name in names if name not in known)
-        fields = [one.name for one in self._pipeline.events.schema]
-        used = [
-            UsedEvent(
-                self._places[number], row.time_ms, {name: getattr(row.event, name) for name in fields}, tuple(names)
-            )
-            for number, (row, names) in by_event.items()
-        ]
-        return sorted(used, key=lambda each: each.place)
-
-    def _is_mine(self, key: bytes) -> bool:
-        if key not in self._known:
-            self._known[key] = self._shard_of(key) == self._shard
-        return self._known[key]
-
-    def _shard_of(self, key: bytes) -> int:
-        return int(key_shards([shard_text(self._pipeline.events, key)], self._shards)[0])
-
-
-def _bytes(content: Any) -> bytes | None:
-    return None if content is None else bytes(content)
+    def unsure(self, computed: Computed) -> str | None:
+        """Why the others may be none; None if there are no others."""
+        return computed.unsure if self.of_features else None
 
 
 def _differences(
     pipeline: Pipeline, found: Found, computed: Computed, score: dict[str, Any] | None, told: Mapping[str, str]
-) -> tuple[str, ...]:
+) -> _Differences:
     """What of the answer is not what comes out now."""
     assert found.answer is not None
     if told.get("reason") in NOT_TRIED_AGAIN or (told.get("reason") == "feature_failed" and computed.failed):
-        return ()
+        return _Differences()
     if "reason" in told:
         same = told["reason"] == "model_failed" and score is None
-        return () if same else (f"a dead letter ({told['reason']}) was served, a prediction comes out now",)
+        text = f"a dead letter ({told['reason']}) was served, a prediction comes out now"
+        return _Differences(() if same else (text,))
     served = value_of(found.answer, prediction_reader(pipeline))
     told_outputs = served if isinstance(served, dict) else {}
-    differences = []
+    outputs = []
     warming = "warming" in told  # its windows were not full, as all are here: its score may be another one
     for name in () if warming else pipeline.outputs.names:
         was, now = told_outputs.get(name), None if score is None else score[name]
         if was != now:
-            differences.append(f"{name} was {was!r:.200}, is {now!r:.200}")
+            outputs.append(f"{name} was {was!r:.200}, is {now!r:.200}")
     flags = ",".join(flag for flag in told.get("flags", "").split(",") if flag != "warming")
-    if flags != computed.flags:
-        differences.append(f"flags were {flags!r}, are {computed.flags!r}")
+    of_event = () if flags == computed.flags else (f"flags were {flags!r}, are {computed.flags!r}",)
     incomplete = told.get("warming", "").split(",")
-    return (*differences, *_feature_differences(pipeline, found, computed, but=incomplete))
+    return _Differences((*outputs, *_feature_differences(pipeline, found, computed, but=incomplete)), of_event)
 
 
 def _feature_differences(

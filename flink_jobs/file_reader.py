@@ -21,7 +21,7 @@ from udfs.cells import ScanSchema, new_cells, scan_schema
 from udfs.csv_scan import START_RECORD, csv_record_ends, scan_csv
 from udfs.event_blocks import RecordFields, decode_block, fields_needed, fields_of_cells
 from udfs.json_scan import line_ends, scan_json
-from udfs.lookup_join import Join
+from udfs.lookup_join import Join, RowsSeen
 from udfs.plan import FeaturePlan
 
 pa: Any = pyarrow
@@ -39,11 +39,12 @@ class FileReader:
         plan: What is needed of an event.
         rows: Most records of a block.
         order_by: A number field that says the order of arrival; None where the file's order does.
-        join: As of `udfs.event_blocks.decode_block`.
+        join: Joins events with the rows of lookups; None where there are none.
     """
 
     def __init__(self, plan: FeaturePlan, rows: int, order_by: str | None = None, join: Join | None = None) -> None:
-        self._plan, self._rows, self._order_by, self._join = plan, rows, order_by, join
+        self._plan, self._rows, self._order_by = plan, rows, order_by
+        self._seen: RowsSeen | None = None if join is None else lambda events, _: join.of(events).rows
         self._pipeline = plan.pipeline
         self._decode = file_decoder(plan.pipeline).decode
         self._wanted = fields_needed(plan, order_by)
@@ -150,7 +151,7 @@ class FileReader:
         def original(row: int) -> tuple[bytes | None, bytes | None]:
             return (None, raw(row)) if raw is not None else (record(row) or (None, None))
 
-        events = decode_block(self._plan, fields, slow, self._order_by, self._join)
+        events = decode_block(self._plan, fields, slow, self._order_by, self._seen)
         arrivals = None if events.order is None else sortable(events.order)
         letters = letters_of(events, original, lambda row: first + row)
         return HistoryBlock(len(fields.plain), events, None, events.times_ms, arrivals, letters)

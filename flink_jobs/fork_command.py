@@ -15,7 +15,6 @@ from flink_jobs.fork_job import ForkReport, ForkRequest, fork
 from flink_jobs.fork_target import FileTarget, ForkTarget, TopicTarget
 from flink_jobs.kafka_admin import topic_ends, topic_partitions, topic_starts
 from flink_jobs.local.home import connected
-from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.models_comparison import outputs_json, pair_table, paired, read_labels
 from flink_jobs.preflight import check_model
 from flink_jobs.settings import Settings
@@ -50,7 +49,6 @@ def run_fork_command(
     as_json: bool,
 ) -> None:
     """Score what was answered by another version, and say what would have been different."""
-    refuse_lookups(pipeline, "fork")
     connected(settings)
     known = None if labels is None else read_labels(labels)
     model = model_of_version(pipeline, version)

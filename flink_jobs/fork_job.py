@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flink_jobs.answer_comparison import Recomputed, recomputed_stretches
 from flink_jobs.fork_target import FORK, ForkTarget
 from flink_jobs.job_beginning import JobBeginning
 from flink_jobs.kafka_admin import topic_partitions
 from flink_jobs.models_comparison import Scores, places_of
 from flink_jobs.receipt_models import ReceiptModels
+from flink_jobs.recomputed import Recomputed, recomputed_stretches
 from flink_jobs.served_answers import PREDICTION, Bucket, ServedAnswers
+from flink_jobs.served_scores import scores_as_served
 from flink_jobs.verify_job import Step, VerifyError, VerifyRequest, beginning_of, own_folder, read_answers, recompute
 from models.onnx_model import OnnxModel
 from udfs.scoring import predict_each
@@ -115,7 +116,7 @@ def fork(request: ForkRequest, step: Step = lambda _text, _share: None) -> ForkR
                 "VERSION to compare two versions without"
             )
         beginning = beginning_of(history, answers)
-        made = recompute(history, beginning, folder, step)
+        made = recompute(history, beginning, answers, folder, step)
         side = SideBySide(request, answers, beginning)
         with ExitStack() as opened:
             if request.target is not None:
@@ -220,7 +221,7 @@ class SideBySide:
         if isinstance(model, str):
             self._report.unchecked += len(served)
             return
-        same = self._outputs.equal(predict_each(model, features, self._outputs)[0], served)
+        same = self._outputs.equal(scores_as_served(model, features, served, self._outputs).scores, served)
         again = int(np.logical_and.reduce(list(same.values())).sum())
         self._report.again += again
         self._report.not_again += len(served) - again

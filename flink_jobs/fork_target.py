@@ -13,12 +13,12 @@ import pyarrow.compute
 import pyarrow.parquet
 from confluent_kafka import Message
 
-from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.decoding import decode_message, event_decoder, registered_schema
 from flink_jobs.events_producer import RecordSender
 from flink_jobs.kafka_admin import TopicSpec, create_topics, delete_topics, topic_ends, topic_partitions
 from flink_jobs.output_columns import output_columns, output_type
 from flink_jobs.pipeline_model import named_model
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import scan
 from models.onnx_model import OnnxModel

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flink_jobs.console import CommandError
@@ -29,7 +30,7 @@ from udfs.event_blocks import decode_block, fields_needed, fields_of_cells
 from udfs.event_keys import events_key_reader
 from udfs.formats import Json, JsonSchema
 from udfs.json_scan import check_keys, scan_json
-from udfs.lookup_join import Join
+from udfs.lookup_join import RowsSeen
 from udfs.plan import FeaturePlan
 from udfs.raw_record import RecordParts
 
@@ -40,6 +41,8 @@ FETCH_BYTES = 2_097_152
 FETCH_BACKOFF_MS = 1  # by default a full queue stops fetching for a second
 SILENCE_S = 60.0
 EARLIEST = "earliest"
+RowsAt = Callable[[Sequence[Any], int, npt.NDArray[np.int64]], Mapping[str, Sequence[Any]]]
+"""Events of a partition and their (n,) offsets -> of each table of lookups, the rows that they see."""
 
 
 def topic_pieces(
@@ -191,7 +194,7 @@ class TopicReader:
         properties: Client properties.
         rows: Most records of a block.
         keyed: Whether a record whose key is not its entity is refused, as the job does.
-        join: As of `udfs.event_blocks.decode_block`.
+        seen: Says which rows of lookups events see, by their partition and offsets; None where there are none.
     """
 
     def __init__(
@@ -202,9 +205,9 @@ class TopicReader:
         rows: int,
         *,
         keyed: bool = True,
-        join: Join | None = None,
+        seen: RowsAt | None = None,
     ) -> None:
-        self._plan, self._rows, self._keyed, self._join = plan, rows, keyed, join
+        self._plan, self._rows, self._keyed, self._seen = plan, rows, keyed, seen
         self._decoder, self._headers = event_decoder(plan.pipeline), bool(plan.pipeline.events.headers)
         self._is_plain = not plan.pipeline.events.fields
         self._key_text = events_key_reader(plan.pipeline.events)
@@ -291,8 +294,9 @@ class TopicReader:
             whole = bool(self._schema.kinds[place] != TEXT)
             check_keys(data, *_joined(self._key_texts(records.keys)), int(self._schema.slots[place]), whole, cells)
         fields = fields_of_cells(self._plan, self._schema, cells, data)
-        block = decode_block(self._plan, fields, self._slow(records, partition), join=self._join)
         offsets, times_ms = np.array(records.offsets, np.int64), np.array(records.times_ms, np.int64)
+        seen = self._seen_in(partition, offsets)
+        block = decode_block(self._plan, fields, self._slow(records, partition), seen=seen)
         return HistoryBlock(
             len(begins),
             block,
@@ -302,6 +306,10 @@ class TopicReader:
                 block, lambda row: (records.keys[row], records.values[row]), lambda row: records.offsets[row]
             ),
         )
+
+    def _seen_in(self, partition: int, offsets: npt.NDArray[np.int64]) -> RowsSeen | None:
+        at = self._seen
+        return None if at is None else lambda events, rows: at(events, partition, offsets[rows])
 
     def _scanned(self, data: Any, begins: Any, ends: Any) -> tuple[Any, Cells]:
         """Where the texts are, and the cells of records that are plain: others are left to the stream's decoder."""

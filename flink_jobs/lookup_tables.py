@@ -121,11 +121,14 @@ def history_of(lookup: Lookup, file: StateFile) -> LookupHistory:
     return LookupHistory(EntryCodec(lookup).all_versions(file.entries()))
 
 
+def histories_of(pipeline: Pipeline, files: Mapping[str, StateFile]) -> dict[str, LookupHistory]:
+    """The tables of `keep_histories`, by name; raises as `history_of`."""
+    return {each.name: history_of(each, files[each.name]) for each in pipeline.lookups}
+
+
 def history_join(pipeline: Pipeline, files: Mapping[str, StateFile]) -> LookupJoin | None:
     """Joins events with the tables of `keep_histories`; None of a pipeline without lookups."""
-    if not pipeline.lookups:
-        return None
-    return LookupJoin(pipeline, {each.name: history_of(each, files[each.name]) for each in pipeline.lookups})
+    return LookupJoin(pipeline, histories_of(pipeline, files)) if pipeline.lookups else None
 
 
 def table_versions(

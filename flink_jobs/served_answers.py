@@ -17,7 +17,9 @@ from flink_jobs.decoding import prediction_reader
 from flink_jobs.receipt_models import RECEIPT_NAMES, ReceiptModel
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
+from udfs.lookup_join import places_told
 from udfs.pipeline import Pipeline
+from udfs.receipts import ROWS_SEEN
 from udfs.scoring import FLAG_NAMES
 from udfs.wire_formats import HEADER
 
@@ -27,6 +29,7 @@ FIRST_ANSWERS = 1_000  # of a topic whose beginning is deleted: about what answe
 ONE_MOMENT_MS = 60_000
 ALL_EVENTS = np.iinfo(np.int64).max
 PREDICTION, DEAD_LETTER = 0, 1
+NO_ROW, NOT_TOLD = (-2, -2), (-3, -3)  # in place of where a row of a lookup is
 NO_TIME = -1
 Score = float | list[float]
 Bucket = tuple[int, int]
@@ -46,6 +49,29 @@ class PlaceOfAnswer(NamedTuple):
     offset: int
 
 
+class AnswerFiles(NamedTuple):
+    """Where answers are kept, for other processes too.
+
+    Attributes:
+        folder: Of the files.
+        row_type: Of their rows.
+    """
+
+    folder: Path
+    row_type: np.dtype[Any]
+
+    def path(self, bucket: Bucket) -> Path:
+        """The file of a stretch."""
+        return self.folder / f"{bucket[0]:06d}-{bucket[1]:012d}.answers"
+
+    def bucket(self, bucket: Bucket) -> npt.NDArray[Any]:
+        """(n,) of `row_type`: the answers to a stretch, by offset and then by the place of the answer."""
+        path = self.path(bucket)
+        rows = np.fromfile(path, self.row_type) if path.exists() else np.empty(0, self.row_type)
+        ordered: npt.NDArray[Any] = rows[np.lexsort((rows["at_offset"], rows["kind"], rows["offset"]))]
+        return ordered
+
+
 class ServedAnswers:
     """The answers of a pipeline.
 
@@ -54,6 +80,7 @@ class ServedAnswers:
         folder: An empty folder to spill to.
 
     Attributes:
+        files: Where they are kept.
         models: What receipts say, by the number in column `named`.
         reasons: Of dead letters, by the number in column `named`.
         foreign: Records of others in the same topics.
@@ -66,13 +93,14 @@ class ServedAnswers:
     """
 
     def __init__(self, pipeline: Pipeline, folder: Path, settings: Settings | None = None) -> None:
-        self._pipeline, self._folder = pipeline, folder
+        self._pipeline = pipeline
         features = [("features", np.float64, (len(pipeline.feature_names),))] if pipeline.include_features else []
-        self.row_type = np.dtype([
+        rows = [("rows", np.int64, (len(pipeline.lookups), 2))] if pipeline.lookups else []
+        self.files = AnswerFiles(folder, np.dtype([
             ("offset", np.int64), ("at_offset", np.int64), ("identity", np.int64), ("time_ms", np.int64),
             ("score", np.float64, pipeline.outputs.shape), ("named", np.int32), ("at_partition", np.int32),
-            ("kind", np.uint8), ("flags", np.uint8), *features,
-        ])  # fmt: skip
+            ("kind", np.uint8), ("flags", np.uint8), *features, *rows,
+        ]))  # fmt: skip
         self.models: list[ReceiptModel] = []
         self.reasons: list[str] = []
         self.foreign = 0
@@ -121,15 +149,12 @@ class ServedAnswers:
 
     def buckets(self) -> list[Bucket]:
         """Stretches of the events that have answers, in order."""
-        names = (path.stem.split("-") for path in self._folder.glob("*.answers"))
+        names = (path.stem.split("-") for path in self.files.folder.glob("*.answers"))
         return sorted((int(partition), int(number)) for partition, number in names)
 
     def bucket(self, bucket: Bucket) -> npt.NDArray[Any]:
-        """(n,) of `row_type`: the answers to a stretch, by offset and then by the place of the answer."""
-        path = self._path(bucket)
-        rows = np.fromfile(path, self.row_type) if path.exists() else np.empty(0, self.row_type)
-        ordered: npt.NDArray[Any] = rows[np.lexsort((rows["at_offset"], rows["kind"], rows["offset"]))]
-        return ordered
+        """As of `AnswerFiles`."""
+        return self.files.bucket(bucket)
 
     def place(self, row: Any) -> PlaceOfAnswer:
         """Where an answer lies."""
@@ -161,9 +186,12 @@ class ServedAnswers:
             who, time_ms, score, features = 0, NO_TIME, self._no_score, self._no_features
             named = self._reason(told.get(_REASON, b""))
         flags = _FLAGS.get(told.get(_FLAG_NAMES, b""), 255)
-        row = (offset, message.offset(), who, time_ms, score, named, message.partition(), kind, flags)
-        bucket = partition, offset // BUCKET_OFFSETS
-        self._waiting.setdefault(bucket, []).append((*row, features) if self._pipeline.include_features else row)
+        row: tuple[Any, ...] = offset, message.offset(), who, time_ms, score, named, message.partition(), kind, flags
+        if self._pipeline.include_features:
+            row = *row, features
+        if self._pipeline.lookups:
+            row = *row, self._rows_seen(told)
+        self._waiting.setdefault((partition, offset // BUCKET_OFFSETS), []).append(row)
         self._waiting_rows += 1
         if self._waiting_rows >= FLUSH_ROWS:
             self._flush()
@@ -191,6 +219,15 @@ class ServedAnswers:
             return [math.inf] * len(names)  # predictions have no infinity: nothing equals it
         values = [features[name] for name in names]
         return [math.nan if each is None else each for each in values]
+
+    def _rows_seen(self, told: dict[str, bytes]) -> list[tuple[int, int]]:
+        """Of each lookup, the place of the row that the event saw."""
+        try:
+            places = places_told(told[ROWS_SEEN].decode())
+        except (KeyError, ValueError, AttributeError):
+            places = {}
+        found = [places.get(each.name, NOT_TOLD) for each in self._pipeline.lookups]
+        return [NO_ROW if each is None else each for each in found]
 
     def _model(self, told: dict[str, bytes]) -> int:
         key = tuple(told.get(name, b"") or b"" for name in _NAMED)
@@ -226,12 +263,9 @@ class ServedAnswers:
 
     def _flush(self) -> None:
         for bucket, rows in self._waiting.items():
-            with self._path(bucket).open("ab") as file:
-                np.array(rows, self.row_type).tofile(file)
+            with self.files.path(bucket).open("ab") as file:
+                np.array(rows, self.files.row_type).tofile(file)
         self._waiting, self._waiting_rows = {}, 0
-
-    def _path(self, bucket: Bucket) -> Path:
-        return self._folder / f"{bucket[0]:06d}-{bucket[1]:012d}.answers"
 
 
 def _told(message: Message) -> dict[str, bytes]:

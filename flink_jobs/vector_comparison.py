@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from flink_jobs.answer_comparison import (
+    OF_THE_EVENT,
     OLDER_THAN_TOPIC,
     WARMED_UP,
     WRONG_VECTOR,
     Finding,
     Findings,
     Judged,
-    Recomputed,
 )
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.served_answers import Bucket, ServedAnswers
 from flink_jobs.settings import Settings
 from udfs.entity_state import WARMING
@@ -86,11 +87,17 @@ class VectorComparison:
             "event id or entity": rows["identity"] == now.identities[places],
             **dict(zip(names, same.T, strict=True)),
         }
+        if now.seen is not None:
+            equal |= now.seen.right(places)
         good = np.logical_and.reduce(list(equal.values()))
         older = now.times_ms[places] < self._judged.full_from_ms.get(partition, -(2**62))
         self._findings.vectors += int(good.sum())
         self._count(OLDER_THAN_TOPIC, int((~good & older).sum()))
         for number in np.flatnonzero(~good & ~older).tolist():
+            unsure = now.why_unsure(int(places[number]))
+            if unsure is not None and all(equal[name][number] for name in OF_THE_EVENT):
+                self._count(unsure, 1)
+                continue
             what = "in its vector, " + ", ".join(name for name, alike in equal.items() if not alike[number])
             expected = dict(zip(names, told[number].tolist(), strict=True))
             self._find(partition, rows[number], what, {"features": expected})

@@ -14,7 +14,7 @@ from flink_jobs.committed_reader import receipt
 from flink_jobs.console import CommandError, err, next_steps, say, show, show_json
 from flink_jobs.decoding import ValueReader, prediction_reader
 from flink_jobs.local.home import connected
-from flink_jobs.lookup_tables import refuse_lookups
+from flink_jobs.row_marks import NO_ROW, OLDER_ROW
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import record_at
 from flink_jobs.verify_job import VerifyReport, VerifyRequest, verify
@@ -27,6 +27,10 @@ WORDS = {
     DUPLICATED: "are duplicated: answers beyond the first of an event",
     NO_EVENT: "answer records that are no events",
     WRONG_VECTOR: "feature vectors are not what comes out now",
+}
+ROW_WORDS = {
+    OLDER_ROW: "an older row of lookup {} than a backfill would give them now: the newer one came after them",
+    NO_ROW: "no row of lookup {}, where a backfill would give them one now: it came after them",
 }
 
 
@@ -43,7 +47,6 @@ def run_verify_command(
     as_json: bool,
 ) -> None:
     """Verify; fails when something that was served is not what comes out now."""
-    refuse_lookups(pipeline, "verify")
     connected(settings)
     request = VerifyRequest(
         pipeline,
@@ -115,12 +118,14 @@ def _as_json(report: VerifyReport, details: list[dict[str, Any]]) -> dict[str, A
         "answers": report.answers,
         "equal": findings.equal,
         "dead_letters": findings.dead_letters,
+        "other_batch": findings.other_batch,
         "vectors": findings.vectors,
         **{kind: findings.counts[kind] for kind in WORDS},
         "waiting": findings.waiting,
         "fallbacks": dict(sorted(findings.fallbacks.items())),
         "taken_as_told": dict(sorted(findings.taken_as_told.items())),
         "unverifiable": dict(sorted(findings.unverifiable.items())),
+        "lookups": {name: dict(counts) for name, counts in findings.rows.items()},
         "foreign": report.foreign,
         "job_began": report.beginning.as_start,
         "job_began_text": report.beginning.text,
@@ -133,6 +138,8 @@ def _show(report: VerifyReport, details: list[dict[str, Any]], pipeline: Pipelin
     findings = report.findings
     letters = f", {findings.dead_letters:,} of them dead letters" if findings.dead_letters else ""
     show(f"{findings.equal:,} answers are to the last bit what comes out now{letters} ({report.elapsed_s:.1f} s)")
+    if findings.other_batch:
+        show(f"  {findings.other_batch:,} of them in a batch of another size: the model rounds by the place in it")
     if findings.vectors:
         show(f"  {findings.vectors:,} feature vectors are, too")
     for kind, words in WORDS.items():
@@ -146,6 +153,10 @@ def _show(report: VerifyReport, details: list[dict[str, Any]], pipeline: Pipelin
         show(f"  {count:,} more are dead letters ({reason}): what a job alone tries is not tried again")
     for why, count in sorted(findings.unverifiable.items()):
         show(f"  {count:,} cannot be verified: {why}", style="yellow")
+    for lookup, counts in findings.rows.items():
+        for what, words in ROW_WORDS.items():
+            if counts[what]:
+                show(f"  {counts[what]:,} events saw {words.format(lookup)}")
     if findings.waiting:
         show(f"  {findings.waiting:,} events have no answer yet: no checkpoint of the job covers them")
     if report.foreign:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged, recomputed_stretches
+from flink_jobs.answer_comparison import AnswerComparison, Findings, Judged
 from flink_jobs.backfill_job import NEVER_MS, BackfillReport, run_backfill
 from flink_jobs.backfill_request import BackfillRequest
 from flink_jobs.decoding import decode_message, event_decoder
@@ -24,7 +24,10 @@ from flink_jobs.job_beginning import JobBeginning, detected_beginning, handed_ov
 from flink_jobs.kafka_admin import committed_offsets, topic_ends, topic_partitions, topic_starts
 from flink_jobs.preflight import PreflightError, check_model
 from flink_jobs.receipt_models import ReceiptModels
+from flink_jobs.recomputed import recomputed_stretches
+from flink_jobs.row_marks import RowMarks
 from flink_jobs.served_answers import ServedAnswers, spans_of
+from flink_jobs.served_rows import ServedPlaces
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
 from flink_jobs.topics import group_id, topic_specs
@@ -106,7 +109,7 @@ def verify(request: VerifyRequest, step: Step = lambda _text, _share: None) -> V
         if not answers.count.total():
             raise VerifyError(f"no committed answer of pipeline {pipeline.name} is in its topics: run it first")
         beginning = beginning_of(request, answers)
-        report = recompute(request, beginning, folder, step)
+        report = recompute(request, beginning, answers, folder, step)
         judged = Judged(
             begins=beginning.offsets,
             ends=_ends(settings, covered, answers),
@@ -191,8 +194,13 @@ def beginning_of(request: VerifyRequest, answers: ServedAnswers) -> JobBeginning
     return detected_beginning(kept, answers.first, ends, answers_deleted=answers.beginning_deleted)
 
 
-def recompute(request: VerifyRequest, beginning: JobBeginning, folder: Path, step: Step) -> BackfillReport:
-    """The features of the events again, as the training set `now.parquet` in the folder."""
+def recompute(
+    request: VerifyRequest, beginning: JobBeginning, answers: ServedAnswers, folder: Path, step: Step
+) -> BackfillReport:
+    """The features of the events again, as the training set `now.parquet` in the folder.
+
+    Events see the rows of lookups that their answers say they saw.
+    """
     pipeline, settings = request.pipeline, request.settings
     topic, start = pipeline.events.topic, beginning.as_start
     return run_backfill(
@@ -207,9 +215,19 @@ def recompute(request: VerifyRequest, beginning: JobBeginning, folder: Path, ste
             processes=request.processes,
             bootstrap=settings.bootstrap,
             properties=settings.kafka_properties,
+            served=_served_places(request, beginning, answers, folder),
         ),
         lambda now: step(f"computing again: {now.step}", now.share),
     )
+
+
+def _served_places(
+    request: VerifyRequest, beginning: JobBeginning, answers: ServedAnswers, folder: Path
+) -> ServedPlaces | None:
+    if not request.pipeline.lookups:
+        return None
+    (folder / "rows").mkdir()
+    return ServedPlaces(answers.files, beginning.live, folder / "rows")
 
 
 def _ends(settings: Settings, covered: Mapping[int, int], answers: ServedAnswers) -> dict[int, int]:
@@ -257,6 +275,7 @@ def _compare(
         own_model = None
     comparison = AnswerComparison(pipeline, answers, ReceiptModels(pipeline), own_model, judged, request.most)
     rows, wanted, of_vectors = folder / "now.parquet", answers.buckets(), None
+    marks = RowMarks(pipeline, folder / "rows") if pipeline.lookups else None
     if vectors is not None:
         of_vectors = VectorComparison(pipeline, vectors, judged, comparison.findings, request.most)
         wanted = sorted({*wanted, *vectors.buckets()})
@@ -264,6 +283,8 @@ def _compare(
     for number, (bucket, now) in enumerate(recomputed_stretches(pipeline, rows, report.letters, wanted)):
         if between is not None:
             now.letters = _letters_among(now.letters, *between.get(bucket[0], (0, -1)), request)
+        if marks is not None:
+            now.seen = marks.of(bucket, now.offsets, now.times_ms, now.entities)
         comparison.compare(bucket, now)
         if of_vectors is not None:
             of_vectors.compare(bucket, now)

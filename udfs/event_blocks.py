@@ -16,7 +16,7 @@ from udfs.cells import Cells, ScanSchema
 from udfs.compiled import compiled
 from udfs.events import EventField, Events, last_time
 from udfs.field_columns import FieldColumn, Numbers, Texts, columnise, times_ms
-from udfs.lookup_join import Join
+from udfs.lookup_join import RowsSeen
 from udfs.plan import FeaturePlan
 from udfs.text_scan import ABSENT, LONG_NUMBER, VALUE, Bytes, same_bytes
 from udfs.wire_formats import Refused
@@ -204,7 +204,7 @@ def decode_block(
     fields: RecordFields,
     slow: SlowDecoder,
     order_by: str | None = None,
-    join: Join | None = None,
+    seen: RowsSeen | None = None,
 ) -> EventBlock:
     """Every event of a block of records.
 
@@ -213,12 +213,12 @@ def decode_block(
         fields: The columns; records they are not right for are decoded by `slow`.
         slow: See `SlowDecoder`.
         order_by: A number field to give back as `order`.
-        join: Joins events with the rows of lookups; None where there are none.
+        seen: Says which rows of lookups events see; None where there are none.
     """
     events = plan.pipeline.events
     # the scanners know single values, and rows of lookups are objects
-    if events.vectors or join is not None:
-        return _decoded_slowly(plan, np.arange(len(fields.plain)), slow, fields.ids.type, order_by, join)
+    if events.vectors or seen is not None:
+        return _decoded_slowly(plan, np.arange(len(fields.plain)), slow, fields.ids.type, order_by, seen)
     _check_values(events, fields)
     rows = np.flatnonzero(fields.plain)
     columns, ids = fields.columns, fields.ids
@@ -280,7 +280,7 @@ def _decoded_slowly(
     slow: SlowDecoder,
     id_type: Any,
     order_by: str | None,
-    join: Join | None = None,
+    seen: RowsSeen | None = None,
 ) -> EventBlock:
     events, kept, refused = [], [], []
     for row in rows.tolist():
@@ -303,8 +303,9 @@ def _decoded_slowly(
         if not real:
             values = [min(max(value, least), -least - 1) for value in values]
         order = np.array(values, np.float64 if real else np.int64)
-    arrays = plan.columnise(events) if join is None else plan.columnise(events, join.of(events).rows)
-    return EventBlock(np.array(kept, np.int64), *arrays, Texts(codes, list(keys)), ids, refused, order)
+    places = np.array(kept, np.int64)
+    arrays = plan.columnise(events) if seen is None else plan.columnise(events, seen(events, places))
+    return EventBlock(places, *arrays, Texts(codes, list(keys)), ids, refused, order)
 
 
 def _ids(values: list[Any], id_type: Any) -> ArrowArray:

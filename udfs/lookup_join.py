@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.lookup_entries import RowVersion, row_type
-from udfs.lookup_table import Missing
+from udfs.lookup_table import FILE_PARTITION, Missing
 from udfs.lookups import Lookup
 from udfs.pipeline import Pipeline
 
 _NO_ROW = "-"
 Reasons = get_args(Missing)
 Found = RowVersion | Missing
+RowsSeen = Callable[[Sequence[Any], npt.NDArray[np.int64]], Mapping[str, Sequence[Any]]]
+"""Events of a block of records and which records they are -> of each table, the rows that they see."""
 
 
 class Versions(Protocol):
@@ -93,11 +95,16 @@ class LookupJoin:
 
     def find(self, events: Sequence[Any]) -> dict[str, list[Found]]:
         """Of each table, what there is for n events; nothing is counted."""
+        versions = {side.lookup.name: side.versions for side in self._tables}
+        return {name: versions[name].find_all(*asked) for name, asked in self.asked(events).items()}
+
+    def asked(self, events: Sequence[Any]) -> dict[str, tuple[list[str | None], npt.NDArray[np.int64]]]:
+        """Of each table, the keys that n events name, and as of which (n,) times they ask."""
         times_ms = self._times_ms(list(map(self._time_of, events)))
-        found = dict[str, list[Found]]()
+        found = dict[str, tuple[list[str | None], npt.NDArray[np.int64]]]()
         for side in self._tables:
             keys = [None if value is None else str(value) for value in map(side.key_of, events)]
-            found[side.lookup.name] = side.versions.find_all(keys, times_ms - side.lookup.delay_ms)
+            found[side.lookup.name] = keys, times_ms - side.lookup.delay_ms
         return found
 
 
@@ -108,6 +115,25 @@ class _Side:
         self.lookup, self.versions = lookup, versions
         self.key_of: Callable[[Any], Any] = attrgetter(lookup.event_field)
         self.default = default_row(lookup)
+
+
+def places_told(text: str) -> dict[str, tuple[int, int] | None]:
+    """What a text of `Joined.places` says: by table the partition and offset of the row, None where there was none.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = dict[str, tuple[int, int] | None]()
+    for part in text.split(","):
+        name, _, place = part.partition("=")
+        if place == _NO_ROW:
+            found[name] = None
+        else:
+            partition, offset = map(int, place.split("/"))
+            if not (FILE_PARTITION <= partition < 2**31 and 0 <= offset < 2**63):
+                raise ValueError(f"{place} is not where a row can be")
+            found[name] = partition, offset
+    return found
 
 
 def default_row(lookup: Lookup) -> Any:
@@ -138,10 +164,17 @@ class LookupHistory:
         self._times, codes, times_ms = np.unique(times_ms), codes[order], times_ms[order]
         self._ranks = self._rank(codes, np.searchsorted(self._times, times_ms))
         self.versions = [versions[place] for place in order.tolist()]
+        self._by_place: dict[tuple[int, int], RowVersion] = {}
 
     def _rank(self, codes: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Of a row at the `times`th time, among all rows at all times."""
         return codes * (len(self._times) + 1) + times
+
+    def at(self, partition: int, offset: int) -> RowVersion | None:
+        """The version of a record of the table; None if it is not there (any more)."""
+        if not self._by_place:
+            self._by_place = {(each.partition, each.offset): each for each in self.versions}
+        return self._by_place.get((partition, offset))
 
     def find_all(self, keys: Sequence[str | None], as_of_ms: npt.NDArray[np.int64]) -> list[Found]:
         """As of `LookupTable`."""

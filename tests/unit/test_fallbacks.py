@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphs import hash_of, load, write_graph
 from wire_records import PURCHASE, SCORED_AT_MS, batch_of, encoder_of, headers_of, shopper_records, value_of
 
-from flink_jobs.answer_comparison import AnswerComparison, Judged, Recomputed
+from flink_jobs.answer_comparison import AnswerComparison, Judged
 from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.served_answers import PREDICTION
 from models.binding import manifest_for_model
 from models.budget import OverBudgetError, TimedModel

@@ -5,12 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 from wire_records import PURCHASE, open_shipped
 
-from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.fork_job import NO_PREDICTION, ForkRequest, SideBySide
 from flink_jobs.fork_target import FileTarget
 from flink_jobs.job_beginning import JobBeginning
 from flink_jobs.models_comparison import places_of
 from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.served_answers import DEAD_LETTER, PREDICTION, ServedAnswers
 from flink_jobs.settings import Settings
 from flink_jobs.verify_job import VerifyRequest
@@ -31,7 +31,7 @@ def stretch(count=COUNT):
 def served(folder, now, scores, model, *, left_out=(), kinds=PREDICTION):
     """Answers as a job gave them, a second one with another score after each of the first ten."""
     answers, manifest = ServedAnswers(PURCHASE, folder), model.manifest
-    rows = np.zeros(len(scores), answers.row_type)
+    rows = np.zeros(len(scores), answers.files.row_type)
     rows["offset"], rows["score"], rows["kind"] = now.offsets, scores, kinds
     again = rows[:10].copy()
     again["at_offset"], again["score"] = 1_000, 0.987

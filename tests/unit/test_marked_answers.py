@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from wire_records import PURCHASE, START_MS, batch_of, encoder_of, headers_of
 
-from flink_jobs.answer_comparison import DIFFERENT, WARMED_UP, AnswerComparison, Recomputed
+from flink_jobs.answer_comparison import DIFFERENT, WARMED_UP, AnswerComparison
 from flink_jobs.local.shoppers import as_records, shopper_events
+from flink_jobs.recomputed import Recomputed
 from udfs.entity_state import LATE, WARMING, ShardState
 from udfs.output_batch import read_outputs
 from udfs.pipeline import Sum

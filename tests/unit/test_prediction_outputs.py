@@ -19,7 +19,6 @@ from skl2onnx.common.data_types import FloatTensorType
 from sklearn.linear_model import LogisticRegression
 from wire_records import PURCHASE, RECEIPT_MODEL, Shard, batch_of, headers_of, shopper_records, value_of
 
-from flink_jobs.answer_comparison import Recomputed
 from flink_jobs.console import CommandError
 from flink_jobs.dry_run import served_outputs
 from flink_jobs.dry_run_comparison import DryRunComparison, answer_of
@@ -31,6 +30,7 @@ from flink_jobs.models_checking import run_models_check_command, run_models_diff
 from flink_jobs.models_listing import output_texts, problem_with
 from flink_jobs.pipeline_model import open_model
 from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.score_job import score_rows
 from flink_jobs.served_answers import PREDICTION, ServedAnswers
 from flink_jobs.settings import Settings
@@ -477,7 +477,7 @@ def side_by_side(tmp_path, wanted, old, new, target=None):
     now = Recomputed(offsets, offsets, np.zeros(count, np.uint8), np.zeros(count, np.int64), rows_of(count))
     before = old.predict(now.features)
     answers = ServedAnswers(wanted, tmp_path)
-    rows = np.zeros(count, answers.row_type)
+    rows = np.zeros(count, answers.files.row_type)
     rows["offset"], rows["score"], rows["kind"] = offsets, before, PREDICTION
     rows[:-1].tofile(tmp_path / "000003-000000000000.answers")
     manifest = old.manifest

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from wire_records import PURCHASE
 
-from flink_jobs.answer_comparison import OLDER_THAN_TOPIC, WARMED_UP, WRONG_VECTOR, Findings, Judged, Recomputed
+from flink_jobs.answer_comparison import OLDER_THAN_TOPIC, WARMED_UP, WRONG_VECTOR, Findings, Judged
 from flink_jobs.receipt_models import ReceiptModel
+from flink_jobs.recomputed import Recomputed
 from flink_jobs.settings import Settings
 from flink_jobs.vector_comparison import OTHER_FEATURES, VectorComparison, written_vectors
 from udfs.entity_state import WARMING
@@ -29,7 +30,7 @@ def now():
 
 def compared(tmp_path, now, change=lambda rows: rows, judged=EVERYTHING, feature_set=None):
     vectors = written_vectors(PIPELINE, tmp_path, Settings())
-    rows = np.zeros(COUNT, vectors.row_type)
+    rows = np.zeros(COUNT, vectors.files.row_type)
     rows["offset"], rows["time_ms"], rows["identity"] = now.offsets, now.times_ms, now.identities
     rows["features"], rows["at_offset"] = now.features, np.arange(COUNT)
     change(rows).tofile(tmp_path / "000003-000000000000.answers")
