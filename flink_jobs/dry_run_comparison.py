@@ -12,6 +12,7 @@ import numpy as np
 from flink_jobs.decoding import ValueReader
 from models.outputs import Outputs
 from udfs.json_events import json_fields
+from udfs.lookup_join import places_told
 
 Place = tuple[int, int]
 
@@ -25,12 +26,14 @@ class Answer:
         reason: Of a dead letter; empty in a prediction.
         event: The event's id, for people.
         warming: Features that were warming up.
+        rows: Of each lookup, where the row is that the event saw; as of `udfs.lookup_join.places_told`.
     """
 
     score: float | tuple[float, ...] | None
     reason: str = ""
     event: str = ""
     warming: str = ""
+    rows: Mapping[str, Place | None] = field(default_factory=dict)
 
 
 def answer_of(
@@ -50,15 +53,16 @@ def answer_of(
         read: Reads the value of a prediction.
     """
     place = int(headers["partition"]), int(headers["offset"])
+    rows = places_told(headers["lookups"]) if "lookups" in headers else {}
     if "reason" in headers:
-        return place, Answer(None, headers["reason"])
+        return place, Answer(None, headers["reason"], rows=rows)
     body = read(value or b"")
+    about = str(body.get(event_id, "")), headers.get("warming", ""), rows
     try:
         numbers = tuple(outputs.numbers(body))
     except ValueError:
-        return place, Answer(None, "", str(body.get(event_id, "")), headers.get("warming", ""))
-    score = numbers[0] if outputs.is_number else numbers
-    return place, Answer(score, "", str(body.get(event_id, "")), headers.get("warming", ""))
+        return place, Answer(None, "", *about)
+    return place, Answer(numbers[0] if outputs.is_number else numbers, "", *about)
 
 
 @dataclass
@@ -74,6 +78,7 @@ class DryRunComparison:
         only_now: Events that only the new one has answered.
         refused: Predictions that became dead letters, or the other way round, by what happened.
         warming: Events with a feature that warms up.
+        other_rows: Events that saw another row of a lookup in the one than in the other.
         total: Sum of all differences.
     """
 
@@ -85,6 +90,7 @@ class DryRunComparison:
     only_now: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     warming: int = 0
+    other_rows: int = 0
     total: float = 0.0
 
     def compare(self, before: Mapping[Place, Answer], now: Mapping[Place, Answer]) -> "DryRunComparison":
@@ -97,6 +103,7 @@ class DryRunComparison:
     def _one(self, place: Place, was: Answer, new: Answer) -> None:
         self.events += 1
         self.warming += bool(new.warming)
+        self.other_rows += any(was.rows[name] != new.rows[name] for name in was.rows.keys() & new.rows.keys())
         if (was.score, was.reason) == (new.score, new.reason):
             self.equal += 1
             return
@@ -125,6 +132,7 @@ class DryRunComparison:
             "only_before": self.only_before,
             "only_now": self.only_now,
             "warming": self.warming,
+            "other_rows": self.other_rows,
             "max_difference": worst[0][0] if worst else 0.0,
             "mean_difference": self.total / self.events if self.events else math.nan,
             "worst": [

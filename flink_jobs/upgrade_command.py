@@ -8,7 +8,6 @@ from flink_jobs.console import CommandError, fetch_jars, next_steps, say, show, 
 from flink_jobs.definitions import JobDefinition
 from flink_jobs.dry_run import dry_run
 from flink_jobs.dry_run_comparison import DryRunComparison
-from flink_jobs.lookup_tables import refuse_lookups
 from flink_jobs.preflight import preflight
 from flink_jobs.python_archive import make_archive
 from flink_jobs.settings import Settings
@@ -41,7 +40,6 @@ def run_upgrade_command(
     if dry_run_min is not None and not any(each.effect == BLOCKED for each in changes):
         preflight(pipeline, settings)
         fetch_jars("job")
-        refuse_lookups(pipeline, "upgrade --dry-run")
         found = dry_run(job, before, pipeline, settings, minutes=dry_run_min, step=lambda text: say(f"- {text}"))
         _show_dry_run(found, changes, name, as_json=as_json)
         return
@@ -87,6 +85,8 @@ def _show_dry_run(found: DryRunComparison, changes: Sequence[Change], name: str,
         show(f"  {count:,} times {what}", style="yellow")
     if found.warming:
         show(f"  {found.warming:,} of the new ones are marked: features warm up")
+    if found.other_rows:
+        show(f"  {found.other_rows:,} saw another row of a lookup: one that came at about their time, to one job first")
     if found.only_before or found.only_now:
         show(f"  {found.only_before:,} answered by the running job only, {found.only_now:,} by the new one only")
     for each in result["worst"]:

@@ -74,6 +74,8 @@ class Definition:
             "dead_letters": pipeline.dead_letters,
             "features_topic": pipeline.features_topic or "none",
             "sessions_topic": pipeline.sessions_topic or "none",
+            "requests_topic": pipeline.requests_topic or "none",
+            "lookups": ", ".join(each.name for each in pipeline.lookups) or "none",
             "prediction": prediction_document(pipeline),
             "shards": shards,
             "lateness_ms": pipeline.lateness_ms,

@@ -1,14 +1,19 @@
 """One real broker and one schema registry for all integration tests, and others for tests that kill them."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from jobs import TESTS
 from other_clients import Served, serve
 
 from flink_jobs.environment import prepare_process
 from flink_jobs.local import jars, registry_files
 from flink_jobs.local.broker import Broker
+from flink_jobs.local.processes import free_port
 from flink_jobs.local.registry import LocalRegistry
 from tests.interplay import files as interplay_files
 
@@ -77,3 +82,25 @@ def interplay() -> None:
     """Other clients for the Java machine; nothing is fetched here, because that takes minutes."""
     if not interplay_files.are_here():
         pytest.skip("Kafka Streams, Kafka Connect and Spark are not here: `make interplay` fetches them, 700 MB")
+
+
+@pytest.fixture
+def millrace(broker: Broker, tmp_path: Path) -> Iterator[Callable[..., "subprocess.CompletedProcess[str]"]]:
+    """Runs commands against a cluster of its own."""
+    environment = {
+        **os.environ, "PYTHONPATH": str(TESTS.parent), "MILLRACE_HOME": str(tmp_path / "home"),
+        "MILLRACE_BOOTSTRAP": broker.bootstrap,
+    }  # fmt: skip
+
+    def run(*arguments: str, fails: bool = False) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [sys.executable, "-m", "flink_jobs.cli", *arguments], env=environment, cwd=tmp_path, capture_output=True,
+            text=True, timeout=400,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stderr[-3_000:]
+        return done
+
+    # of its own: another test may be about to take the usual one
+    run("cluster", "up", "--slots", "3", "--port", str(free_port()), "--json")
+    yield run
+    run("cluster", "down")

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from answers import read_answers, read_events
+from answers import LiveReader, read_answers, read_events
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from jobs import JobProcess
@@ -29,6 +29,7 @@ from flink_jobs.explain_command import run_explain_command
 from flink_jobs.explanation import explain
 from flink_jobs.fork_command import run_fork_command
 from flink_jobs.history_topic import topic_pieces
+from flink_jobs.pipelines import load_pipeline
 from udfs.lookup_join import default_row, places_told
 from udfs.naive_features import NaiveFeatures
 from udfs.pipeline import Count, Lookup, Mean, OneHot, Value, field
@@ -246,6 +247,58 @@ def assert_backfill(broker, pipeline, settings, folder, expected):
     assert report.missing["products no_row"] > 0
 
 
+TRIED = """
+from udfs.pipeline import *
+
+class View:
+    view_id: str
+    user: str
+    item: str | None
+    at: int
+
+class Product:
+    product: str
+    price: float
+    changed_at: int
+
+products = Lookup("products", Product, topic="tried-products", key="product", by="item", time="changed_at",
+                  defaults={"price": 0.5})
+pipeline = Pipeline("tried", Events(View, "tried-views", entity="user", time="at", id="view_id"),
+                    [Value("products.price")], Model("log", version=1, root="models"), "score",
+                    predictions="tried-predictions", lookups=[products])
+"""
+
+
+def test_a_dry_run_goes_on_with_the_tables_of_the_savepoint(broker, tmp_path, millrace):
+    file = tmp_path / "tried.py"
+    file.write_text(TRIED)
+    pipeline = load_pipeline(str(file))
+    log_model(pipeline, tmp_path / "models", "products_price")
+    make_topics(broker, pipeline)
+    shop_of = Shop(broker, pipeline)
+    shop_of.change()
+    with LiveReader(broker, pipeline) as reader:
+        traffic = Traffic(shop_of)
+        try:
+            millrace("submit", str(file), "--json")
+            reader.wait_for(200)
+            tried = json.loads(millrace("upgrade", str(file), "--dry-run", "--minutes", "0.2", "--json").stdout)
+        finally:
+            traffic.end()
+        millrace("stop", str(file), "--json")
+        rows = {row for _, row in places_in(reader.answers())}
+    assert tried["events"] > 500
+    assert (tried["only_now"], tried["only_before"], tried["refused"]) == (0, 0, {})
+    assert tried["differing"] <= tried["other_rows"] < tried["events"] / 2
+    assert len(rows) > 10
+    assert None in rows
+
+
+def places_in(answers):
+    """Of each event, the place of the product's row that it saw."""
+    return [(place, places_told(each.headers["lookups"])["products"]) for place, each in answers.predictions.items()]
+
+
 def tampered(placed, wrong):
     """For `copied`: the answer to the event at `placed` names another row."""
 
@@ -284,7 +337,7 @@ def test_what_was_served_is_computed_again_with_the_rows_that_events_saw(broker,
         job.stop()
     events, answers = read_events(broker, pipeline), read_answers(broker, pipeline)
     versions = versions_in(broker, pipeline)
-    told = {place: places_told(answer.headers["lookups"])["products"] for place, answer in answers.predictions.items()}
+    told = dict(places_in(answers))
     views = {event.place: msgspec.json.decode(event.value) for event in events}
     now = {place: timely(versions, view["item"], view["at"]) for place, view in views.items()}
     older = [place for place, at in told.items() if at is not None and at != now[place]]

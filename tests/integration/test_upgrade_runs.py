@@ -2,21 +2,16 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 
 import pytest
 from answers import LiveReader, expected_of, read_answers, read_events
-from jobs import TESTS
 from kept_savepoints import kept_events
 from test_upgraded_state import assert_complete_or_marked
 from workloads import log_model, make_topics
 
 from flink_jobs.events_producer import produce_events
 from flink_jobs.kafka_admin import committed_offsets
-from flink_jobs.local.processes import free_port
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.topics import group_id
 
@@ -85,28 +80,6 @@ class Traffic:
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join(60)
-
-
-@pytest.fixture
-def millrace(broker, tmp_path):
-    """Runs commands against a cluster of its own."""
-    environment = {
-        **os.environ, "PYTHONPATH": str(TESTS.parent), "MILLRACE_HOME": str(tmp_path / "home"),
-        "MILLRACE_BOOTSTRAP": broker.bootstrap,
-    }  # fmt: skip
-
-    def run(*arguments, fails=False):
-        done = subprocess.run(
-            [sys.executable, "-m", "flink_jobs.cli", *arguments], env=environment, cwd=tmp_path, capture_output=True,
-            text=True, timeout=400,
-        )  # fmt: skip
-        assert (done.returncode != 0) == fails, done.stderr[-3_000:]
-        return done
-
-    # of its own: another test may be about to take the usual one
-    run("cluster", "up", "--slots", "3", "--port", str(free_port()), "--json")
-    yield run
-    run("cluster", "down")
 
 
 def test_an_upgrade_keeps_the_state_refuses_a_loss_and_brings_the_old_job_back(broker, tmp_path, millrace):

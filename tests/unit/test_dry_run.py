@@ -44,6 +44,17 @@ def test_an_answer_is_read_by_its_receipt():
     assert answer_of(None, dead, LIKELY, "visit") == ((2, 8), Answer(None, "late"))
 
 
+def test_events_that_saw_another_row_are_counted():
+    def saw(offset, rows, score=0.5):
+        headers = {"partition": "0", "offset": str(offset), **({"lookups": rows} if rows else {})}
+        return answer_of(json.dumps({"likely": score}).encode(), headers, LIKELY, "visit")
+
+    before = [saw(0, "shops=0/1"), saw(1, "shops=0/1"), saw(2, "shops=-"), saw(3, "shops=0/1"), saw(4, None)]
+    now = [saw(0, "shops=0/1"), saw(1, "shops=0/2", 0.7), saw(2, "shops=0/2"), saw(3, "users=0/4"), saw(4, "shops=0/1")]
+    found = DryRunComparison().compare(dict(before), dict(now))
+    assert (found.other_rows, found.differing, found.as_json()["other_rows"]) == (2, 1, 2)
+
+
 def test_outputs_are_read_as_far_as_they_are_written(tmp_path):
     group = OutputGroup("t", {}, ["millrace-offset"])
     first, second = (framed(group.pack(Lines.of([b"k"]), Lines.of([b"v"]), [np.array([n])])) for n in (7, 8))

@@ -8,7 +8,22 @@ import pytest
 from shard_driver import pipeline_of
 
 from udfs.errors import DefinitionError
-from udfs.pipeline import Count, Distinct, Events, Last, Mean, Model, OneHot, Ratio, SinceLast, Sum, Value, field
+from udfs.pipeline import (
+    Count,
+    Distinct,
+    Events,
+    Last,
+    Lookup,
+    Mean,
+    Model,
+    OneHot,
+    Ratio,
+    Requests,
+    SinceLast,
+    Sum,
+    Value,
+    field,
+)
 from udfs.state_changes import (
     BLOCKED,
     COMPUTED,
@@ -80,6 +95,11 @@ def test_a_feature_that_warms_up_says_how_long():
     )
 
 
+class Profile:
+    user: str
+    age: int
+
+
 @dataclasses.dataclass
 class Payment:
     id: str
@@ -135,6 +155,18 @@ def test_a_new_model_and_other_bounds_are_noted():
         "m/1 becomes m/2", "3,600,000 becomes 600,000", "10,000 becomes 5",
     ]  # fmt: skip
     assert found[0].effect == KEPT
+
+
+def test_topics_of_requests_and_lookups_that_come_and_go_are_noted():
+    before = pipeline_of(Count(window="1h"))
+    lookup = Lookup("users", Profile, file="users.csv", key="user")
+    after = dataclasses.replace(before, requests=Requests(), lookups=[lookup])
+    assert [(each.name, each.text) for each in changes(before, after) if each.effect == NOTE] == [
+        ("requests_topic", f"none becomes {after.name}-requests"), ("lookups", "none becomes users"),
+    ]  # fmt: skip
+    assert [(each.name, each.text) for each in changes(after, before) if each.effect == NOTE] == [
+        ("requests_topic", f"{after.name}-requests becomes none"), ("lookups", "users becomes none"),
+    ]  # fmt: skip
 
 
 def test_another_entity_topic_time_or_number_of_shards_blocks_everything():
