@@ -15,6 +15,8 @@ from udfs.json_events import json_fields
 from udfs.lookup_join import places_told
 
 Place = tuple[int, int]
+ROUNDED = 1e-6
+"""Relative: several units in the last place of a float of 32 bits, and far below what a feature changes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class DryRunComparison:
     Attributes:
         events: Events that both answered.
         equal: With the same score, to the last bit, or the same reason.
+        rounded: With scores that are less than ROUNDED of them apart: a model may round a row by its place in a batch.
         worst: Largest differences of scores: (difference, place, before, now), the smallest first.
         most: How many of them are kept.
         only_before: Events that only the running job has answered.
@@ -85,6 +88,7 @@ class DryRunComparison:
     most: int = 5
     events: int = 0
     equal: int = 0
+    rounded: int = 0
     worst: list[tuple[float, Place, Answer, Answer]] = field(default_factory=list)
     only_before: int = 0
     only_now: int = 0
@@ -110,6 +114,9 @@ class DryRunComparison:
         if was.score is None or new.score is None:
             self.refused[f"{was.reason or 'a prediction'} becomes {new.reason or 'a prediction'}"] += 1
             return
+        if np.allclose(was.score, new.score, rtol=ROUNDED, atol=0.0):
+            self.rounded += 1
+            return
         difference = float(np.max(np.abs(np.subtract(was.score, new.score))))
         self.total += difference
         heapq.heappush(self.worst, (difference, place, was, new))
@@ -118,8 +125,8 @@ class DryRunComparison:
 
     @property
     def differing(self) -> int:
-        """Events with two scores."""
-        return self.events - self.equal - self.refused.total()
+        """Events with two scores that no rounding explains."""
+        return self.events - self.equal - self.rounded - self.refused.total()
 
     def as_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -127,6 +134,7 @@ class DryRunComparison:
         return {
             "events": self.events,
             "equal": self.equal,
+            "rounded": self.rounded,
             "differing": self.differing,
             "refused": dict(self.refused),
             "only_before": self.only_before,

@@ -81,6 +81,8 @@ def _show_dry_run(found: DryRunComparison, changes: Sequence[Change], name: str,
         f"{found.events:,} events answered by both: {found.equal:,} alike to the last bit, {found.differing:,} with "
         f"another score (at most {result['max_difference']:.6g} apart, {result['mean_difference']:.6g} in the mean)"
     )
+    if found.rounded:
+        show(f"  {found.rounded:,} more are alike but for rounding: a model may round a row by its place in a batch")
     for what, count in found.refused.items():
         show(f"  {count:,} times {what}", style="yellow")
     if found.warming:

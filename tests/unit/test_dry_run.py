@@ -27,6 +27,13 @@ def test_differences_are_counted_and_the_largest_are_shown_first():
     assert [(each["offset"], each["before"], each["now"]) for each in found["worst"]] == [(2, 0.3, 0.8), (1, 0.2, 0.25)]
 
 
+def test_what_a_model_rounds_by_the_place_in_a_batch_is_told_apart():
+    ulp = float(np.nextafter(np.float32(0.3), 1))
+    found = DryRunComparison().compare(scores(0.3, 0.3, (0.5, ulp)), scores(ulp, 0.3001, (0.5, 0.3)))
+    assert (found.events, found.equal, found.rounded, found.differing) == (3, 0, 2, 1)
+    assert found.as_json()["rounded"] == 2
+
+
 def test_dead_letters_and_answers_of_one_alone_are_told_apart():
     before = {(0, 0): Answer(0.5), (0, 1): Answer(None, "not_json"), (0, 2): Answer(0.1), (1, 0): Answer(0.2)}
     now = {**before, (0, 0): Answer(None, "missing_field"), (1, 9): Answer(1)}
