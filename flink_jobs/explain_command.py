@@ -179,7 +179,7 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
         table.add_column(column, overflow="fold")
     for each in rows:
         key, fields = json.dumps(each["key"], ensure_ascii=False), json.dumps(each["value"], ensure_ascii=False)
-        where = each["at"] or {"not_told": "not told: as of a backfill"}.get(each["row"], "none")
+        where = each["at"] or {"not_told": "what a backfill says"}.get(each["row"], "none")
         table.add_row(each["lookup"], Text(key), where, _time_text(each["valid_from_ms"]), Text(fields))
     out.print(table)
     for each in rows:
