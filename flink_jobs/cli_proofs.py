@@ -132,7 +132,7 @@ def parity(
     from flink_jobs.pipelines import load_pipeline
 
     run_parity_command(
-        load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
+        load_pipeline(name), name, _settings(), events=events, seed=seed, data=data, engines=engines or [],
         processes=processes, as_json=as_json,
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from flink_jobs.parity_sql import by_sql, without_refused
 from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.aggregates import Aggregate, Ratio
+from udfs.lookups import split_lookup
 from udfs.pipeline import Pipeline
 
 TOPIC = "parity-events"
@@ -42,8 +43,8 @@ class Difference:
         place: Partition and offset of the record.
         record: Its key and value as text.
         values: What each engine said, by its name.
-        events: What the feature is made of by the definition: offset, time and fields, in order of arrival; the last
-            fifty.
+        events: What the feature is made of by the definition: time and fields, those of the rows that it saw among
+            them, in order of arrival; the last fifty.
     """
 
     comparison: Comparison
@@ -91,7 +92,7 @@ def send_input(
     """Put the records into a new topic, in order, and read them back.
 
     Args:
-        pipeline: Whose; gets a topic of its own.
+        pipeline: Whose; gets a topic of its own. The tables of its lookups are there.
         bootstrap: A broker without that topic.
         folder: Of this run.
         records: Key, value, and the reason for which it must be refused, if known.
@@ -194,7 +195,10 @@ def _differences(given: ParityInput, sides: list[Side], comparisons: list[Compar
                 feature = owners[each.feature]
                 parts = (feature.numerator, feature.denominator) if isinstance(feature, Ratio) else (feature,)
                 used = [one for part in parts if isinstance(part, Aggregate) for one in oracle.window(part, entity)]
+                if not used and any(map(split_lookup, feature.reads)):
+                    used = oracle.arrived[entity][-1:]  # the record does not show the row that it saw
                 fields = [one.name for one in given.pipeline.events.schema]
+                fields += [f"{each.name}.{one.name}" for each in given.pipeline.lookups for one in each.schema]
                 told = [
                     {"time_ms": one.time_ms, "event": {name: getattr(one.event, name) for name in fields}}
                     for one in used[-EVENTS_SHOWN:]
