@@ -9,6 +9,7 @@ from flink_jobs.console import CommandError
 from flink_jobs.events_producer import RecordSender
 from flink_jobs.hard_rows import asked_rows, hard_rows
 from flink_jobs.kafka_admin import KafkaAdminError, TopicSpec, create_topics, topic_ends, topic_starts
+from flink_jobs.local.home import connected
 from flink_jobs.lookup_tables import file_versions
 from flink_jobs.settings import Settings
 from flink_jobs.topic_scan import Span, scan
@@ -85,7 +86,7 @@ def copy_tables(
                     for message in messages:
                         filled.copy(message)
         except KafkaAdminError as error:
-            raise _unreadable(topic, settings, error) from error
+            raise _unreadable(topic, error) from error
     lookups = [each if each.topic is None else _remembering(each, names[each.topic]) for each in pipeline.lookups]
     return dataclasses.replace(pipeline, lookups=lookups)
 
@@ -95,10 +96,11 @@ def table_spans(pipeline: Pipeline, settings: Settings) -> dict[str, dict[int, S
     place, found = (settings.bootstrap, settings.kafka_properties), dict[str, dict[int, Span]]()
     for topic in table_topics(pipeline.lookups):
         try:
+            connected(settings)
             starts = topic_starts(place[0], topic, place[1])
             ends = topic_ends(place[0], topic, place[1], isolation="read_committed")
         except KafkaAdminError as error:
-            raise _unreadable(topic, settings, error) from error
+            raise _unreadable(topic, error) from error
         found[topic] = {partition: (starts.get(partition, 0), end) for partition, end in sorted(ends.items())}
     return found
 
@@ -132,11 +134,8 @@ def _remembering(lookup: Lookup, topic: str) -> Lookup:
     )
 
 
-def _unreadable(topic: str, settings: Settings, error: KafkaAdminError) -> CommandError:
-    return CommandError(
-        f"with --data the rows of lookups are copied from their topics, and {topic} at {settings.bootstrap} cannot be "
-        f"read: {error}"
-    )
+def _unreadable(topic: str, error: KafkaAdminError) -> CommandError:
+    return CommandError(f"with --data the rows of lookups are copied from their topics, here {topic}: {error}")
 
 
 class _Filled:
