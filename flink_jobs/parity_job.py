@@ -22,6 +22,7 @@ from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.aggregates import Aggregate, Ratio
 from udfs.lookups import split_lookup
+from udfs.naive_features import field_value
 from udfs.pipeline import Pipeline
 
 TOPIC = "parity-events"
@@ -43,8 +44,8 @@ class Difference:
         place: Partition and offset of the record.
         record: Its key and value as text.
         values: What each engine said, by its name.
-        events: What the feature is made of by the definition: time and fields, those of the rows that it saw among
-            them, in order of arrival; the last fifty.
+        events: What the feature is made of by the definition: time and fields, those that it reads of rows among them,
+            in order of arrival; the last fifty.
     """
 
     comparison: Comparison
@@ -195,12 +196,12 @@ def _differences(given: ParityInput, sides: list[Side], comparisons: list[Compar
                 feature = owners[each.feature]
                 parts = (feature.numerator, feature.denominator) if isinstance(feature, Ratio) else (feature,)
                 used = [one for part in parts if isinstance(part, Aggregate) for one in oracle.window(part, entity)]
-                if not used and any(map(split_lookup, feature.reads)):
+                of_rows = [name for name in feature.reads if split_lookup(name) is not None]
+                if not used and of_rows:
                     used = oracle.arrived[entity][-1:]  # the record does not show the row that it saw
-                fields = [one.name for one in given.pipeline.events.schema]
-                fields += [f"{each.name}.{one.name}" for each in given.pipeline.lookups for one in each.schema]
+                fields = [*(one.name for one in given.pipeline.events.schema), *of_rows]
                 told = [
-                    {"time_ms": one.time_ms, "event": {name: getattr(one.event, name) for name in fields}}
+                    {"time_ms": one.time_ms, "event": {name: field_value(one.event, name) for name in fields}}
                     for one in used[-EVENTS_SHOWN:]
                 ]
                 events[row, each.feature] = told
