@@ -18,7 +18,7 @@ from udfs.lookups import Lookup
 from udfs.pipeline import Pipeline
 from udfs.refused import Refused
 
-MOST_KEYS, TIMES_OF_KEY = 20_000, 8
+MOST_KEYS, TIMES_OF_KEY = 20_000, 32
 ROWLESS_SHARE, LATE_SHARE, DELETED_SHARE, EQUAL_SHARE, LEFT_OUT_SHARE = 0.06, 0.12, 0.08, 0.2, 0.1
 BROKEN_ROWS = 5  # each made wrong in every way
 SPAN_MS = LONGEST_MS - 60 * DAY_MS
@@ -129,7 +129,8 @@ class _Rows:
         end = min(begin + SPAN_MS, MAX_EVENT_TIME_MS)
         found = [min(max(each, begin), end) for each in found]
         if random.random() < LATE_SHARE:
-            found = [each for each in found if each > min(times)] or [min(max(begin, max(times) + 1), end)]
+            half = sorted(times)[len(times) // 2]
+            found = [each for each in found if each > half] or [min(max(begin, half + 1), end)]
         return found
 
     def _row(self, key: Any, time_ms: int) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def test_an_engine_that_sees_the_version_before_is_found_and_the_row_of_the_even
         oracle_of_shard(wrong, planted, shard)
     sides = [Side("oracle", oracle, Said()), Side("backfill", planted, Said())]
     result = {each.feature: each for each in compare(given, *sides, None)}
-    assert 0 < result["products_price"].differences < 300
+    assert 0 < result["products_price"].differences < 600
     assert result["products_price_mean_1h"].differences > 0
     assert result["count_1h"].differences == 0
     told = {each.comparison.feature: each for each in _differences(given, sides, list(result.values()))}
