@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count, cycle, islice
 from pathlib import Path
 
+import msgspec
+
 from flink_jobs.certify_faults import FAULTS
 from flink_jobs.certify_job import CertifyPlan, run_certify
 from flink_jobs.certify_report import PASSED, CertifyReport
@@ -14,12 +16,13 @@ from flink_jobs.decoding import in_json
 from flink_jobs.event_files import file_events
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.broken_records import broken_records
-from flink_jobs.local.live_shop import can_generate, live_events
-from flink_jobs.local.own_broker import own_broker
-from flink_jobs.lookup_tables import refuse_lookups
+from flink_jobs.local.live_shop import can_generate, expected_events, live_events
+from flink_jobs.local.own_broker import OwnBroker, own_broker
+from flink_jobs.own_tables import copy_tables, file_keys, put_hard_tables, table_spans
 from flink_jobs.parity_engines import constant_model
 from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
+from udfs.lookups import table_topics
 from udfs.pipeline import Pipeline
 
 Known = tuple[bytes | None, bytes | None, str | None]
@@ -43,8 +46,9 @@ def run_certify_command(
     as_json: bool,
 ) -> None:
     """Certify the pipeline; fails when anything was lost, doubled, different or slow."""
-    refuse_lookups(pipeline, "certify")
     chosen = _chosen(faults)
+    if data is not None:
+        table_spans(pipeline, settings)  # a topic that is not there is said before anything is started
     fetch_jars()
     say(
         f"{name}: {events:,} events or more at {rate:,.0f}/s, {times} times each of {', '.join(chosen)}; on a broker "
@@ -57,7 +61,7 @@ def run_certify_command(
             "bootstrap": own.bootstrap, "home": own.folder / "job", "checkpoint_folder": None, "cluster": None,
             **OPEN, "guarantee": "exactly-once", "checkpoint_interval_ms": 1_000,
         })  # fmt: skip
-        certified, records, text = _traffic(pipeline, own.folder, rate, seed, data)
+        certified, records, text = _traffic(pipeline, settings, own, events, rate, seed, data)
         plan = CertifyPlan(
             certified, name, records, text, events, rate, chosen, times, seed, freeze_s=freeze_s, full_s=full_s
         )
@@ -87,23 +91,42 @@ def _chosen(faults: Sequence[str]) -> list[str]:
 
 
 def _traffic(
-    pipeline: Pipeline, folder: Path, rate: float, seed: int, data: Path | None
+    pipeline: Pipeline, settings: Settings, own: OwnBroker, events: int, rate: float, seed: int, data: Path | None
 ) -> tuple[Pipeline, Iterator[Known], str]:
     """The pipeline with its features in its predictions, what is sent, and what that is in words.
 
-    Hard records may make a real model fail, and a dead letter hides features: with them the model is one that does not.
+    The tables of its lookups are on the broker then, and stay as they are: so the oracle knows what events see.
+
+    Hard records and rows may make a real model fail, and a dead letter hides features: with them the model is one that
+    does not.
     """
-    own = dataclasses.replace(in_json(pipeline), include_features=True)
+    certified = dataclasses.replace(in_json(pipeline), include_features=True)
     if data is not None:
         rows = [(key, value, None) for key, value in file_events(data, pipeline)]
         if not rows:
             raise CommandError(f"{data} has no events")
-        return own, cycle(rows), f"rows of {data.name}, again and again"
+        return copy_tables(certified, settings, own.bootstrap), cycle(rows), f"rows of {data.name}, again and again"
+    text = "simulated shoppers, some broken records among them"
     if can_generate(pipeline):
-        return own, _shoppers(pipeline, rate, seed), "simulated shoppers, some broken records among them"
-    model = constant_model(pipeline, folder / "models")
-    hard = chain.from_iterable(hard_records(pipeline, 100_000, each) for each in count(seed + 1))
-    return dataclasses.replace(own, model=model), hard, "hard records, scored by a constant model"
+        records, asking = _shoppers(pipeline, rate, seed), _expected(rate, seed)
+        if not table_topics(pipeline.lookups):
+            return certified, records, text
+        text += ", and hard rows, scored by a constant model"
+    else:
+        likely = file_keys(pipeline)
+        records, asking = (
+            chain.from_iterable(hard_records(pipeline, 100_000, each, likely) for each in count(seed + 1))
+            for _ in range(2)
+        )
+        text = "hard records, scored by a constant model"
+    certified = dataclasses.replace(certified, model=constant_model(pipeline, own.folder / "models"))
+    asked = ((key, value) for key, value, _ in islice(asking, events))
+    return put_hard_tables(certified, own.bootstrap, asked, seed), records, text
+
+
+def _expected(rate: float, seed: int) -> Iterator[Known]:
+    for event in expected_events(rate, seed):
+        yield event.user_id.encode(), msgspec.json.encode(event), None
 
 
 def _shoppers(pipeline: Pipeline, rate: float, seed: int) -> Iterator[Known]:

@@ -115,7 +115,10 @@ def parity(
     events: Annotated[int, typer.Option(min=1, help="Records to make, or to take of --data.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the records: the same gives the same.")] = 1,
     data: Annotated[
-        Path | None, typer.Option(help="Real events instead: .jsonl, .csv (also .gz) or .parquet.")
+        Path | None,
+        typer.Option(
+            help="Real events instead: .jsonl, .csv (also .gz) or .parquet. Rows of lookups come from your topics."
+        ),
     ] = None,
     engines: Annotated[
         list[str] | None, typer.Option(help="Some of the engines, like oracle,backfill. Default: all.")
@@ -132,7 +135,7 @@ def parity(
     from flink_jobs.pipelines import load_pipeline
 
     run_parity_command(
-        load_pipeline(name), name, load_settings(), events=events, seed=seed, data=data, engines=engines or [],
+        load_pipeline(name), name, _settings(), events=events, seed=seed, data=data, engines=engines or [],
         processes=processes, as_json=as_json,
     )  # fmt: skip
 

@@ -12,7 +12,6 @@ from flink_jobs.decoding import prediction_reader
 from flink_jobs.events_producer import produce_events
 from flink_jobs.reconciliation import Ledger, Record
 from flink_jobs.settings import Settings
-from flink_jobs.topics import topics_of
 from flink_jobs.watch import SeenPrediction, parse_prediction
 from udfs.pipeline import Pipeline
 
@@ -111,7 +110,9 @@ class TopicsReader(Background):
         self._begin(self._work)
 
     def _work(self) -> None:
-        reader = CommittedReader(self._settings.bootstrap, topics_of(self._pipeline), self._settings.kafka_properties)
+        pipeline, settings = self._pipeline, self._settings
+        topics = [pipeline.events.topic, pipeline.predictions, str(pipeline.dead_letters)]
+        reader = CommittedReader(settings.bootstrap, topics, settings.kafka_properties)
         try:
             while not self._stop.is_set() or (self.to_the_end and not reader.at_end):
                 messages = reader.read(READ_WAIT_S)

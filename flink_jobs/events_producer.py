@@ -128,9 +128,12 @@ class RecordSender:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes]] = (),
         time_ms: int | None = None,
+        partition: int | None = None,
     ) -> None:
-        """Queue a record; waits while the queue is full."""
+        """Queue a record; waits while the queue is full. Without a partition it is the key's."""
         more: dict[str, Any] = {} if time_ms is None else {"timestamp": time_ms}
+        if partition is not None:
+            more["partition"] = partition
         while True:
             try:
                 self._producer.produce(self.topic, value, key, headers=list(headers), **more)

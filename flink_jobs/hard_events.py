@@ -8,7 +8,7 @@ records that are no events. The same seed gives the same records.
 import json
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -61,28 +61,85 @@ def _moments() -> list[int]:
     ]
 
 
-def hard_records(pipeline: Pipeline, count: int, seed: int) -> Iterator[HardRecord]:
+def hard_records(
+    pipeline: Pipeline, count: int, seed: int, likely: Mapping[str, Sequence[Any]] | None = None
+) -> Iterator[HardRecord]:
     """So many records, the broken ones included.
 
     Args:
         pipeline: Whose events.
         count: How many.
         seed: Where chance comes from.
+        likely: By field, values that it often has, like keys of a table that is there.
     """
-    return _Generator(pipeline, count, seed).records()
+    return _Generator(pipeline, count, seed, likely or {}).records()
+
+
+class HardValues:
+    """Values of fields on which engines may disagree, nulls among them.
+
+    Args:
+        pipeline: What its conditions compare with is likely, too.
+        random: Where chance comes from.
+        likely: By field, values that it often has.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, random: np.random.Generator, likely: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        self._random, self._constants = random, _constants(pipeline)
+        for name, values in (likely or {}).items():
+            self._constants.setdefault(name, []).extend(values)
+
+    def of(self, field: EventField) -> Any:
+        """A value of a field."""
+        random = self._random
+        if field.nullable and random.random() < 0.12:
+            return None
+        constants = self._constants.get(field.name, [])
+        if field.categories is not None:
+            return field.categories[int(random.integers(len(field.categories)))]
+        if constants and random.random() < 0.3:
+            return constants[int(random.integers(len(constants)))]
+        match field.kind:
+            case "bool":
+                return bool(random.integers(2))
+            case "str":
+                return TEXTS[int(random.integers(len(TEXTS)))] if random.random() < 0.7 else f"t{random.integers(40)}"
+            case "int":
+                return int(random.choice(INTS)) if random.random() < 0.2 else int(random.integers(-9, 10))
+            case "vector":
+                return [self._float() for _ in range(field.size or 0)]
+        return self._float()
+
+    def _float(self) -> float:
+        random = self._random
+        chance = random.random()
+        if chance < 0.15:
+            return float(random.choice(FLOATS))
+        if chance < 0.16:
+            return float(random.choice([HUGE, -HUGE])) * float(random.random())
+        return float(np.exp(random.normal(2.0, 1.5))) * float(random.choice([1, 1, 1, -1]))
+
+
+def time_value(field: EventField, time_unit: str, time_ms: int) -> Any:
+    """A time in ms since 1970 as a field of that unit has it."""
+    units = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[time_unit]
+    if field.kind == "float":
+        return time_ms * units
+    return int(time_ms * units) if units >= 1 else time_ms // 1_000
 
 
 class _Generator:
-    def __init__(self, pipeline: Pipeline, count: int, seed: int) -> None:
+    def __init__(self, pipeline: Pipeline, count: int, seed: int, likely: Mapping[str, Sequence[Any]]) -> None:
         self._pipeline, self._count = pipeline, count
         self._random = np.random.default_rng(seed)
-        self._seed = seed
+        self._seed, self._values = seed, HardValues(pipeline, self._random, likely)
+        self._likely_entities = likely.get(pipeline.events.entity, ())
         windows = {each.window_ms for each in aggregates_of(tuple(pipeline.features))}
         tiles = {each.tile_ms for each in aggregates_of(tuple(pipeline.features)) if each.tile_ms is not None}
         self._windows = sorted(windows | tiles) or [HOUR_MS]
         self._longest, self._lateness = self._windows[-1], max(pipeline.lateness_ms, 1)
-        self._constants = _constants(pipeline)
-        self._units = {"s": 1e-3, "ms": 1, "us": 1_000, "ns": 1_000_000}[pipeline.events.time_unit]
         self._made = self._made_events = 0
         self._is_oversized = False
         self._now = 0
@@ -110,7 +167,7 @@ class _Generator:
                 broken = broken or self._broken(event)
                 yield broken.pop()
                 continue
-            record = HardRecord(str(entity).encode(), _as_json(event, self._random), None)
+            record = HardRecord(str(entity).encode(), as_json(event, self._random), None)
             recent.append(record)
             yield record
 
@@ -123,6 +180,8 @@ class _Generator:
         return [HardRecord(kept[place].key, kept[place].value, kept[place].reason) for place in order]
 
     def _new_entity(self, number: int) -> Any:
+        if self._likely_entities and number % 2 == 0:
+            return self._likely_entities[number // 2 % len(self._likely_entities)]
         if self._pipeline.fields[self._pipeline.events.entity].kind == "int":
             return number * 7_919 - 1_000
         return f"{TEXTS[number % len(TEXTS)][:40]}{number}"
@@ -141,11 +200,11 @@ class _Generator:
             if field.name == events.entity:
                 event[field.name] = entity
             elif field.name == events.time:
-                event[field.name] = self._time(field, self._time_ms(entity, wild))
+                event[field.name] = time_value(field, events.time_unit, self._time_ms(entity, wild))
             elif field.name == events.id:
                 event[field.name] = self._made_events if field.kind == "int" else f"{self._seed}n{self._made_events}"
             else:
-                event[field.name] = self._value(field)
+                event[field.name] = self._values.of(field)
         return event
 
     def _time_ms(self, entity: Any, wild: bool) -> int:
@@ -186,40 +245,6 @@ class _Generator:
             self._now += self._pipeline.retention_ms + int(random.integers(DAY_MS))
         self._now = min(self._now, 9 * 10**12)
 
-    def _time(self, field: EventField, time_ms: int) -> Any:
-        if field.kind == "float":
-            return time_ms * self._units
-        return int(time_ms * self._units) if self._units >= 1 else time_ms // 1_000
-
-    def _value(self, field: EventField) -> Any:
-        random = self._random
-        if field.nullable and random.random() < 0.12:
-            return None
-        constants = self._constants.get(field.name, [])
-        if field.categories is not None:
-            return field.categories[int(random.integers(len(field.categories)))]
-        if constants and random.random() < 0.3:
-            return constants[int(random.integers(len(constants)))]
-        match field.kind:
-            case "bool":
-                return bool(random.integers(2))
-            case "str":
-                return TEXTS[int(random.integers(len(TEXTS)))] if random.random() < 0.7 else f"t{random.integers(40)}"
-            case "int":
-                return int(random.choice(INTS)) if random.random() < 0.2 else int(random.integers(-9, 10))
-            case "vector":
-                return [self._float() for _ in range(field.size or 0)]
-        return self._float()
-
-    def _float(self) -> float:
-        random = self._random
-        chance = random.random()
-        if chance < 0.15:
-            return float(random.choice(FLOATS))
-        if chance < 0.16:
-            return float(random.choice([HUGE, -HUGE])) * float(random.random())
-        return float(np.exp(random.normal(2.0, 1.5))) * float(random.choice([1, 1, 1, -1]))
-
 
 def _constants(pipeline: Pipeline) -> dict[str, list[Any]]:
     """What conditions compare each field with, and the nearest numbers on both sides."""
@@ -237,8 +262,8 @@ def _constants(pipeline: Pipeline) -> dict[str, list[Any]]:
     return found
 
 
-def _as_json(event: dict[str, Any], random: np.random.Generator) -> bytes:
-    """JSON in the forms that producers write: with and without blanks, in another order, with fields of no interest."""
+def as_json(event: dict[str, Any], random: np.random.Generator) -> bytes:
+    """Fields as JSON, in the forms that producers write: with and without blanks, in another order, with others."""
     chance = random.random()
     if chance < 0.1:
         event = dict(reversed(event.items()))

@@ -26,7 +26,7 @@ from flink_jobs.console import (
 from flink_jobs.event_files import file_events
 from flink_jobs.hard_events import hard_records
 from flink_jobs.local.own_broker import own_broker
-from flink_jobs.lookup_tables import refuse_lookups
+from flink_jobs.own_tables import copy_tables, file_keys, put_hard_tables, table_spans
 from flink_jobs.parity_comparison import Comparison
 from flink_jobs.parity_job import ENGINES, Difference, ParityReport, run_engines, send_input
 from flink_jobs.settings import Settings
@@ -34,6 +34,7 @@ from udfs.pipeline import Pipeline
 
 DIFFERENCES_SHOWN = 5
 TABLE_WIDTH = 120
+NO_JOINS = "it joins events with no rows, and the pipeline has lookups"
 
 
 def run_parity_command(
@@ -49,12 +50,15 @@ def run_parity_command(
     as_json: bool,
 ) -> None:
     """Compare the engines; fails when they disagree."""
-    refuse_lookups(pipeline, "parity")
-    chosen = _chosen(engines)
+    chosen = _chosen(engines, pipeline)
     given_text = f"the first {events:,} rows of {data}" if data else f"{events:,} hard records, seed {seed}"
     records = _records(pipeline, events, seed, data)
+    if data is not None:
+        table_spans(pipeline, settings)  # a topic that is not there is said before anything is started
     fetch_jars()
     say(f"{name}: {given_text}, through {', '.join(chosen)}; on a broker of its own, your topics stay as they are")
+    if pipeline.lookups and not engines:
+        say(f"SQL is left out: {NO_JOINS}")
     log_file = settings.logs / f"parity-{pipeline.name}-{os.getpid()}.log"
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with (
@@ -65,8 +69,13 @@ def run_parity_command(
     ):
         task = bars.add_task("sending", total=1.0)
         broker.keep_logs = True
+        if data is None:
+            asking = ((key, value) for key, value, _ in _records(pipeline, events, seed, None))
+            own = put_hard_tables(pipeline, broker.bootstrap, asking, seed)
+        else:
+            own = copy_tables(pipeline, settings, broker.bootstrap, stop.raise_if_requested)
         given = send_input(
-            pipeline, broker.bootstrap, broker.folder, records, settings.shards, given_text, stop.raise_if_requested
+            own, broker.bootstrap, broker.folder, records, settings.shards, given_text, stop.raise_if_requested
         )
         report = run_engines(
             given,
@@ -87,8 +96,11 @@ def run_parity_command(
         raise CommandError(f"the engines disagree: {total:,} differences over {given_text}")
 
 
-def _chosen(engines: Sequence[str]) -> list[str]:
-    wanted = [each.strip() for one in engines for each in one.split(",")] or list(ENGINES)
+def _chosen(engines: Sequence[str], pipeline: Pipeline) -> list[str]:
+    named = [each.strip() for one in engines for each in one.split(",")]
+    if pipeline.lookups and "sql" in named:
+        raise CommandError(f"--engines names sql, which cannot compute {pipeline.name}: {NO_JOINS}")
+    wanted = named or [each for each in ENGINES if each != "sql" or not pipeline.lookups]
     unknown = [each for each in wanted if each not in ENGINES]
     if unknown:
         raise CommandError(f"--engines names {unknown[0]!r}: write some of {', '.join(ENGINES)}")
@@ -101,7 +113,7 @@ def _records(
     pipeline: Pipeline, events: int, seed: int, data: Path | None
 ) -> Iterable[tuple[bytes | None, bytes | None, str | None]]:
     if data is None:
-        return hard_records(pipeline, events, seed)
+        return hard_records(pipeline, events, seed, file_keys(pipeline))
     return ((key, value, None) for key, value in islice(file_events(data, pipeline), events))
 
 

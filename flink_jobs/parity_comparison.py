@@ -16,11 +16,10 @@ import numpy.typing as npt
 
 from flink_jobs.decoding import event_decoder
 from flink_jobs.parity_engines import Said
-from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, spooled
+from flink_jobs.parity_rows import FEATURES, REFUSED, EngineRows, ParityInput, spooled, spooled_join
 from udfs.aggregates import Aggregate, Custom, Ewma, Mean, Ratio, Std, Sum
-from udfs.events import value_getter
 from udfs.features import Feature
-from udfs.naive_features import NaiveFeatures
+from udfs.naive_features import NaiveFeatures, field_value
 from udfs.wire_formats import Refused
 
 RELATIVE = 1e-9
@@ -201,7 +200,7 @@ def _settle(given: ParityInput, owners: Mapping[str, Feature], candidates: Mappi
     for name, each in candidates.items():
         apart = np.array(each.apart)
         size = np.array([sizes.get((row, name), 0.0) for row in each.rows])
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             relative = np.where(np.isfinite(apart), apart / size, np.inf)
         wrong = ~(relative <= RELATIVE)
         each.comparison.note(np.array(each.rows, np.int64)[wrong])
@@ -216,6 +215,7 @@ def replayed(given: ParityInput, rows: Iterable[int]) -> Iterator[tuple[int, Nai
     """
     wanted = set(rows)
     decode, entity_name = event_decoder(given.pipeline).decode, given.pipeline.events.entity
+    join = spooled_join(given)
     for shard in range(given.shards):
         keys = {record.key for record in spooled(given.shard_file(shard)) if record.row in wanted}
         if not keys:
@@ -228,7 +228,8 @@ def replayed(given: ParityInput, rows: Iterable[int]) -> Iterator[tuple[int, Nai
             if record.key not in keys:
                 oracle.pass_by(oracle.time_ms(event), record.time_ms, record.partition)
                 continue
-            oracle.advance(event, record.time_ms, record.partition, wanted=False)
+            seen = join.seen(event, oracle.time_ms(event))
+            oracle.advance(seen, record.time_ms, record.partition, wanted=False)
             if record.row in wanted:
                 yield record.row, oracle, getattr(event, entity_name)
 
@@ -244,5 +245,5 @@ def size_of(feature: Feature, oracle: NaiveFeatures, entity: Any) -> float:
     if is_exact(feature):
         return abs(oracle.values(feature, entity)[0])
     assert isinstance(feature, Aggregate)
-    values = [abs(float(value_getter(feature.input or "")(row.event))) for row in oracle.window(feature, entity)]
+    values = [abs(float(field_value(row.event, feature.input or ""))) for row in oracle.window(feature, entity)]
     return sum(values) if isinstance(feature, Sum | Custom) else max(values, default=0.0)

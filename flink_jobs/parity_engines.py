@@ -29,12 +29,13 @@ from flink_jobs.job_run import start_job
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import create_topics
 from flink_jobs.local.processes import _die_with_parent
-from flink_jobs.parity_rows import EngineRows, ParityInput, spooled
+from flink_jobs.parity_rows import EngineRows, ParityInput, spooled, spooled_join
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
 from models.binding import manifest_for_model
 from models.manifest import MODEL_FILE
 from udfs.naive_features import NaiveFeatures
+from udfs.naive_join import NaiveJoin
 from udfs.pipeline import Model, Pipeline
 from udfs.wire_formats import Refused
 
@@ -108,22 +109,32 @@ def by_oracle(run: EngineRun) -> Said:
 
 
 _task: tuple[ParityInput, Path]
+_join: NaiveJoin
 
 
 def _start_worker(task: bytes) -> None:
-    global _task
+    global _task, _join
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     _task = _cloudpickle.loads(task)
+    _join = spooled_join(_task[0])
 
 
 def _oracle_of_shard(shard: int) -> None:
     given, folder = _task
-    oracle_of_shard(given, EngineRows(folder, given.count, len(given.pipeline.feature_names)), shard)
+    oracle_of_shard(given, EngineRows(folder, given.count, len(given.pipeline.feature_names)), shard, _join)
 
 
-def oracle_of_shard(given: ParityInput, rows: EngineRows, shard: int) -> None:
-    """Fill in what the oracle says of a shard's records; each shard has clocks of its own."""
+def oracle_of_shard(given: ParityInput, rows: EngineRows, shard: int, join: NaiveJoin | None = None) -> None:
+    """Fill in what the oracle says of a shard's records; each shard has clocks of its own.
+
+    Args:
+        given: The records.
+        rows: To be filled.
+        shard: Which.
+        join: That of the run, if it was read before.
+    """
+    join = join or spooled_join(given)
     decode, oracle = event_decoder(given.pipeline).decode, NaiveFeatures(given.pipeline)
     for record in spooled(given.shard_file(shard)):
         event = decode(record.key, record.value)
@@ -132,7 +143,8 @@ def oracle_of_shard(given: ParityInput, rows: EngineRows, shard: int) -> None:
         if reason is not None:
             rows.refuse(record.row, reason)
         else:
-            rows.answer(record.row, *oracle.advance(event, record.time_ms, record.partition))
+            seen = join.seen(event, oracle.time_ms(event))
+            rows.answer(record.row, *oracle.advance(seen, record.time_ms, record.partition))
 
 
 def by_backfill(run: EngineRun) -> Said:

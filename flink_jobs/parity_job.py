@@ -21,6 +21,8 @@ from flink_jobs.parity_sql import by_sql, without_refused
 from flink_jobs.security_settings import OPEN
 from flink_jobs.settings import Settings
 from udfs.aggregates import Aggregate, Ratio
+from udfs.lookups import split_lookup
+from udfs.naive_features import field_value
 from udfs.pipeline import Pipeline
 
 TOPIC = "parity-events"
@@ -42,8 +44,8 @@ class Difference:
         place: Partition and offset of the record.
         record: Its key and value as text.
         values: What each engine said, by its name.
-        events: What the feature is made of by the definition: offset, time and fields, in order of arrival; the last
-            fifty.
+        events: What the feature is made of by the definition: time and fields, those that it reads of rows among them,
+            in order of arrival; the last fifty.
     """
 
     comparison: Comparison
@@ -91,7 +93,7 @@ def send_input(
     """Put the records into a new topic, in order, and read them back.
 
     Args:
-        pipeline: Whose; gets a topic of its own.
+        pipeline: Whose; gets a topic of its own. The tables of its lookups are there.
         bootstrap: A broker without that topic.
         folder: Of this run.
         records: Key, value, and the reason for which it must be refused, if known.
@@ -194,9 +196,12 @@ def _differences(given: ParityInput, sides: list[Side], comparisons: list[Compar
                 feature = owners[each.feature]
                 parts = (feature.numerator, feature.denominator) if isinstance(feature, Ratio) else (feature,)
                 used = [one for part in parts if isinstance(part, Aggregate) for one in oracle.window(part, entity)]
-                fields = [one.name for one in given.pipeline.events.schema]
+                of_rows = [name for name in feature.reads if split_lookup(name) is not None]
+                if not used and of_rows:
+                    used = oracle.arrived[entity][-1:]  # the record does not show the row that it saw
+                fields = [*(one.name for one in given.pipeline.events.schema), *of_rows]
                 told = [
-                    {"time_ms": one.time_ms, "event": {name: getattr(one.event, name) for name in fields}}
+                    {"time_ms": one.time_ms, "event": {name: field_value(one.event, name) for name in fields}}
                     for one in used[-EVENTS_SHOWN:]
                 ]
                 events[row, each.feature] = told

@@ -6,19 +6,24 @@ A record's row is its place in the topic: partition after partition, by offset.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from flink_jobs.kafka_admin import topic_ends
+from flink_jobs.lookup_tables import table_versions
 from flink_jobs.topic_scan import scan
 from udfs.event_keys import shard_text
 from udfs.key_places import key_shards
+from udfs.lookups import Lookup
+from udfs.naive_join import CameRow, NaiveJoin, fields_of_row
 from udfs.pipeline import Pipeline
 
 UNANSWERED, FEATURES, REFUSED = 0, 1, 2
 Record = tuple[bytes | None, bytes | None]
+T = TypeVar("T")
 
 
 class SpooledRecord(NamedTuple):
@@ -39,7 +44,7 @@ class ParityInput:
     Attributes:
         pipeline: Whose topic it is.
         bootstrap: Where it is.
-        folder: Of this run; `records` in it has a file of records a shard.
+        folder: Of this run; `records` in it has a file of records a shard, `tables` one of rows a lookup.
         first_rows: Row of each partition's first record.
         count: How many records there are.
         shards: Of the job.
@@ -67,6 +72,10 @@ class ParityInput:
         """Where a shard's records are."""
         return self.folder / "records" / f"{shard:03d}"
 
+    def table_file(self, lookup: Lookup) -> Path:
+        """Where the rows of a table are, in order of arrival."""
+        return self.folder / "tables" / lookup.name
+
 
 def spool_input(
     pipeline: Pipeline,
@@ -77,7 +86,7 @@ def spool_input(
     reasons: Mapping[Record, str],
     seed_text: str,
 ) -> ParityInput:
-    """Read the topic back, shard by shard.
+    """Read the topic back, shard by shard; and the rows of its lookups, which must all be there.
 
     Args:
         pipeline: Whose topic.
@@ -111,12 +120,37 @@ def spool_input(
     finally:
         for file in files:
             file.close()
+    for lookup in pipeline.lookups:
+        _spool_table(given, lookup)
     return given
+
+
+def _spool_table(given: ParityInput, lookup: Lookup) -> None:
+    ends = {} if lookup.topic is None else topic_ends(given.bootstrap, lookup.topic)
+    names = [one.name for one in lookup.schema]
+    path = given.table_file(lookup)
+    path.parent.mkdir(exist_ok=True)
+    encode = msgspec.msgpack.Encoder().encode
+    with path.open("wb") as file:
+        for each in table_versions(lookup, given.bootstrap, None, ends):
+            fields = None if each.row is None else fields_of_row(each.row, names)
+            content = encode(CameRow(each.key, each.time_ms, fields))
+            file.write(len(content).to_bytes(4, "little") + content)
+
+
+def spooled_join(given: ParityInput) -> NaiveJoin:
+    """Joins events with the tables of the run, for the oracle."""
+    lookups = given.pipeline.lookups
+    return NaiveJoin(given.pipeline, {each.name: _unpacked(given.table_file(each), CameRow) for each in lookups})
 
 
 def spooled(path: Path) -> Iterator[SpooledRecord]:
     """The records of a shard, in order of arrival in each partition."""
-    decode = msgspec.msgpack.Decoder(SpooledRecord).decode
+    return _unpacked(path, SpooledRecord)
+
+
+def _unpacked(path: Path, kind: type[T]) -> Iterator[T]:
+    decode = msgspec.msgpack.Decoder(kind).decode
     with path.open("rb") as file:
         while size := file.read(4):
             yield decode(file.read(int.from_bytes(size, "little")))

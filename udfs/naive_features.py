@@ -51,7 +51,7 @@ def _missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def _value(event: Any, name: str) -> Any:
+def field_value(event: Any, name: str) -> Any:
     """A field of an event, or like `embedding[3]` a number of a vector, which null has not."""
     if not name.endswith("]"):
         return getattr(event, name)
@@ -69,7 +69,7 @@ def _passes(condition: Sequence[Any], event: Any) -> bool:
         return _passes(rest[0], event) and _passes(rest[1], event)
     if word == "or":
         return _passes(rest[0], event) or _passes(rest[1], event)
-    value = _value(event, rest[0])
+    value = field_value(event, rest[0])
     if word == "null":
         return _missing(value)
     if _missing(value):
@@ -212,7 +212,7 @@ class NaiveFeatures:
             categories = self.pipeline.fields[feature.field].categories or ()
             return [float(getattr(event, feature.field) == category) for category in categories]
         if isinstance(feature, Value):
-            value = _value(event, feature.field)
+            value = field_value(event, feature.field)
             result, fill = (math.nan if _missing(value) else float(value)), feature.fill
         elif isinstance(feature, Ratio):
             above, below = (self._values(part, life, newest)[0] for part in (feature.numerator, feature.denominator))
@@ -228,7 +228,7 @@ class NaiveFeatures:
         inside = self._inside(feature, life, newest)
         if isinstance(feature, LastN):
             return self._number(feature, inside)
-        rows = [(row.time_ms, _value(row.event, name) if name else None) for row in inside]
+        rows = [(row.time_ms, field_value(row.event, name) if name else None) for row in inside]
         if isinstance(feature, Custom):
             return _custom_of(feature, rows)
         return aggregate_of(definition, life[-1].time_ms, rows)
@@ -237,7 +237,7 @@ class NaiveFeatures:
         """A column of a sequence."""
         if not inside:
             return math.nan
-        value = 1 if item.field is None else _value(inside[0].event, item.field)
+        value = 1 if item.field is None else field_value(inside[0].event, item.field)
         if isinstance(value, str):
             return 1.0 + list(self.pipeline.fields[item.field or ""].categories or ()).index(value)
         return math.nan if _missing(value) else float(value)
@@ -256,7 +256,7 @@ class NaiveFeatures:
                 inside = t // tile - window // tile < time // tile <= t // tile and time // tile > oldest
             if not inside or (where is not None and not _passes(where, row.event)):
                 continue
-            if name and not isinstance(feature, LastN) and _missing(_value(row.event, name)):
+            if name and not isinstance(feature, LastN) and _missing(field_value(row.event, name)):
                 continue
             rows.append(row)
         rows.sort(key=lambda row: row.time_ms)  # stable: equal times stay in order of arrival

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from flink_jobs.pipelines.purchase import pipeline
-from udfs.pipeline import Events, Pipeline
+from udfs.pipeline import Events
+from udfs.record_reader import Readable
 
 MAX_RECORD_BYTES = 1_000_000
 AN_EVENT_TIME_MS = 1_760_000_000_000
@@ -48,18 +49,18 @@ def broken_records(rng: np.random.Generator, *, max_record_bytes: int = MAX_RECO
     return broken_variants(pipeline, event, max_record_bytes=max_record_bytes)
 
 
-def broken_variants(owner: Pipeline, event: dict[str, Any], *, max_record_bytes: int) -> list[BrokenRecord]:
-    """An event made wrong in every way that its class allows.
+def broken_variants(owner: Readable, event: dict[str, Any], *, max_record_bytes: int) -> list[BrokenRecord]:
+    """An event made wrong in every way that its class allows, or a row of a table of lookups.
 
     Args:
-        owner: Whose event.
+        owner: Whose event or row.
         event: A good one, all fields there.
         max_record_bytes: The limit; the oversized record is just above it.
     """
     events, key, good = owner.events, str(event[owner.events.entity]).encode(), json.dumps(event).encode()
     a_second = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[events.time_unit]
 
-    def changed(kind: str, reason: str, **fields: object) -> BrokenRecord:
+    def changed(kind: str, reason: str, /, **fields: object) -> BrokenRecord:
         return BrokenRecord(kind, reason, key, json.dumps({**event, **fields}).encode())
 
     def without(name: str) -> BrokenRecord:

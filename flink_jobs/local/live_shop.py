@@ -22,7 +22,7 @@ GENERATED_FIELDS = frozenset(ShopperEvent.__struct_fields__)
 def can_generate(pipeline: Pipeline) -> bool:
     """Whether the simulated shoppers make events of this pipeline."""
     events = pipeline.events
-    required = {name for name, found in pipeline.fields.items() if not found.nullable}
+    required = {found.name for found in events.schema if not found.nullable}
     return required <= GENERATED_FIELDS and events.entity == "user_id" and events.time == "timestamp"
 
 
@@ -31,11 +31,14 @@ def live_events(rate: float, seed: int) -> Iterator[Record]:
 
     The shop is made at once, so that whoever paces the events does not wait for it.
     """
-    n_shoppers = shoppers_for_rate(rate)
-    events = shopper_events(n_shoppers, seed, int(time.time() * 1_000) - WARM_UP_S * 1_000)
-    skipped = min(MOST_SKIPPED, int(WARM_UP_S * rate / 2))
-    first = next(islice(events, skipped, None))
-    return _now(chain([first], events))
+    events = expected_events(rate, seed)
+    return _now(chain([next(events)], events))
+
+
+def expected_events(rate: float, seed: int) -> Iterator[ShopperEvent]:
+    """The events of `live_events`, at about the times at which they happen if that begins now."""
+    events = shopper_events(shoppers_for_rate(rate), seed, int(time.time() * 1_000) - WARM_UP_S * 1_000)
+    return islice(events, min(MOST_SKIPPED, int(WARM_UP_S * rate / 2)), None)
 
 
 def _now(events: Iterator[ShopperEvent]) -> Iterator[Record]:
