@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from flink_jobs.console import CommandError
 from flink_jobs.decoding import parts_of, schema_source
 from flink_jobs.event_files import EventFileError, converted_fields, file_rows
 from flink_jobs.kafka_admin import Properties, topic_ends, topic_starts
@@ -47,21 +46,6 @@ class PlannedTables:
 
     files: Mapping[str, StateFile]
     ends: Mapping[str, Ends]
-
-
-def refuse_lookups(pipeline: Pipeline, what: str) -> None:
-    """Refuse to do what knows nothing of lookups.
-
-    Args:
-        pipeline: Whose features it is about.
-        what: Cannot be done, as the subject of the sentence.
-
-    Raises:
-        CommandError: It has lookups.
-    """
-    if pipeline.lookups:
-        names = ", ".join(each.name for each in pipeline.lookups)
-        raise CommandError(f"pipeline {pipeline.name} has lookups ({names}), and {what} cannot look up rows yet")
 
 
 def lookup_headers(pipeline: Pipeline) -> dict[str, list[str]]:

@@ -50,7 +50,7 @@ def put_hard_tables(
             lookups.append(lookup)
             continue
         own = dataclasses.replace(
-            _remembering(lookup, _own_topic(pipeline, number)), format=Json(), key_format=Text(), fields={}
+            _remembering(lookup), topic=_own_topic(pipeline, number), format=Json(), key_format=Text(), fields={}
         )
         with _Filled(bootstrap, str(own.topic), pipeline.events.partitions) as filled:
             for row in hard_rows(pipeline, lookup, asked[lookup.name], seed):
@@ -60,7 +60,12 @@ def put_hard_tables(
 
 
 def copy_tables(
-    pipeline: Pipeline, settings: Settings, bootstrap: str, should_stop: Callable[[], None] = lambda: None
+    pipeline: Pipeline,
+    settings: Settings,
+    bootstrap: str,
+    should_stop: Callable[[], None] = lambda: None,
+    *,
+    remember_all: bool = True,
 ) -> Pipeline:
     """Copy the topics of tables, record by record, as they are now.
 
@@ -69,6 +74,7 @@ def copy_tables(
         settings: Say where the topics are.
         bootstrap: A broker of our own.
         should_stop: Called often; raises to end.
+        remember_all: Whether a job is to forget no version; otherwise it does as the pipeline says.
 
     Returns:
         The pipeline with the copies.
@@ -87,7 +93,10 @@ def copy_tables(
                         filled.copy(message)
         except KafkaAdminError as error:
             raise _unreadable(topic, error) from error
-    lookups = [each if each.topic is None else _remembering(each, names[each.topic]) for each in pipeline.lookups]
+    lookups = list[Lookup]()
+    for each in pipeline.lookups:
+        own = each if each.topic is None else dataclasses.replace(each, topic=names[each.topic])
+        lookups.append(_remembering(own) if remember_all else own)
     return dataclasses.replace(pipeline, lookups=lookups)
 
 
@@ -123,19 +132,17 @@ def _own_topic(pipeline: Pipeline, number: int) -> str:
     return f"{pipeline.name}-own-rows-{number}"
 
 
-def _remembering(lookup: Lookup, topic: str) -> Lookup:
-    """The lookup with a topic of ours, of which a job forgets nothing.
+def _remembering(lookup: Lookup) -> Lookup:
+    """The lookup, of which a job forgets nothing.
 
     The definition knows all versions. A job forgets what is older than `history`, more than `most_versions`, and rows
     beyond `most_rows`, and then differs from it as documented; ten years is the longest history.
     """
-    return dataclasses.replace(
-        lookup, topic=topic, history=duration_text(LONGEST_MS), most_versions=_ALL, most_rows=_ALL
-    )
+    return dataclasses.replace(lookup, history=duration_text(LONGEST_MS), most_versions=_ALL, most_rows=_ALL)
 
 
 def _unreadable(topic: str, error: KafkaAdminError) -> CommandError:
-    return CommandError(f"with --data the rows of lookups are copied from their topics, here {topic}: {error}")
+    return CommandError(f"the rows of lookups are copied from their topics, here {topic}: {error}")
 
 
 class _Filled:

@@ -27,7 +27,7 @@ from flink_jobs.console import (
     show_json,
 )
 from flink_jobs.local.own_broker import own_broker
-from flink_jobs.lookup_tables import refuse_lookups
+from flink_jobs.own_tables import copy_tables, table_spans
 from flink_jobs.preflight import check_model
 from flink_jobs.settings import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
 from flink_jobs.tune import Setting, Trial, candidates, choose, most_trials, next_setting
@@ -56,8 +56,8 @@ def run_tune_command(
     as_json: bool,
 ) -> None:
     """Try settings on a sample and say which to use."""
-    refuse_lookups(pipeline, "tune")
     check_model(pipeline)
+    table_spans(pipeline, settings)  # a topic that is not there is said before anything is started
     sample = load_sample(pipeline, settings, file)
     fetch_jars()
     start: Setting = {one: getattr(settings, one) for one in TUNED}
@@ -77,7 +77,8 @@ def run_tune_command(
         own_broker(settings, "tune-") as broker,
     ):
         records = functools.partial(repeated, pipeline, sample.records)
-        search.run(Laboratory(pipeline, settings, broker.bootstrap, broker.folder, records, stop.raise_if_requested))
+        own = copy_tables(pipeline, settings, broker.bootstrap, stop.raise_if_requested, remember_all=False)
+        search.run(Laboratory(own, settings, broker.bootstrap, broker.folder, records, stop.raise_if_requested))
         broker.keep_logs = search.problem is not None
     chosen = choose(search.trials, most_latency_ms)
     if chosen is None:

@@ -22,14 +22,33 @@ TRIALS_SEEN = 2
 TIMEOUT_S = 400.0
 
 
+LOOKED_UP = """
+import dataclasses
+from flink_jobs.pipelines.purchase import pipeline as purchase
+from udfs.pipeline import Lookup, Value
+
+class Shopper:
+    user_id: str
+    age: int
+    at: int
+
+shoppers = Lookup("shoppers", Shopper, topic="tuned-shoppers", key="user_id", time="at", fields={"at": "@timestamp"},
+                  defaults={"age": 40})
+pipeline = dataclasses.replace(purchase, lookups=[shoppers], features=[*purchase.features, Value("shoppers.age")])
+"""
+
+
 def test_tune_tries_settings_on_events_of_the_topic_and_writes_nothing_to_it(broker, tmp_path):
-    create_topics(broker.bootstrap, [TopicSpec("user-events", 3)])
+    (tmp_path / "tuned.py").write_text(LOOKED_UP)
+    create_topics(broker.bootstrap, [TopicSpec("user-events", 3), TopicSpec("tuned-shoppers", 2)])
+    ages = ((f"user-{number}".encode(), b'{"age": 30, "user_id": "user-%d"}' % number) for number in range(200))
+    produce_events(broker.bootstrap, "tuned-shoppers", ages)
     before = sum(topic_ends(broker.bootstrap, "user-events").values())
     events = itertools.islice(shopper_events(200, 1, 1_760_000_000_000), EVENTS)
     produce_events(broker.bootstrap, "user-events", as_records(events))
     home = tmp_path / "home"
     process = subprocess.Popen(
-        [sys.executable, "-m", "flink_jobs.cli", "tune", "purchase", "--rate", "500", "--json"],
+        [sys.executable, "-m", "flink_jobs.cli", "tune", str(tmp_path / "tuned.py"), "--rate", "500", "--json"],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "MILLRACE_BOOTSTRAP": broker.bootstrap, "MILLRACE_HOME": str(home)},
         stdout=subprocess.PIPE,

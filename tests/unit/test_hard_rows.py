@@ -315,7 +315,7 @@ def test_tables_whose_topics_cannot_be_read_are_refused_in_one_line(monkeypatch,
         table_spans(shop(), settings)
     monkeypatch.setattr(own_tables, "connected", lambda _: None)
     monkeypatch.setattr(own_tables, "topic_starts", missing)
-    why = "with --data the rows of lookups are copied from their topics, here products: topic products does not exist"
+    why = "the rows of lookups are copied from their topics, here products: topic products does not exist"
     with pytest.raises(CommandError, match=why):
         table_spans(shop(), settings)
     with pytest.raises(CommandError, match=why):

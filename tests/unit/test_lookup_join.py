@@ -14,9 +14,8 @@ from wire_records import RECEIPT_MODEL, SCORED_AT_MS, encoder_of, headers_of, va
 
 from flink_jobs.acls import needed_acls
 from flink_jobs.bootstrap_job import build_state
-from flink_jobs.console import CommandError
 from flink_jobs.event_files import EventFileError
-from flink_jobs.lookup_tables import file_versions, history_join, keep_histories, refuse_lookups
+from flink_jobs.lookup_tables import file_versions, history_join, keep_histories
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import topic_specs
@@ -278,12 +277,9 @@ def test_topics_of_tables_are_compacted_and_may_be_read_by_the_job_and_backfills
     assert not {acl.name for acl in needed_acls(pipeline) if acl.operation == "Write"} & {"products", "users"}
 
 
-def test_what_cannot_look_up_refuses_in_one_line(tmp_path):
+def test_sql_cannot_look_up_and_refuses_in_one_line():
     with pytest.raises(SqlRefusedError, match="join with nothing, and there are lookups: products, users"):
         compile_features(shop())
-    with pytest.raises(CommandError, match=r"has lookups \(products, users\), and verify cannot look up rows yet"):
-        refuse_lookups(shop(), "verify")
-    refuse_lookups(shop([], [Value("at")]), "verify")
 
 
 def test_the_file_of_a_lookup_is_looked_for_beside_its_pipeline(tmp_path):
