@@ -325,7 +325,7 @@ def test_tables_whose_topics_cannot_be_read_are_refused_in_one_line(monkeypatch,
 
 def test_a_job_forgets_nothing_of_tables_of_our_own_and_features_mean_the_same():
     pipeline = shop()
-    own = dataclasses.replace(pipeline, lookups=[own_tables._remembering(each, f"own-{each.name}")
+    own = dataclasses.replace(pipeline, lookups=[own_tables._remembering(each)
                                                  for each in pipeline.lookups])  # fmt: skip
     assert min(each.history_ms(pipeline.lateness_ms) for each in own.lookups) > SPAN_MS
     names = pipeline.feature_names
