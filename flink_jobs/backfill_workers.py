@@ -12,7 +12,7 @@ import cloudpickle
 import pyarrow
 
 from flink_jobs.backfill_steps import Work, Worker
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import worker_dies_with_parent
 
 _cloudpickle: Any = cloudpickle
 _worker: Worker | None = None
@@ -26,7 +26,7 @@ def _start(work: bytes) -> None:
     """Begin a process's life. A Ctrl-C is meant for its parent, which ends it."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    worker_dies_with_parent()
     pa: Any = pyarrow
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)

@@ -28,7 +28,7 @@ from flink_jobs.history_topic import topic_pieces
 from flink_jobs.job_run import start_job
 from flink_jobs.job_session import wait_until_running
 from flink_jobs.kafka_admin import create_topics
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import worker_dies_with_parent
 from flink_jobs.parity_rows import EngineRows, ParityInput, spooled, spooled_join
 from flink_jobs.settings import Settings
 from flink_jobs.topics import topic_specs
@@ -115,7 +115,7 @@ _join: NaiveJoin
 def _start_worker(task: bytes) -> None:
     global _task, _join
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    worker_dies_with_parent()
     _task = _cloudpickle.loads(task)
     _join = spooled_join(_task[0])
 

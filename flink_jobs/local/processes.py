@@ -2,14 +2,16 @@
 
 import ctypes
 import fcntl
+import multiprocessing
 import os
 import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -49,7 +51,7 @@ def launch(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent if die_with_parent else None,
+        preexec_fn=with_parent() if die_with_parent else None,
     )
     _children[process.pid] = process
     return process
@@ -130,5 +132,21 @@ def _ephemeral_low() -> int:
         return DEFAULT_EPHEMERAL_LOW
 
 
-def _die_with_parent() -> None:
+def worker_dies_with_parent() -> None:
+    """Have the kernel kill this process, a child by multiprocessing, when its parent ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    _die_with(parent.pid)
+
+
+def with_parent() -> Callable[[], None]:
+    """For `preexec_fn`: the kernel kills the new process when the thread that started it ends."""
+    return partial(_die_with, os.getpid())
+
+
+def _die_with(parent: int) -> None:
+    """At once if it has ended already: the kernel does not tell of that afterwards."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import with_parent
 from flink_jobs.settings import Settings
 from flink_jobs.topics import STREAM, Engine
 from udfs.pipeline import Pipeline
@@ -60,7 +60,7 @@ class JobProcess:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=with_parent(),
             )
         self._answers: queue.Queue[dict | None] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()

@@ -34,7 +34,7 @@ from flink_jobs.events_producer import produce_events
 from flink_jobs.hand_over import hand_over_folder
 from flink_jobs.job_run import latest_restore_point
 from flink_jobs.kafka_admin import topic_ends
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import with_parent
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import Settings
 from flink_jobs.topics import offsets_text
@@ -82,7 +82,7 @@ class Runs:
         process = subprocess.Popen(
             [sys.executable, "-m", "flink_jobs.cli", "run", str(self.file), *options],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **home, **names}, start_new_session=True,
-            preexec_fn=_die_with_parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=with_parent(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
             yield process
