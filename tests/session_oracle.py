@@ -34,7 +34,10 @@ class NaiveSessions:
         if not joined and time_ms + self.hold_ms < clock:
             return [*closed, _closed([event], True)]
         self.open = [each for each in self.open if each not in joined]
-        self.open.append([*(one for each in joined for one in each), event])
+        session = [*(one for each in joined for one in each), event]
+        if max(t for _, t, _ in session) + self.hold_ms < clock:  # of another partition until now
+            return [*closed, _closed(session, False)]
+        self.open.append(session)
         return closed
 
     def still_open(self):

@@ -145,8 +145,10 @@ class OpenSessions:
             event = _Session(time_ms, time_ms, 1, partition, key)
             if not self._join(entity, event) and time_ms + self._hold_ms < clocks[partition]:
                 closed.append(ClosedSession(entity, key, partition, time_ms, time_ms, 1, True))
-            else:
-                self._keep(entity, event)
+                continue
+            self._keep(entity, event)
+            if event.last_ms + self._hold_ms < clocks[partition]:  # it was open in a partition whose clock is behind
+                closed += self._close(partition, clocks[partition])
         self._arrived_ms |= dict.fromkeys(arrived.partitions, now_ms)
         return closed
 

@@ -117,6 +117,21 @@ def test_time_waits_for_partitions_of_which_something_comes_and_does_not_go_on_w
     assert waiting.pass_time(9_999_999) == [], "idle=None waits for an event"
 
 
+def test_a_session_that_goes_on_in_a_partition_whose_clock_is_past_it_is_closed_at_once():
+    t, oracle, sessions, found = 1_700_000_000_000, NaiveSessions(GAP_MS), opened(), []
+    history = [
+        ("c", t, t, 1), ("a", t + 3 * GAP_MS, t + 3 * GAP_MS, 0), ("c", t - GAP_MS, t + 3 * GAP_MS, 0),
+        ("c", t + 1, t + 3 * GAP_MS, 0),
+    ]  # fmt: skip
+    expected = [oracle.advance(*event) for event in history]
+    for event in history:
+        found.append(sessions.advance(arrived([event]), 0))
+    assert found == expected
+    assert [told(each) for each in found] == [
+        [], [], [("c", t // 1_000 - 10, t // 1_000, 2, False)], [("c", t // 1_000, t // 1_000, 1, True)],
+    ]  # fmt: skip
+
+
 @st.composite
 def histories(draw):
     events, now = [], 1_700_000_000_000
