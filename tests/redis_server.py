@@ -10,7 +10,7 @@ import pytest
 import redis
 from certificates import Signed
 
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import with_parent
 
 
 class RedisServer:
@@ -54,7 +54,7 @@ class RedisServer:
             command += ["--tls-ca-cert-file", str(authority)]
         with (self._folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self._folder, preexec_fn=_die_with_parent
+                command, stdout=log, stderr=log, cwd=self._folder, preexec_fn=with_parent()
             )
         deadline = time.monotonic() + 10
         while True:

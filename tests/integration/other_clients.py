@@ -21,7 +21,7 @@ from workloads import START_MS, make_topics, purchase, settings_of
 from flink_jobs.committed_reader import read_all
 from flink_jobs.environment import PROJECT_ROOT
 from flink_jobs.local.jars import java_home
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import with_parent
 from tests.interplay.files import class_path
 from udfs.pipeline import Pipeline
 
@@ -139,7 +139,7 @@ class Client:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=with_parent(),
             )
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -18,7 +18,7 @@ from workloads import make_topics, shipped_as, shoppers
 from flink_jobs.certify_faults import Lab, halt_before_commit
 from flink_jobs.events_producer import produce_events
 from flink_jobs.local.cluster import LocalCluster
-from flink_jobs.local.processes import _die_with_parent, identity
+from flink_jobs.local.processes import identity, with_parent
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.settings import Settings
 from flink_jobs.submission import find_job
@@ -61,7 +61,7 @@ def home(broker, tmp_path_factory):
                 "MILLRACE_BOOTSTRAP": broker.bootstrap, "MILLRACE_RESTART_DELAY_MS": "200", "MILLRACE_SHARDS": "8",
                 **environment,
             },
-            capture_output=True, text=True, timeout=timeout_s, preexec_fn=_die_with_parent,
+            capture_output=True, text=True, timeout=timeout_s, preexec_fn=with_parent(),
         )  # fmt: skip
         assert status in (None, done.returncode), done.stderr + done.stdout
         return SimpleNamespace(

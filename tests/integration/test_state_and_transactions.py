@@ -21,7 +21,7 @@ from flink_jobs.committed_reader import read_all
 from flink_jobs.events_producer import produce_events
 from flink_jobs.job_run import latest_restore_point, restore_points
 from flink_jobs.kafka_admin import TopicSpec, create_topics, topic_ends
-from flink_jobs.local.processes import _die_with_parent
+from flink_jobs.local.processes import with_parent
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.restore_points import all_bytes, folder_of, load_metadata
 from flink_jobs.savepoint_state import read_kept_state
@@ -247,7 +247,7 @@ def wait_for_readers(settings, topics):
 def left_open(broker, name, topic):
     """A transaction whose producer process was killed."""
     arguments = [sys.executable, "-c", LEAVER, broker.bootstrap, name, topic]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, preexec_fn=_die_with_parent) as producer:
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, preexec_fn=with_parent()) as producer:
         assert producer.stdout.readline() == "open\n"
         producer.kill()
         producer.wait(10)
