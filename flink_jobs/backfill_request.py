@@ -111,6 +111,7 @@ class BackfillPlan:
         label_kind: Type of their values; None when each counts as 1.
         resumed: Whether an earlier run began it.
         tables: Of lookups, all their versions.
+        row_ends: By topic of lookups and partition (as text), where it ended.
     """
 
     events: Source
@@ -118,6 +119,7 @@ class BackfillPlan:
     label_kind: str | None
     resumed: bool
     tables: dict[str, StateFile]
+    row_ends: dict[str, dict[str, int]]
 
     def absent(self, request: LabelRequest) -> float:
         """The label of an event without a label event."""
@@ -139,10 +141,9 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
     else:
         document = _new_document(request)
         request.work_folder.mkdir(parents=True, exist_ok=True)
-        tables = keep_histories(
-            request.pipeline, request.work_folder / "lookups", request.bootstrap, request.properties
-        )
-        document["tables"] = {name: (str(each.path), each.sha256) for name, each in tables.items()}
+        kept = keep_histories(request.pipeline, request.work_folder / "lookups", request.bootstrap, request.properties)
+        document["tables"] = {name: (str(each.path), each.sha256) for name, each in kept.files.items()}
+        document["row_ends"] = kept.ends
         write_document(path, document)
     events = _source(request.pipeline, document["pieces"], request.work_folder / "events", request.order_by)
     labels = None
@@ -150,7 +151,8 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
         pipeline = label_pipeline(request.pipeline, document["label_kind"], request.labels.column)
         labels = _source(pipeline, document["label_pieces"], request.work_folder / "labels", None, keyed=False)
     tables = {name: StateFile(Path(path), sha256) for name, (path, sha256) in document.get("tables", {}).items()}
-    return BackfillPlan(events, labels, document["label_kind"], resumed, tables)
+    ends = json.loads(json.dumps(document.get("row_ends", {})))
+    return BackfillPlan(events, labels, document["label_kind"], resumed, tables, ends)
 
 
 def _new_document(request: BackfillRequest) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def build_state(
         "letters": str(request.letters_file) if letters else None,
         "elapsed_s": round(time.monotonic() - began, 3),
         "resumed": plan.resumed,
+        "row_ends": plan.row_ends,
     }
     return [facts["sha256"] for facts in shards], facts
 

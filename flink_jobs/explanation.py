@@ -98,8 +98,8 @@ def explain(
     near = first
     if near_ms > 0:
         near = offsets_for_time(place[0], place[1], near_ms, place[2])[found.place[0]]
-    live = _live(pipeline, settings, said, kept)
-    stretch = Stretch(max(first, min(near, found.place[1])), max(0, near_ms - CLOCKS_APART_MS), live)
+    built = said or _handed_over(pipeline, settings, kept)
+    stretch = Stretch(max(first, min(near, found.place[1])), max(0, near_ms - CLOCKS_APART_MS), built)
     explained = _explained(pipeline, settings, found, stretch, said, looked)
     if not explained.differences or (said is not None and near <= first):
         return explained
@@ -108,18 +108,13 @@ def explain(
         with own_folder(settings) as folder:
             answers = read_answers(request, folder, lambda text, share: looked(text, int(share * 1_000), 1_000))
             said = beginning_of(request, answers)
-    stretch = Stretch(said.offsets[found.place[0]], 0, said.live)
+    stretch = Stretch(said.offsets[found.place[0]], 0, said)
     return _explained(pipeline, settings, found, stretch, said, looked)
 
 
-def _live(
-    pipeline: Pipeline, settings: Settings, said: JobBeginning | None, kept: Mapping[int, int]
-) -> Mapping[int, int]:
-    """By partition, the first offset that the job answered itself, where its state was built from history."""
-    if said is not None:
-        return said.live
+def _handed_over(pipeline: Pipeline, settings: Settings, kept: Mapping[int, int]) -> JobBeginning | None:
     hand_over = hand_over_folder(pipeline, settings).hand_over()
-    return {} if hand_over is None else handed_over_beginning(hand_over.begun, kept).live
+    return None if hand_over is None else handed_over_beginning(hand_over, kept)
 
 
 def _explained(

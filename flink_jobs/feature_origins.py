@@ -15,6 +15,7 @@ from confluent_kafka import Message
 
 from flink_jobs.decoding import decode_message, event_decoder
 from flink_jobs.event_lookup import Found, Looked, answer_spans_from
+from flink_jobs.job_beginning import JobBeginning
 from flink_jobs.lookup_tables import histories_of, keep_histories
 from flink_jobs.row_marks import RowState, StretchRows, windows_read_rows
 from flink_jobs.served_answers import ServedAnswers
@@ -42,12 +43,12 @@ class Stretch:
     Attributes:
         begin: First offset of them.
         answers_from_ms: Their answers came after this time; 0 for any.
-        live: As of `flink_jobs.served_rows.ServedPlaces`.
+        beginning: Of the job, where it was given a state from history or a user says it; else None.
     """
 
     begin: int
     answers_from_ms: int
-    live: Mapping[int, int]
+    beginning: JobBeginning | None
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ def _served_rows(
         spans = dict(answer_spans_from(pipeline, settings, stretch.answers_from_ms, later=True))
         total = sum(max(0, end - begin) for each in spans.values() for begin, end in each.values())
         answers.read(*kafka, spans, lambda done: looked("reading which rows were seen", done, total))
-        histories = histories_of(pipeline, keep_histories(pipeline, folder / "lookups", *kafka))
-        yield ServedRows(pipeline, histories, ServedPlaces(answers.files, stretch.live, None))
+        histories = histories_of(pipeline, keep_histories(pipeline, folder / "lookups", *kafka).files)
+        live, ends = ({}, {}) if stretch.beginning is None else (stretch.beginning.live, stretch.beginning.row_ends)
+        yield ServedRows(pipeline, histories, ServedPlaces(answers.files, live, ends, None))
 
 
 class _Shard:

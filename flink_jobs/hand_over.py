@@ -58,6 +58,11 @@ class HandOver:
     before: list[str]
     used: bool = False
 
+    @property
+    def row_ends(self) -> dict[str, dict[int, int]]:
+        """By topic of lookups and partition, where it ended when the state was built."""
+        return {topic: _by_number(ends) for topic, ends in self.facts.get("row_ends", {}).items()}
+
 
 class HandOverFolder:
     """A pipeline's folder for a state from history.

@@ -8,7 +8,7 @@ is noted beside its checkpoints. What neither can tell is said by `--job-began`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flink_jobs.hand_over import Begun
+from flink_jobs.hand_over import HandOver
 from flink_jobs.history_topic import EARLIEST, begin_offsets
 from flink_jobs.kafka_admin import Properties
 from flink_jobs.topics import offsets_text
@@ -24,12 +24,14 @@ class JobBeginning:
             known any more.
         text: For people.
         live: First record of each partition that it had to answer, if it only built its state from those before.
+        row_ends: By topic of lookups and partition, where it ended when that state was built.
     """
 
     offsets: dict[int, int]
     older: frozenset[int]
     text: str
     live: Mapping[int, int] = field(default_factory=dict)
+    row_ends: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     @property
     def as_start(self) -> str:
@@ -58,19 +60,21 @@ def said_beginning(
     return JobBeginning(offsets, frozenset(begun_before), f"the job began at {text} (--job-began)")
 
 
-def handed_over_beginning(begun: Begun, kept: Mapping[int, int]) -> JobBeginning:
+def handed_over_beginning(hand_over: HandOver, kept: Mapping[int, int]) -> JobBeginning:
     """The beginning of a job that was given a state from history.
 
     Args:
-        begun: Where that history is.
+        hand_over: Says where that history is.
         kept: Offset of the first record kept in each partition.
     """
+    begun = hand_over.begun
     in_topic = begun.begins is not None
     first = begun.live if begun.begins is None else begun.begins
     offsets = {partition: max(offset, first.get(partition, 0)) for partition, offset in kept.items()}
     older = {p for p, offset in kept.items() if not in_topic or first.get(p, 0) < offset}
     where = "the topic" if in_topic else "files, which are not read here"
-    return JobBeginning(offsets, frozenset(older), f"the job began with a state built from {where}", begun.live)
+    text = f"the job began with a state built from {where}"
+    return JobBeginning(offsets, frozenset(older), text, begun.live, hand_over.row_ends)
 
 
 def _names_before(text: str, partition: int, first: int) -> bool:

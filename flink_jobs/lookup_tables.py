@@ -37,10 +37,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlannedTables:
-    """What a job begins with.
+    """What a job begins with, or a backfill joins with.
 
     Attributes:
-        files: By lookup: of a topic the entries of its table, of a file its versions.
+        files: By lookup: of a topic the entries of its table, for a backfill all versions; of a file its versions.
         ends: By topic and partition, the offset after what was read.
     """
 
@@ -84,16 +84,15 @@ def plan_tables(pipeline: Pipeline, settings: Settings) -> PlannedTables:
 
 def keep_histories(
     pipeline: Pipeline, folder: Path, bootstrap: str, properties: Properties | None
-) -> dict[str, StateFile]:
+) -> PlannedTables:
     """All versions that the tables have now, as files; raises as `plan_tables`."""
+    topics = table_topics(pipeline.lookups)
+    ends = {topic: topic_ends(bootstrap, topic, properties, isolation="read_committed") for topic in topics}
     files = dict[str, StateFile]()
     for each in pipeline.lookups:
-        ends: Ends = {}
-        if each.topic is not None:
-            ends = topic_ends(bootstrap, each.topic, properties, isolation="read_committed")
-        versions = list(table_versions(each, bootstrap, properties, ends))
+        versions = list(table_versions(each, bootstrap, properties, {} if each.topic is None else ends[each.topic]))
         files[each.name] = _written(folder, each.name, enumerate(EntryCodec(each).packed(versions)))
-    return files
+    return PlannedTables(files, ends)
 
 
 def history_of(lookup: Lookup, file: StateFile) -> LookupHistory:

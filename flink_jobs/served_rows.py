@@ -51,11 +51,13 @@ class ServedPlaces(NamedTuple):
         answers: What was served.
         live: By partition, the first offset that the job itself answered: state for what is before was built from
             history.
+        row_ends: By topic of lookups and partition, where it ended when that was done.
         marks: A folder for what is to be said of rows; None keeps nothing.
     """
 
     answers: AnswerFiles
     live: Mapping[int, int]
+    row_ends: Mapping[str, Mapping[int, int]]
     marks: Path | None
 
 
@@ -71,7 +73,10 @@ class ServedRows:
     def __init__(self, pipeline: Pipeline, histories: Mapping[str, LookupHistory], places: ServedPlaces) -> None:
         self._lookups, self._events = pipeline.lookups, pipeline.events
         self._histories, self._places = histories, places
-        self._join = LookupJoin(pipeline, histories)
+        self._join = self._built_with = LookupJoin(pipeline, histories)
+        if places.row_ends:
+            ends = {each.name: places.row_ends.get(str(each.topic), {}) for each in pipeline.lookups}
+            self._built_with = LookupJoin(pipeline, {name: histories[name].before(ends[name]) for name in histories})
         self._defaults = {each.name: default_row(each) for each in pipeline.lookups}
         self._bucket: tuple[Bucket, npt.NDArray[Any]] | None = None
 
@@ -94,7 +99,8 @@ class ServedRows:
 
     def seen(self, events: Sequence[Any], partition: int, offsets: Numbers) -> dict[str, list[SeenRow]]:
         """Of each table, the rows that n events saw; arguments as of `rows`."""
-        told, asked, now = self._told(partition, offsets), self._join.asked(events), self._join.find(events)
+        told, asked = self._told(partition, offsets), self._join.asked(events)
+        now = self._now(events, partition, offsets)
         found = dict[str, list[SeenRow]]()
         for number, lookup in enumerate(self._lookups):
             keys, as_of_ms = asked[lookup.name]
@@ -102,6 +108,12 @@ class ServedRows:
             each = zip(keys, as_of_ms.tolist(), places, now[lookup.name], strict=True)
             found[lookup.name] = [self._seen(lookup, *one) for one in each]
         return found
+
+    def _now(self, events: Sequence[Any], partition: int, offsets: Numbers) -> dict[str, list[Found]]:
+        """What a backfill says; of events that the state was built from, what it said then."""
+        before = int(np.searchsorted(offsets, self._places.live.get(partition, 0)))
+        first, rest = self._built_with.find(events[:before]), self._join.find(events[before:])
+        return {name: [*first[name], *rest[name]] for name in rest}
 
     def _seen(self, lookup: Lookup, key: str | None, as_of_ms: int, told: Place, now: Found) -> SeenRow:
         version = None if isinstance(now, str) else now

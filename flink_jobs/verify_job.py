@@ -189,7 +189,7 @@ def beginning_of(request: VerifyRequest, answers: ServedAnswers) -> JobBeginning
         return said_beginning(*place, request.job_began, kept)
     hand_over = hand_over_folder(request.pipeline, settings).hand_over()
     if hand_over is not None:
-        return handed_over_beginning(hand_over.begun, kept)
+        return handed_over_beginning(hand_over, kept)
     ends = topic_ends(*place, isolation="read_committed")
     return detected_beginning(kept, answers.first, ends, answers_deleted=answers.beginning_deleted)
 
@@ -227,7 +227,7 @@ def _served_places(
     if not request.pipeline.lookups:
         return None
     (folder / "rows").mkdir()
-    return ServedPlaces(answers.files, beginning.live, folder / "rows")
+    return ServedPlaces(answers.files, beginning.live, beginning.row_ends, folder / "rows")
 
 
 def _ends(settings: Settings, covered: Mapping[int, int], answers: ServedAnswers) -> dict[int, int]:

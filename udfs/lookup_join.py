@@ -170,6 +170,11 @@ class LookupHistory:
         """Of a row at the `times`th time, among all rows at all times."""
         return codes * (len(self._times) + 1) + times
 
+    def before(self, ends: Mapping[int, int]) -> "LookupHistory":
+        """The history as it was when its topic ended at these offsets; of a file it is this one."""
+        known = [each for each in self.versions if _is_before(each, ends)]
+        return LookupHistory(known)
+
     def at(self, partition: int, offset: int) -> RowVersion | None:
         """The version of a record of the table; None if it is not there (any more)."""
         if not self._by_place:
@@ -195,3 +200,7 @@ class LookupHistory:
                 version = self.versions[place]
                 found.append("no_row" if version.row is None else version)
         return found
+
+
+def _is_before(version: RowVersion, ends: Mapping[int, int]) -> bool:
+    return version.partition == FILE_PARTITION or version.offset < ends.get(version.partition, 0)

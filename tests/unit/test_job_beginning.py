@@ -1,6 +1,6 @@
 """Where a job began, as its receipts tell it."""
 
-from flink_jobs.hand_over import Begun
+from flink_jobs.hand_over import Begun, HandOver
 from flink_jobs.job_beginning import detected_beginning, handed_over_beginning
 
 ENDS = {0: 100, 1: 100, 2: 100}
@@ -27,17 +27,19 @@ def test_where_first_answers_are_deleted_nothing_is_concluded_from_those_that_ar
     assert (found.offsets, found.older) == ({0: 0, 1: 5, 2: 0}, frozenset({1}))
 
 
-def begun(begins):
-    return Begun({}, begins, {0: 100, 1: 200}, "where the topic ends", None)
+def handed_over(begins, **facts):
+    return HandOver(Begun({}, begins, {0: 100, 1: 200}, "where the topic ends", None), [], facts, [])
 
 
 def test_a_job_with_a_state_from_the_topic_began_with_that_history_and_answers_only_what_is_live():
-    found = handed_over_beginning(begun({0: 10, 1: 20}), {0: 0, 1: 50})
+    ends = {"products": {"0": 7}}  # as JSON has them
+    found = handed_over_beginning(handed_over({0: 10, 1: 20}, row_ends=ends), {0: 0, 1: 50})
     assert found.offsets == {0: 10, 1: 50}
     assert found.older == {1}, "some of its history is deleted"
     assert found.live == {0: 100, 1: 200}
+    assert found.row_ends == {"products": {0: 7}}
 
 
 def test_a_state_from_files_is_older_than_anything_in_the_topic():
-    found = handed_over_beginning(begun(None), {0: 0, 1: 250})
+    found = handed_over_beginning(handed_over(None), {0: 0, 1: 250})
     assert (found.offsets, found.older) == ({0: 100, 1: 250}, {0, 1})

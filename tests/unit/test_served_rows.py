@@ -55,7 +55,7 @@ class Answer:
         return 1, 0
 
 
-def served(folder, told, pipeline, live=None):
+def served(folder, told, pipeline, live=None, ends=None):
     """Rows that events at offsets saw, as receipts tell; marks go to `folder/marks`."""
     (folder / "answers").mkdir()
     (folder / "marks").mkdir()
@@ -63,7 +63,7 @@ def served(folder, told, pipeline, live=None):
     for offset, text in told.items():
         answers._enter(Answer(offset, text), 0)
     answers._flush()
-    places = ServedPlaces(answers.files, live or {}, folder / "marks")
+    places = ServedPlaces(answers.files, live or {}, ends or {}, folder / "marks")
     return ServedRows(pipeline, {"products": LookupHistory(ROWS)}, places)
 
 
@@ -112,6 +112,14 @@ def test_what_an_earlier_job_answered_is_not_what_the_state_was_built_of(tmp_pat
     rows = served(tmp_path, told, pipeline, live={1: 101})
     seen = rows.seen([view("u", "p0", 20)] * 2, 1, np.array([100, 101]))["products"]
     assert [each.state for each in seen] == [RowState.NOT_TOLD, RowState.OLDER]
+    assert [each.row.price for each in seen] == [8.0, 2.0]
+
+
+def test_a_state_was_built_with_the_rows_of_its_day(tmp_path):
+    events = [view("u", "p0", 20), view("u", "p1", 20), view("u", "p0", 20)]
+    rows = served(tmp_path, {}, pipeline_of(), live={1: 102}, ends={"products": {0: 12}})
+    seen = rows.seen(events, 1, np.arange(100, 103))["products"]
+    assert [each.row.price for each in seen] == [2.0, 0.5, 8.0]
 
 
 def marked(folder, told, views, pipeline=None, offsets=None):
