@@ -143,7 +143,7 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
         request.work_folder.mkdir(parents=True, exist_ok=True)
         kept = keep_histories(request.pipeline, request.work_folder / "lookups", request.bootstrap, request.properties)
         document["tables"] = {name: (str(each.path), each.sha256) for name, each in kept.files.items()}
-        document["row_ends"] = kept.ends
+        document["row_ends"] = {topic: {str(p): end for p, end in ends.items()} for topic, ends in kept.ends.items()}
         write_document(path, document)
     events = _source(request.pipeline, document["pieces"], request.work_folder / "events", request.order_by)
     labels = None
@@ -151,8 +151,8 @@ def load_plan(request: BackfillRequest) -> BackfillPlan:
         pipeline = label_pipeline(request.pipeline, document["label_kind"], request.labels.column)
         labels = _source(pipeline, document["label_pieces"], request.work_folder / "labels", None, keyed=False)
     tables = {name: StateFile(Path(path), sha256) for name, (path, sha256) in document.get("tables", {}).items()}
-    ends = json.loads(json.dumps(document.get("row_ends", {})))
-    return BackfillPlan(events, labels, document["label_kind"], resumed, tables, ends)
+    row_ends = document.get("row_ends", {})  # an earlier version began it
+    return BackfillPlan(events, labels, document["label_kind"], resumed, tables, row_ends)
 
 
 def _new_document(request: BackfillRequest) -> dict[str, Any]:

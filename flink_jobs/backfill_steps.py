@@ -196,8 +196,10 @@ class Worker:
         return self._join if pipeline.lookups else None
 
     def _rows_at(self, join: LookupJoin | None) -> RowsAt | None:
-        if join is None or self._served is not None:
-            return None if self._served is None else self._served.rows
+        if join is None:
+            return None
+        if self._served is not None:
+            return self._served.rows
         return lambda events, _partition, _offsets: join.of(events).rows
 
     def _compute(self, files: ShardFiles, shard: int, rule: LabelRule | None) -> dict[str, Any]:

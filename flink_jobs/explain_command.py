@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +22,7 @@ from flink_jobs.verify_command import value_of
 from udfs.lookup_entries import RowVersion
 from udfs.lookup_table import ALWAYS_MS
 from udfs.lookups import Lookup
+from udfs.naive_join import fields_of_row
 from udfs.pipeline import Pipeline
 
 EVENTS_SHOWN = 30
@@ -105,11 +104,11 @@ def _row_document(lookup: Lookup, seen: SeenRow) -> dict[str, Any]:
         "row": seen.state.name.lower(),
         "at": _row_place(lookup, *told) if told else None,
         "valid_from_ms": _valid_from(seen.version),
-        "value": _row_fields(seen.row),
+        "value": fields_of_row(seen.row),
         "now": None if isinstance(seen.now, str) else {
             "at": _row_place(lookup, seen.now.partition, seen.now.offset),
             "valid_from_ms": _valid_from(seen.now),
-            "value": _row_fields(seen.now.row),
+            "value": fields_of_row(seen.now.row),
         },
     }  # fmt: skip
 
@@ -120,11 +119,6 @@ def _row_place(lookup: Lookup, partition: int, offset: int) -> str:
 
 def _valid_from(version: RowVersion | None) -> int | None:
     return None if version is None or version.time_ms == ALWAYS_MS else version.time_ms
-
-
-def _row_fields(row: Any) -> dict[str, Any]:
-    values = msgspec.structs.asdict(row)
-    return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in values.items()}
 
 
 def _is_equal(explained: Explanation) -> bool | None:

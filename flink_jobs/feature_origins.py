@@ -7,7 +7,6 @@ feature used, and the answers of all of them which rows they saw.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from udfs.entity_state import FAILED, ShardState
 from udfs.event_keys import shard_text
 from udfs.key_places import key_shards
 from udfs.naive_features import Arrived, NaiveFeatures
+from udfs.naive_join import fields_of_row, with_rows
 from udfs.pipeline import Pipeline
 from udfs.plan import FeaturePlan
 from udfs.scoring import FLAG_NAMES
@@ -194,19 +194,12 @@ class _Shard:
                 continue
             self._rows = {name: found[number] for name, found in seen.items()}
             self._entity = getattr(event, self._pipeline.events.entity)
-            told = event if self._served is None else self._with_rows(event)
+            rows = {name: fields_of_row(each.row) for name, each in self._rows.items()}
+            told = with_rows(self._pipeline, event, rows) if rows else event
             self._places[id(told)] = self._partition, int(message.offset() or 0)
             self._oracle.advance(told, record_time_ms, self._partition, wanted=False)
             if any(each.state == RowState.GONE for each in self._rows.values()):
                 self._gone_ms.append(time_ms)
-
-    def _with_rows(self, event: Any) -> SimpleNamespace:
-        """An event as the oracle reads it: fields of rows are fields of its own."""
-        fields = {one.name: getattr(event, one.name) for one in self._pipeline.events.schema}
-        for lookup in self._pipeline.lookups:
-            row = self._rows[lookup.name].row
-            fields |= {f"{lookup.name}.{one.name}": getattr(row, one.name) for one in lookup.schema}
-        return SimpleNamespace(**fields)
 
     def seen(self) -> dict[str, Any]:
         """What `Computed` says of rows, for the last event."""

@@ -221,8 +221,7 @@ class SideBySide:
         if isinstance(model, str):
             self._report.unchecked += len(served)
             return
-        same = self._outputs.equal(scores_as_served(model, features, served, self._outputs).scores, served)
-        again = int(np.logical_and.reduce(list(same.values())).sum())
+        again = int(self._outputs.alike(scores_as_served(model, features, served, self._outputs).scores, served).sum())
         self._report.again += again
         self._report.not_again += len(served) - again
 

@@ -22,7 +22,7 @@ from flink_jobs.state_files import StateFile
 from flink_jobs.topic_scan import scan
 from udfs.events import last_time, times_in_ms
 from udfs.lookup_entries import EntryCodec, RowVersion, row_type
-from udfs.lookup_join import LookupHistory, LookupJoin
+from udfs.lookup_join import LookupHistory
 from udfs.lookup_rows import RowReader
 from udfs.lookup_table import ALWAYS_MS, FILE_PARTITION, LookupTable
 from udfs.lookups import Lookup, table_topics
@@ -66,8 +66,7 @@ def plan_tables(pipeline: Pipeline, settings: Settings) -> PlannedTables:
         EventFileError: A file is no table.
     """
     place = settings.bootstrap, settings.kafka_properties
-    topics = table_topics(pipeline.lookups)
-    ends = {topic: topic_ends(place[0], topic, place[1], isolation="read_committed") for topic in topics}
+    ends = _ends_now(pipeline, *place)
     folder = settings.checkpoints / pipeline.name / "lookups"
     files = dict[str, StateFile]()
     for each in pipeline.lookups:
@@ -82,12 +81,16 @@ def plan_tables(pipeline: Pipeline, settings: Settings) -> PlannedTables:
     return PlannedTables(files, ends)
 
 
+def _ends_now(pipeline: Pipeline, bootstrap: str, properties: Properties | None) -> dict[str, Ends]:
+    topics = table_topics(pipeline.lookups)
+    return {topic: topic_ends(bootstrap, topic, properties, isolation="read_committed") for topic in topics}
+
+
 def keep_histories(
     pipeline: Pipeline, folder: Path, bootstrap: str, properties: Properties | None
 ) -> PlannedTables:
     """All versions that the tables have now, as files; raises as `plan_tables`."""
-    topics = table_topics(pipeline.lookups)
-    ends = {topic: topic_ends(bootstrap, topic, properties, isolation="read_committed") for topic in topics}
+    ends = _ends_now(pipeline, bootstrap, properties)
     files = dict[str, StateFile]()
     for each in pipeline.lookups:
         versions = list(table_versions(each, bootstrap, properties, {} if each.topic is None else ends[each.topic]))
@@ -107,11 +110,6 @@ def history_of(lookup: Lookup, file: StateFile) -> LookupHistory:
 def histories_of(pipeline: Pipeline, files: Mapping[str, StateFile]) -> dict[str, LookupHistory]:
     """The tables of `keep_histories`, by name; raises as `history_of`."""
     return {each.name: history_of(each, files[each.name]) for each in pipeline.lookups}
-
-
-def history_join(pipeline: Pipeline, files: Mapping[str, StateFile]) -> LookupJoin | None:
-    """Joins events with the tables of `keep_histories`; None of a pipeline without lookups."""
-    return LookupJoin(pipeline, histories_of(pipeline, files)) if pipeline.lookups else None
 
 
 def table_versions(

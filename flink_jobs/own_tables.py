@@ -105,7 +105,8 @@ def table_spans(pipeline: Pipeline, settings: Settings) -> dict[str, dict[int, S
     place, found = (settings.bootstrap, settings.kafka_properties), dict[str, dict[int, Span]]()
     for topic in table_topics(pipeline.lookups):
         try:
-            connected(settings)
+            if not found:
+                connected(settings)
             starts = topic_starts(place[0], topic, place[1])
             ends = topic_ends(place[0], topic, place[1], isolation="read_committed")
         except KafkaAdminError as error:

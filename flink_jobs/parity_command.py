@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ def run_parity_command(
     """Compare the engines; fails when they disagree."""
     chosen = _chosen(engines, pipeline)
     given_text = f"the first {events:,} rows of {data}" if data else f"{events:,} hard records, seed {seed}"
-    records = _records(pipeline, events, seed, data)
+    likely = file_keys(pipeline) if data is None else {}
+    records = _records(pipeline, events, seed, data, likely)
     if data is not None:
         table_spans(pipeline, settings)  # a topic that is not there is said before anything is started
     fetch_jars()
@@ -70,7 +71,7 @@ def run_parity_command(
         task = bars.add_task("sending", total=1.0)
         broker.keep_logs = True
         if data is None:
-            asking = ((key, value) for key, value, _ in _records(pipeline, events, seed, None))
+            asking = ((key, value) for key, value, _ in hard_records(pipeline, events, seed, likely))
             own = put_hard_tables(pipeline, broker.bootstrap, asking, seed)
         else:
             own = copy_tables(pipeline, settings, broker.bootstrap, stop.raise_if_requested)
@@ -110,10 +111,10 @@ def _chosen(engines: Sequence[str], pipeline: Pipeline) -> list[str]:
 
 
 def _records(
-    pipeline: Pipeline, events: int, seed: int, data: Path | None
+    pipeline: Pipeline, events: int, seed: int, data: Path | None, likely: Mapping[str, Sequence[Any]]
 ) -> Iterable[tuple[bytes | None, bytes | None, str | None]]:
     if data is None:
-        return hard_records(pipeline, events, seed, file_keys(pipeline))
+        return hard_records(pipeline, events, seed, likely)
     return ((key, value, None) for key, value in islice(file_events(data, pipeline), events))
 
 

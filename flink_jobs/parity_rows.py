@@ -24,6 +24,7 @@ from udfs.pipeline import Pipeline
 UNANSWERED, FEATURES, REFUSED = 0, 1, 2
 Record = tuple[bytes | None, bytes | None]
 T = TypeVar("T")
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class SpooledRecord(NamedTuple):
@@ -103,7 +104,6 @@ def spool_input(
         count += ends[partition]
     given = ParityInput(pipeline, bootstrap, folder, first_rows, count, shards, seed_text)
     (folder / "records").mkdir(parents=True)
-    encode = msgspec.msgpack.Encoder().encode
     files = [given.shard_file(shard).open("wb") for shard in range(shards)]
     known: dict[bytes, int] = {}
     try:
@@ -115,8 +115,7 @@ def spool_input(
                     known[place] = int(key_shards([shard_text(pipeline.events, place)], shards)[0])
                 row = given.row(partition, int(message.offset() or 0))
                 line = SpooledRecord(row, partition, message.timestamp()[1], key, value, reasons.get((key, value)))
-                content = encode(line)
-                files[known[place]].write(len(content).to_bytes(4, "little") + content)
+                files[known[place]].write(_packed(line))
     finally:
         for file in files:
             file.close()
@@ -127,15 +126,12 @@ def spool_input(
 
 def _spool_table(given: ParityInput, lookup: Lookup) -> None:
     ends = {} if lookup.topic is None else topic_ends(given.bootstrap, lookup.topic)
-    names = [one.name for one in lookup.schema]
     path = given.table_file(lookup)
     path.parent.mkdir(exist_ok=True)
-    encode = msgspec.msgpack.Encoder().encode
     with path.open("wb") as file:
         for each in table_versions(lookup, given.bootstrap, None, ends):
-            fields = None if each.row is None else fields_of_row(each.row, names)
-            content = encode(CameRow(each.key, each.time_ms, fields))
-            file.write(len(content).to_bytes(4, "little") + content)
+            fields = None if each.row is None else fields_of_row(each.row)
+            file.write(_packed(CameRow(each.key, each.time_ms, fields)))
 
 
 def spooled_join(given: ParityInput) -> NaiveJoin:
@@ -147,6 +143,11 @@ def spooled_join(given: ParityInput) -> NaiveJoin:
 def spooled(path: Path) -> Iterator[SpooledRecord]:
     """The records of a shard, in order of arrival in each partition."""
     return _unpacked(path, SpooledRecord)
+
+
+def _packed(record: SpooledRecord | CameRow) -> bytes:
+    content = _encode(record)
+    return len(content).to_bytes(4, "little") + content
 
 
 def _unpacked(path: Path, kind: type[T]) -> Iterator[T]:

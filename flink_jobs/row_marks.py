@@ -4,7 +4,7 @@ A row that is what a backfill says is not put down. There is a file for each blo
 """
 
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -173,21 +173,21 @@ class RowMarks:
         found = np.zeros(len(offsets), np.bool_)
         if not (gone or self._gone) or not windows_read_rows(self.pipeline):
             return found
-        window_ms, latest = self.pipeline.longest_window_ms, self._gone
-        coming = iter([*sorted(gone), (2**63, 0, "")])
-        next_gone = next(coming)
+        waiting, window_ms = deque(sorted(gone)), self.pipeline.longest_window_ms
         for place, (offset, time_ms, entity) in enumerate(
             zip(offsets.tolist(), times_ms.tolist(), entities, strict=True)
         ):
-            while next_gone[0] < offset:
-                latest[next_gone[2]] = max(latest.get(next_gone[2], next_gone[1]), next_gone[1])
-                next_gone = next(coming)
-            known = latest.get(entity)
+            while waiting and waiting[0][0] < offset:
+                self._note_gone(waiting.popleft())
+            known = self._gone.get(entity)
             found[place] = known is not None and known > time_ms - window_ms
-        while next_gone[0] < 2**63:
-            latest[next_gone[2]] = max(latest.get(next_gone[2], next_gone[1]), next_gone[1])
-            next_gone = next(coming)
+        for each in waiting:
+            self._note_gone(each)
         return found
+
+    def _note_gone(self, mark: tuple[int, int, str]) -> None:
+        _, time_ms, entity = mark
+        self._gone[entity] = max(self._gone.get(entity, time_ms), time_ms)
 
     def _up_to(self, bucket: Bucket) -> list[Bucket]:
         """The stretches of the partition that have marks and were not asked for yet, this one included."""

@@ -72,11 +72,11 @@ class ServedRows:
 
     def __init__(self, pipeline: Pipeline, histories: Mapping[str, LookupHistory], places: ServedPlaces) -> None:
         self._lookups, self._events = pipeline.lookups, pipeline.events
-        self._histories, self._places = histories, places
-        self._join = self._built_with = LookupJoin(pipeline, histories)
+        self._histories = self._built_with = histories
+        self._places, self._asked = places, LookupJoin(pipeline, histories).asked
         if places.row_ends:
             ends = {each.name: places.row_ends.get(str(each.topic), {}) for each in pipeline.lookups}
-            self._built_with = LookupJoin(pipeline, {name: histories[name].before(ends[name]) for name in histories})
+            self._built_with = {name: each.before(ends[name]) for name, each in histories.items()}
         self._defaults = {each.name: default_row(each) for each in pipeline.lookups}
         self._bucket: tuple[Bucket, npt.NDArray[Any]] | None = None
 
@@ -99,21 +99,17 @@ class ServedRows:
 
     def seen(self, events: Sequence[Any], partition: int, offsets: Numbers) -> dict[str, list[SeenRow]]:
         """Of each table, the rows that n events saw; arguments as of `rows`."""
-        told, asked = self._told(partition, offsets), self._join.asked(events)
-        now = self._now(events, partition, offsets)
-        found = dict[str, list[SeenRow]]()
+        told, asked, found = self._told(partition, offsets), self._asked(events), dict[str, list[SeenRow]]()
+        built = int(np.searchsorted(offsets, self._places.live.get(partition, 0)))
         for number, lookup in enumerate(self._lookups):
             keys, as_of_ms = asked[lookup.name]
+            # what a backfill says; of events that the state was built from, what it said then
+            then = self._built_with[lookup.name].find_all(keys[:built], as_of_ms[:built])
+            now = self._histories[lookup.name].find_all(keys[built:], as_of_ms[built:])
             places = map(tuple, told[:, number].tolist())
-            each = zip(keys, as_of_ms.tolist(), places, now[lookup.name], strict=True)
+            each = zip(keys, as_of_ms.tolist(), places, [*then, *now], strict=True)
             found[lookup.name] = [self._seen(lookup, *one) for one in each]
         return found
-
-    def _now(self, events: Sequence[Any], partition: int, offsets: Numbers) -> dict[str, list[Found]]:
-        """What a backfill says; of events that the state was built from, what it said then."""
-        before = int(np.searchsorted(offsets, self._places.live.get(partition, 0)))
-        first, rest = self._built_with.find(events[:before]), self._join.find(events[before:])
-        return {name: [*first[name], *rest[name]] for name in rest}
 
     def _seen(self, lookup: Lookup, key: str | None, as_of_ms: int, told: Place, now: Found) -> SeenRow:
         version = None if isinstance(now, str) else now

@@ -46,7 +46,7 @@ def scores_as_served(model: OnnxModel, features: Floats, served: Floats, outputs
         outputs: Of the model.
     """
     scores, failed = predict_each(model, features, outputs)
-    other = np.flatnonzero(~_equal(outputs, scores, served) & _near(outputs, scores, served))
+    other = np.flatnonzero(~outputs.alike(scores, served) & _near(outputs, scores, served))
     otherwise, misses = np.zeros(len(scores), np.bool_), 0
     for row in other.tolist():
         if row not in failed and misses < _MOST_MISSES:
@@ -60,14 +60,9 @@ def scores_as_served(model: OnnxModel, features: Floats, served: Floats, outputs
 def _says(model: OnnxModel, row: Floats, served: Floats, outputs: Outputs) -> bool:
     for size in SIZES:
         scores, failed = predict_each(model, np.repeat(row[None, :], size, axis=0), outputs)
-        if not failed and _equal(outputs, scores, np.broadcast_to(served, scores.shape)).any():
+        if not failed and outputs.alike(scores, np.broadcast_to(served, scores.shape)).any():
             return True
     return False
-
-
-def _equal(outputs: Outputs, a: Floats, b: Floats) -> Truths:
-    same: Truths = np.logical_and.reduce(list(outputs.equal(a, b).values()))
-    return same
 
 
 def _near(outputs: Outputs, a: Floats, b: Floats) -> Truths:

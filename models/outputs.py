@@ -210,6 +210,11 @@ class Outputs:
             for (one, first), (_, second) in pairs
         }
 
+    def alike(self, a: Floats, b: Floats) -> npt.NDArray[np.bool_]:
+        """(n,) whether two batches (n, *shape) say the same in all outputs."""
+        same: npt.NDArray[np.bool_] = np.logical_and.reduce(list(self.equal(a, b).values()))
+        return same
+
     def apart(self, a: Floats, b: Floats) -> Floats:
         """(n,) how far predictions of two batches are apart; of several outputs the largest.
 

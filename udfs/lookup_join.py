@@ -8,6 +8,7 @@ A job asks the table as it has it, a backfill the whole history.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, get_args
 
@@ -164,7 +165,6 @@ class LookupHistory:
         self._times, codes, times_ms = np.unique(times_ms), codes[order], times_ms[order]
         self._ranks = self._rank(codes, np.searchsorted(self._times, times_ms))
         self.versions = [versions[place] for place in order.tolist()]
-        self._by_place: dict[tuple[int, int], RowVersion] = {}
 
     def _rank(self, codes: npt.NDArray[np.int64], times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Of a row at the `times`th time, among all rows at all times."""
@@ -172,14 +172,18 @@ class LookupHistory:
 
     def before(self, ends: Mapping[int, int]) -> "LookupHistory":
         """The history as it was when its topic ended at these offsets; of a file it is this one."""
-        known = [each for each in self.versions if _is_before(each, ends)]
-        return LookupHistory(known)
+        return LookupHistory([
+            each for each in self.versions
+            if each.partition == FILE_PARTITION or each.offset < ends.get(each.partition, 0)
+        ])  # fmt: skip
 
     def at(self, partition: int, offset: int) -> RowVersion | None:
         """The version of a record of the table; None if it is not there (any more)."""
-        if not self._by_place:
-            self._by_place = {(each.partition, each.offset): each for each in self.versions}
         return self._by_place.get((partition, offset))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[int, int], RowVersion]:
+        return {(each.partition, each.offset): each for each in self.versions}
 
     def find_all(self, keys: Sequence[str | None], as_of_ms: npt.NDArray[np.int64]) -> list[Found]:
         """As of `LookupTable`."""
@@ -200,7 +204,3 @@ class LookupHistory:
                 version = self.versions[place]
                 found.append("no_row" if version.row is None else version)
         return found
-
-
-def _is_before(version: RowVersion, ends: Mapping[int, int]) -> bool:
-    return version.partition == FILE_PARTITION or version.offset < ends.get(version.partition, 0)

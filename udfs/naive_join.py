@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from udfs.lookup_join import default_row
@@ -27,10 +28,24 @@ class CameRow(NamedTuple):
     fields: dict[str, Any] | None
 
 
-def fields_of_row(row: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The fields of an object, vectors as lists."""
-    values = {name: getattr(row, name) for name in names}
+def fields_of_row(row: Any) -> dict[str, Any]:
+    """The fields of a row, vectors as lists."""
+    values = msgspec.structs.asdict(row)
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def with_rows(pipeline: Pipeline, event: Any, rows: Mapping[str, Mapping[str, Any]]) -> SimpleNamespace:
+    """An event as the oracle reads it: fields of rows, like `products.price`, are fields of its own.
+
+    Args:
+        pipeline: Of the event.
+        event: An object with the event's fields.
+        rows: By lookup, the fields of the row that it sees.
+    """
+    fields = {one.name: getattr(event, one.name) for one in pipeline.events.schema}
+    for lookup, row in rows.items():
+        fields |= {f"{lookup}.{name}": value for name, value in row.items()}
+    return SimpleNamespace(**fields)
 
 
 class NaiveJoin:
@@ -46,14 +61,13 @@ class NaiveJoin:
         self._rows: dict[str, dict[str, list[CameRow]]] = {}
         self._defaults: dict[str, dict[str, Any]] = {}
         for lookup in pipeline.lookups:
-            names = [one.name for one in lookup.schema]
-            self._defaults[lookup.name] = fields_of_row(default_row(lookup), names)
+            self._defaults[lookup.name] = fields_of_row(default_row(lookup))
             by_key = self._rows.setdefault(lookup.name, {})
             for each in rows[lookup.name]:
                 by_key.setdefault(each.key, []).append(each)
 
     def seen(self, event: Any, time_ms: int) -> Any:
-        """An event as the oracle reads it: fields of rows, like `products.price`, are fields of its own.
+        """An event with the rows that it sees, as of `with_rows`; without lookups the event itself.
 
         Args:
             event: An object with the event's fields.
@@ -61,13 +75,12 @@ class NaiveJoin:
         """
         if not self._pipeline.lookups:
             return event
-        fields = {one.name: getattr(event, one.name) for one in self._pipeline.events.schema}
+        rows = dict[str, dict[str, Any]]()
         for lookup in self._pipeline.lookups:
-            key = fields[lookup.event_field]
+            key = getattr(event, lookup.event_field)
             row = None if key is None else self._as_of(lookup.name, str(key), time_ms - lookup.delay_ms)
-            for name, value in (self._defaults[lookup.name] if row is None else row).items():
-                fields[f"{lookup.name}.{name}"] = value
-        return SimpleNamespace(**fields)
+            rows[lookup.name] = self._defaults[lookup.name] if row is None else row
+        return with_rows(self._pipeline, event, rows)
 
     def _as_of(self, lookup: str, key: str, time_ms: int) -> dict[str, Any] | None:
         valid = None

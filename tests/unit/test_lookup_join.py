@@ -15,7 +15,7 @@ from wire_records import RECEIPT_MODEL, SCORED_AT_MS, encoder_of, headers_of, va
 from flink_jobs.acls import needed_acls
 from flink_jobs.bootstrap_job import build_state
 from flink_jobs.event_files import EventFileError
-from flink_jobs.lookup_tables import file_versions, history_join, keep_histories
+from flink_jobs.lookup_tables import file_versions, histories_of, keep_histories
 from flink_jobs.pipelines import load_pipeline
 from flink_jobs.state_files import StateFile
 from flink_jobs.topics import topic_specs
@@ -223,7 +223,8 @@ def test_a_state_from_history_has_what_its_events_saw(tmp_path):
     (digest,), _ = build_state(request(pipeline, views, tmp_path / "state", shards=1))
     plan = FeaturePlan.build(pipeline)
     state = ShardState.restore(plan, StateFile(tmp_path / "state" / "000.state", digest).entries())
-    join = history_join(pipeline, keep_histories(pipeline, tmp_path / "kept", "", None).files)
+    files = keep_histories(pipeline, tmp_path / "kept", "", None).files
+    join = LookupJoin(pipeline, histories_of(pipeline, files))
     scorer = Scorer(plan, Sum(), encoder_of(pipeline), lambda: SCORED_AT_MS, join=join)
     outputs = read_outputs(scorer.score(records_of(VIEWS[6:]), {0: state}))
     told = [value_of(each)["features"].values() for each in outputs]
@@ -235,7 +236,8 @@ def test_rows_of_a_file_without_times_always_were(tmp_path):
     file = written_file(tmp_path, "jsonl", ITEM_ROWS[:2])
     lookup = Lookup("products", Product, file=str(file), key="product", by="item")
     pipeline = shop([lookup], [Value("products.taste")])
-    join = history_join(pipeline, keep_histories(pipeline, tmp_path / "kept", "", None).files)
+    files = keep_histories(pipeline, tmp_path / "kept", "", None).files
+    join = LookupJoin(pipeline, histories_of(pipeline, files))
     outputs = scored(pipeline, join, [("a", "u", "p0", 0), ("b", "u", "p1", 0)])
     assert [headers_of(each)["lookups"] for each in outputs] == ["products=-1/1", "products=-1/2"]
     assert [value_of(each)["score"] for each in outputs] == [6.0, 0.0]
